@@ -1,0 +1,170 @@
+"""Stage checkpoints and model checkpoints, both in orbax's format.
+
+A stage checkpoint holds what the stage can change (trainable leaves, optimizer slots, step) and
+the checksum of what it cannot. A whole model is therefore a starting point plus the best checkpoint
+of each stage in order; `save_params` writes one down for use elsewhere.
+"""
+
+import json
+import pathlib
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from promot_jax import trees
+from promot_jax.errors import UserError
+from promot_jax.train_state import TrainState
+from promot_jax.trees import Tree
+
+# One line for people stands in for these; orbax repeats it for every restore on one host.
+warnings.filterwarnings("ignore", message="Sharding info not provided", module="orbax")
+
+
+def rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """Orders checkpoints: a higher target score, then a lower validation loss.
+
+    The loss decides ties, so that a prompt of a few steps is not chosen for an equal score.
+    """
+    return metrics["score"], -metrics["loss"]
+
+
+class StageCheckpoints:
+    """The checkpoints of one stage: the latest, for resuming, and the best, for the next stage.
+
+    A checkpoint appears under its name only when it is complete, so a process that is killed while
+    it saves loses that one alone.
+    """
+
+    def __init__(self, folder: pathlib.Path, frozen: Tree):
+        """Opens or creates `folder`.
+
+        Args:
+          folder: holds one sub-folder for each kept step.
+          frozen: the leaves that this stage must not change.
+        """
+        self._folder = folder
+        self._frozen = trees.checksum(frozen)
+        best = preservation_policy.BestN(get_metric_fn=rank, n=1)
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [preservation_policy.LatestN(1), best]
+                ),
+                best_fn=rank,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Starts to write `state`; `metrics` hold `score` and `loss` on the validation split."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state.saved),
+                frozen=ocp.args.JsonSave({"checksum": self._frozen}),
+            ),
+            metrics=metrics,
+        )
+
+    def latest(self) -> int | None:
+        """Returns the last step that was saved, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> int:
+        """Returns the step that `rank` puts first."""
+        return self._manager.best_step()
+
+    def restore(self, step: int, state: TrainState) -> TrainState:
+        """Returns `state` as it was at `step`, placed like `state`.
+
+        Raises:
+          UserError: the checkpoint is damaged, or was made with other frozen leaves.
+        """
+        path = self._folder / str(step)
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state.saved)
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), frozen=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {path} cannot be read ({_first_line(error)}); remove that folder to "
+                "continue from an earlier one"
+            ) from error
+        if found["frozen"]["checksum"] != self._frozen:
+            raise UserError(
+                f"checkpoint {path} belongs to other frozen parameters (checksum "
+                f"{found['frozen']['checksum']}, here {self._frozen}); use a new MODEL_DIR"
+            )
+        return state.replace(**found["state"])
+
+    def wait(self) -> None:
+        """Waits until everything that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then releases the folder."""
+        self._manager.close()
+
+
+def save_params(path: pathlib.Path, params: Tree, about: dict[str, Any]) -> None:
+    """Writes a whole model: an orbax tree in `path/params` and `about` in `path/model.json`.
+
+    Raises:
+      UserError: `path` exists.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another folder or remove it")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((path / "params").absolute(), params)
+    (path / "model.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def load_params(path: str | pathlib.Path, expected: Tree) -> Tree:
+    """Reads a model that `save_params` wrote, placed as the shapes in `expected` say.
+
+    Args:
+      path: folder of the model.
+      expected: tree of `jax.ShapeDtypeStruct`, with shardings where they matter.
+
+    Raises:
+      UserError: no model there, a damaged one, or one whose leaves differ from `expected`.
+    """
+    folder = pathlib.Path(path).absolute() / "params"
+    if not folder.is_dir():
+        raise UserError(f"{path} holds no model checkpoint (there is no folder {folder})")
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            found = checkpointer.metadata(folder).item_metadata.tree
+        except Exception as error:
+            raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
+        if lines := trees.difference(expected, found):
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            raise UserError(f"{path} is another model: {'; '.join(lines[:3])}{more}")
+        try:
+            return checkpointer.restore(folder, expected)
+        except Exception as error:
+            raise UserError(f"{path} is damaged: {_first_line(error)}") from error
+
+
+def bundled(name: str = "mini") -> str:
+    """Returns the folder of a model that comes with the package."""
+    return str(pathlib.Path(__file__).parent / "assets" / name)
+
+
+def to_host(tree: Tree) -> Tree:
+    """Returns the tree as numpy arrays."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

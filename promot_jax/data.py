@@ -1,0 +1,200 @@
+"""seqio task or mixture → host batches: reproducible order, length buckets, exact resume.
+
+Batches are dicts of numpy arrays as seqio's encoder-decoder feature converter makes them:
+`encoder_input_tokens` [B, T], `decoder_input_tokens`, `decoder_target_tokens` and
+`decoder_loss_weights` [B, U]. A length bucket is a pair (T, U); a batch is padded to the first
+bucket that holds all its rows, so the step compiles once for each bucket and computes little
+padding.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from promot_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+# Longest inputs T and targets U, in tokens.
+Bucket = tuple[int, int]
+
+# The accelerator belongs to jax; tensorflow only reads and tokenises.
+tf.config.set_visible_devices([], "GPU")
+
+
+class Batches(Protocol):
+    """How the rows of an endless tf.data stream become batches."""
+
+    buckets: Sequence[Bucket]
+
+    def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
+        """Groups rows, padded to `longest`, into batches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedBatches:
+    """Batches of `size` rows in the order of the stream.
+
+    Attributes:
+      size: rows of a batch.
+      buckets: lengths that a batch may be padded to, besides the longest; shortest first.
+    """
+
+    size: int
+    buckets: Sequence[Bucket] = ()
+
+    def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
+        """See `Batches`."""
+        del longest
+        return rows.batch(self.size, drop_remainder=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBatches:
+    """Batches of rows of similar length, about `tokens` input and target tokens each.
+
+    For pretraining on rows of many lengths: fewer rows where they are long. The composition of a
+    batch therefore depends on the buckets.
+
+    Attributes:
+      tokens: T + U, times rows, at most.
+      buckets: as in `FixedBatches`; each row goes to the first that holds it.
+      multiple: the number of rows is a multiple of this, for meshes of up to as many devices.
+    """
+
+    tokens: int
+    buckets: Sequence[Bucket]
+    multiple: int = 8
+
+    def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
+        """See `Batches`."""
+        bounds = np.array([*self.buckets, longest])
+        sizes = np.maximum(self.tokens // bounds.sum(axis=1) // self.multiple, 1) * self.multiple
+
+        def first_bucket(row):
+            lengths = tf.stack(
+                [
+                    tf.math.count_nonzero(row["encoder_input_tokens"]),
+                    tf.math.count_nonzero(row["decoder_target_tokens"]),
+                ]
+            )
+            return tf.argmax(tf.reduce_all(lengths <= bounds, axis=1))
+
+        return rows.group_by_window(
+            first_bucket,
+            lambda _, window: window.batch(int(sizes.max())),
+            window_size_func=lambda bucket: tf.gather(sizes, bucket),
+        )
+
+
+def train_batches(
+    mixture: str,
+    task_feature_lengths: Mapping[str, int],
+    batches: Batches,
+    *,
+    seed: int,
+    first_step: int = 0,
+) -> Iterator[Batch]:
+    """Returns the endless, shuffled training batches from step `first_step` on.
+
+    The order depends on the arguments alone, so a resumed stage sees what it would have seen.
+
+    Raises:
+      UserError: an unknown mixture, or one without a training row.
+    """
+    longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    rows = _rows(mixture, task_feature_lengths, "train", shuffle=True, num_epochs=None, seed=seed)
+    stream = batches.group(rows, longest).skip(first_step).prefetch(4)
+    found = False
+    for batch in stream.as_numpy_iterator():
+        found = True
+        yield trim(batch, batches.buckets)
+    if not found:
+        raise UserError(f"task {mixture!r} has no training row")
+
+
+def eval_batches(
+    task: str,
+    task_feature_lengths: Mapping[str, int],
+    split: str,
+    *,
+    batch_size: int,
+    buckets: Sequence[Bucket] = (),
+    limit: int | None = None,
+) -> list[tuple[Batch, np.ndarray]]:
+    """Returns the first `limit` rows of a split as (batch, row numbers [B]).
+
+    Rows are sorted by length before they are grouped; the last batch is filled with empty rows,
+    whose number is -1.
+
+    Raises:
+      UserError: an unknown task or split, or a split without rows.
+    """
+    rows = _rows(task, task_feature_lengths, split, shuffle=False, num_epochs=1, seed=None)
+    rows = list((rows if limit is None else rows.take(limit)).as_numpy_iterator())
+    if not rows:
+        raise UserError(f"task {task!r} has no row in its split {split!r}")
+    order = sorted(range(len(rows)), key=lambda i: np.count_nonzero(rows[i]["encoder_input_tokens"]))
+    grouped = []
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        missing = batch_size - len(chosen)
+        batch = {
+            name: np.pad(np.stack([rows[i][name] for i in chosen]), ((0, missing), (0, 0)))
+            for name in rows[0]
+        }
+        numbers = np.array([*chosen, *[-1] * missing])
+        grouped.append((trim(batch, buckets), numbers))
+    return grouped
+
+
+def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
+    """Cuts padding down to the first bucket that holds every row."""
+
+    def longest(tokens):
+        return int(np.count_nonzero(tokens, axis=1).max(initial=1))
+
+    inputs, targets = batch["encoder_input_tokens"], batch.get("decoder_target_tokens")
+    need = longest(inputs), 0 if targets is None else longest(targets)
+    whole = inputs.shape[1], 0 if targets is None else targets.shape[1]
+    cut = next((b for b in buckets if b[0] >= need[0] and b[1] >= need[1]), whole)
+    return {
+        name: array[:, : cut[0] if name.startswith("encoder_") else cut[1]]
+        for name, array in batch.items()
+    }
+
+
+def examples(task: str, split: str, limit: int) -> list[dict]:
+    """Returns the first rows of a split as seqio tasks give them to their metrics.
+
+    Each holds `inputs_pretokenized` and `targets_pretokenized` texts, or ids where there are none.
+    """
+    rows = seqio.get_mixture_or_task(task).get_dataset(
+        None, split, shuffle=False, try_in_mem_cache=False
+    )
+    return list(rows.take(limit).as_numpy_iterator())
+
+
+def _rows(name, task_feature_lengths, split, *, shuffle, num_epochs, seed) -> tf.data.Dataset:
+    known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no task or mixture is registered as {name!r}{hint}")
+    if split not in (splits := seqio.get_mixture_or_task(name).splits):
+        raise UserError(f"task {name!r} has no split {split!r}; it has {', '.join(splits)}")
+    # What `seqio.get_dataset` does, without its memory cache: that complains of partial reads.
+    rows = seqio.get_mixture_or_task(name).get_dataset(
+        dict(task_feature_lengths),
+        split,
+        shuffle=shuffle,
+        num_epochs=num_epochs,
+        seed=seed,
+        try_in_mem_cache=False,
+    )
+    return seqio.EncDecFeatureConverter(pack=False)(rows, dict(task_feature_lengths))

@@ -1,0 +1,207 @@
+"""Predictions and scores of a task, with a soft prompt attached or without one."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+import seqio
+
+from promot_jax import data, decoding, models, partitioning
+from promot_jax.models import EncoderDecoderModel
+from promot_jax.trees import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTask:
+    """A task that a model is evaluated on.
+
+    Attributes:
+      name: registered seqio task.
+      label: its name in tables.
+      family: group of tasks in tables.
+      metric: key of the task's metrics that is its score, in 0..100.
+      task_feature_lengths: longest inputs and targets in tokens; decoding stops at the latter.
+      generative: its answers are free text, not labels.
+      split: what its final evaluation reads.
+    """
+
+    name: str
+    label: str
+    metric: str
+    task_feature_lengths: Mapping[str, int]
+    family: str = ""
+    generative: bool = True
+    split: str = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a model answered to the rows of a task, and what that is worth."""
+
+    score: float
+    metrics: dict[str, float]
+    inputs: list[str]
+    targets: list[str]
+    predictions: list[str]
+
+
+class Evaluator:
+    """Evaluates parameter trees; keeps tokenised rows and compiled programs between calls."""
+
+    def __init__(
+        self,
+        model: EncoderDecoderModel,
+        mesh: jax.sharding.Mesh,
+        decoder: decoding.Decoder,
+        batch_size: int,
+        buckets: Sequence[data.Bucket] = (),
+    ):
+        """Prepares an evaluator.
+
+        Args:
+          model: bare model; prompts are found in the parameters.
+          mesh: devices.
+          decoder: greedy or beam search.
+          batch_size: rows of each evaluation batch.
+          buckets: lengths that a batch may be padded to.
+        """
+        self._model, self._mesh = model, mesh
+        self._batch_size, self._buckets = batch_size, buckets
+        self._loaded: dict[tuple, tuple] = {}
+
+        def predict(params, batch, prompts, max_length):
+            model_with_prompts = model.with_prompts(dict(prompts))
+            return model_with_prompts.predict_batch(params, batch, decoder, max_length)
+
+        def loss(params, batch, prompts):
+            total = model.with_prompts(dict(prompts)).loss_fn(params, batch, None)
+            return total.total, total.weight
+
+        self._predict = jax.jit(
+            predict,
+            static_argnames=("prompts", "max_length"),
+            out_shardings=partitioning.replicated(mesh),
+        )
+        self._loss = jax.jit(
+            loss, static_argnames=("prompts",), out_shardings=partitioning.replicated(mesh)
+        )
+
+    def evaluate(
+        self,
+        params: Tree,
+        task: EvalTask,
+        *,
+        split: str,
+        limit: int | None = None,
+        prompt: str | None = None,
+    ) -> Evaluation:
+        """Decodes the first `limit` rows of a split and scores them by the task's own metrics.
+
+        Args:
+          params: parameters, with or without prompts.
+          task: what to evaluate.
+          split: its split.
+          limit: rows; None takes all.
+          prompt: name of the soft prompt to attach; None removes every prompt.
+        """
+        batches, examples = self._rows(task, split, limit)
+        params, prompts = _attach(params, prompt)
+        max_length = task.task_feature_lengths["targets"]
+        with partitioning.activate(self._mesh):
+            # All batches are dispatched before the first answer is read back.
+            tokens = [
+                self._predict(params, self._place(batch, prompt), prompts, max_length)
+                for batch, _ in batches
+            ]
+        texts: dict[int, str] = {}
+        for (_, numbers), ids in zip(batches, tokens, strict=True):
+            texts.update(zip(numbers.tolist(), self._model.texts(np.asarray(ids)), strict=True))
+        return _score(task, examples, [texts[i] for i in range(len(examples))])
+
+    def loss(
+        self,
+        params: Tree,
+        task: EvalTask,
+        *,
+        split: str,
+        limit: int | None = None,
+        prompt: str | None = None,
+    ) -> float:
+        """Returns the mean cross-entropy per target token of a split, in nats."""
+        batches, _ = self._rows(task, split, limit)
+        params, prompts = _attach(params, prompt)
+        with partitioning.activate(self._mesh):
+            sums = [self._loss(params, self._place(b, prompt), prompts) for b, _ in batches]
+        totals, weights = np.asarray(jax.device_get(sums)).T
+        return float(totals.sum() / weights.sum())
+
+    def answer(
+        self, params: Tree, texts: Sequence[str], max_length: int, prompt: str | None = None
+    ) -> list[str]:
+        """Returns the model's answer of at most `max_length` tokens to each text."""
+        vocabulary = self._model.vocabulary
+        ids = [[*vocabulary.encode(text), vocabulary.eos_id] for text in texts]
+        longest = max(map(len, ids))
+        count = -(-len(ids) // self._mesh.shape["data"]) * self._mesh.shape["data"]
+        tokens = np.zeros((count, longest), np.int32)
+        for row, values in zip(tokens, ids, strict=False):
+            row[: len(values)] = values
+        batch = data.trim({"encoder_input_tokens": tokens}, self._buckets)
+        params, prompts = _attach(params, prompt)
+        with partitioning.activate(self._mesh):
+            found = self._predict(params, self._place(batch, prompt), prompts, max_length)
+        return self._model.texts(np.asarray(found)[: len(ids)])
+
+    def _rows(self, task, split, limit):
+        key = (task.name, split, limit)
+        if key not in self._loaded:
+            batches = data.eval_batches(
+                task.name,
+                task.task_feature_lengths,
+                split,
+                batch_size=self._batch_size,
+                buckets=self._buckets,
+                limit=limit,
+            )
+            count = sum(int((numbers >= 0).sum()) for _, numbers in batches)
+            self._loaded[key] = batches, data.examples(task.name, split, count)
+        return self._loaded[key]
+
+    def _place(self, batch, prompt):
+        if prompt is not None:
+            rows = len(batch["encoder_input_tokens"])
+            batch = {**batch, "prompt_ids": np.zeros(rows, np.int32)}
+        return partitioning.shard_batch(self._mesh, batch)
+
+
+def _attach(params, prompt):
+    """Returns the tree with that prompt alone, and its name and length as a hashable value.
+
+    Equal structure means one compiled program for every method.
+    """
+    params = models.keep_prompts(params, () if prompt is None else (prompt,))
+    return params, tuple(models.prompts_of(params).items())
+
+
+def _score(task, examples, predictions) -> Evaluation:
+    """Applies the seqio task's own post-processing and metrics."""
+    registered = seqio.get_mixture_or_task(task.name)
+    decode = registered.output_features["targets"].vocabulary.decode
+    inputs, targets, processed = [], [], []
+    for example, prediction in zip(examples, predictions, strict=True):
+        texts = {
+            name: example[f"{name}_pretokenized"].decode()
+            if f"{name}_pretokenized" in example
+            else decode([int(i) for i in example[name]])
+            for name in ("inputs", "targets")
+        }
+        inputs.append(texts["inputs"])
+        targets.append(
+            registered.postprocess_fn(texts["targets"], example=example, is_target=True)
+        )
+        processed.append(registered.postprocess_fn(prediction, example=example, is_target=False))
+    metrics = {}
+    for metric_fn in registered.predict_metric_fns:
+        metrics |= metric_fn(targets, processed)
+    return Evaluation(metrics[task.metric], metrics, inputs, targets, predictions)

@@ -1,0 +1,64 @@
+"""Scalars of a stage over its steps: JSONL for the report, TensorBoard events for browsing."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from clu import metric_writers
+
+
+class JsonlWriter(metric_writers.interface.MetricWriter):
+    """Writes one JSON object a call: `{"step": 20, "train/loss": 0.61, …}`.
+
+    Lines of steps after `resume_from`, left by a process that died, are removed first.
+    """
+
+    def __init__(self, path: pathlib.Path, resume_from: int):
+        kept = [line for line in read_jsonl(path) if line["step"] <= resume_from]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends one line; values are rounded to 6 significant digits."""
+        values = {name: float(f"{float(value):.6g}") for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def flush(self) -> None:
+        """Flushes the file."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _not_scalars(self, *args, **kwargs):
+        raise TypeError("metrics.jsonl holds scalars only")
+
+    write_summaries = write_images = write_videos = write_audios = _not_scalars
+    write_texts = write_histograms = write_pointcloud = write_hparams = _not_scalars
+
+
+def create(folder: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter:
+    """Returns a writer to `folder/metrics.jsonl` and to TensorBoard events in `folder`."""
+    return metric_writers.MultiWriter(
+        [
+            JsonlWriter(folder / "metrics.jsonl", resume_from),
+            metric_writers.SummaryWriter(str(folder)),
+        ]
+    )
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict]:
+    """Returns the objects of a JSONL file, or none where it is absent.
+
+    A last line that a dying process left incomplete is ignored.
+    """
+    records = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records

@@ -1,0 +1,63 @@
+"""Attention masks that know about the soft prompt.
+
+Every mask is boolean, true where attention is allowed, and broadcasts to `[B, N, queries, keys]`.
+Padding has the token id 0. What padding itself attends to does not matter, so the masks of the
+encoder and of the attention to it hide keys only; a row without a prompt then gives the same
+output at every position whether or not other rows of its batch have one.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def encoder_valid(
+    encoder_input_tokens: jax.Array, prompt_ids: jax.Array | None, prompt_length: int
+) -> jax.Array:
+    """Says which positions of the encoder hold something.
+
+    Args:
+      encoder_input_tokens: int `[B, T]`, 0 is padding.
+      prompt_ids: int `[B]`, -1 for a row without a prompt; None when no prompt is attached.
+      prompt_length: P, the rows that a prompt puts in front.
+
+    Returns:
+      bool `[B, P+T]`, or `[B, T]` when `prompt_ids` is None.
+    """
+    valid = encoder_input_tokens > 0
+    if prompt_ids is None:
+        return valid
+    attached = jnp.broadcast_to(prompt_ids[:, None] >= 0, (valid.shape[0], prompt_length))
+    return jnp.concatenate([attached, valid], axis=1)
+
+
+def key_mask(key_valid: jax.Array) -> jax.Array:
+    """Lets every query attend to valid keys: bool `[B, S]` -> `[B, 1, 1, S]`."""
+    return key_valid[:, None, None, :]
+
+
+def segment_mask(query_segment_ids: jax.Array, key_segment_ids: jax.Array) -> jax.Array:
+    """Keeps packed examples apart: int `[B, Q]`, `[B, S]` -> bool `[B, 1, Q, S]`."""
+    return (query_segment_ids[:, :, None] == key_segment_ids[:, None, :])[:, None]
+
+
+def decoder_mask(
+    decoder_target_tokens: jax.Array, decoder_segment_ids: jax.Array | None
+) -> jax.Array:
+    """Causal mask of the decoder's self-attention, as T5X defines it.
+
+    A position is valid when its *target* is not padding: the input of the first position is the
+    start token, which has the id of padding.
+
+    Args:
+      decoder_target_tokens: int `[B, U]`, 0 is padding.
+      decoder_segment_ids: int `[B, U]` for packed examples, or None.
+
+    Returns:
+      bool `[B, 1, U, U]`.
+    """
+    valid = decoder_target_tokens > 0
+    causal = jnp.tri(valid.shape[1], dtype=bool)
+    mask = (valid[:, :, None] & valid[:, None, :])[:, None] & causal
+    if decoder_segment_ids is not None:
+        mask &= segment_mask(decoder_segment_ids, decoder_segment_ids)
+    return mask

@@ -1,0 +1,125 @@
+"""Mesh, logical-axis rules and shardings.
+
+Parameters name their axes (`embed`, `mlp`, …); rules map these names to the two axes of the mesh,
+`data` and `model`, as T5X's standard rules do. A soft prompt is replicated. The same code runs on
+one device, where every rule is without effect.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax.linen import partitioning as flax_partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from promot_jax import trees
+from promot_jax.errors import UserError
+from promot_jax.train_state import TrainState
+from promot_jax.trees import Tree
+
+RULES = (
+    ("batch", "data"),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("kv", None),
+    ("embed", None),
+    ("relpos_buckets", None),
+    ("length", None),
+    ("prompt", None),
+    ("prompt_embed", None),
+)
+
+
+def make_mesh(model_parallel: int = 1) -> Mesh:
+    """Returns a mesh of all devices, `data` × `model`.
+
+    Args:
+      model_parallel: devices on the `model` axis; the others divide the batch.
+
+    Raises:
+      UserError: `model_parallel` does not divide the number of devices.
+    """
+    devices = np.array(jax.devices())
+    if devices.size % model_parallel:
+        raise UserError(
+            f"make_mesh.model_parallel = {model_parallel} does not divide the {devices.size} "
+            "devices; choose a divisor"
+        )
+    return Mesh(devices.reshape(-1, model_parallel), ("data", "model"))
+
+
+@contextlib.contextmanager
+def activate(mesh: Mesh) -> Iterator[None]:
+    """Within it, the network's sharding constraints mean this mesh and `RULES`."""
+    with mesh, flax_partitioning.axis_rules(RULES):
+        yield
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def params_sharding(mesh: Mesh, axes: Tree, params: Tree) -> Tree:
+    """Returns the sharding of each leaf of `params`, whose logical axis names stand in `axes`.
+
+    A dimension that its mesh axis does not divide stays whole.
+    """
+    names = trees.flatten(axes)
+
+    def sharding(path, leaf):
+        spec = flax_partitioning.logical_to_mesh_axes(names[path], RULES)
+        fits = [
+            axis if axis is None or size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spec, leaf.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*fits))
+
+    return trees.unflatten({p: sharding(p, leaf) for p, leaf in trees.flatten(params).items()})
+
+
+def state_sharding(mesh: Mesh, axes: Tree, state: TrainState) -> TrainState:
+    """Returns the sharding of each leaf of `state` (arrays or shapes).
+
+    An optimizer slot of its parameter's shape is sharded like it; factored slots, which are
+    vectors, and counters are replicated.
+    """
+    trainable = params_sharding(mesh, axes, state.trainable)
+    shapes = {path: leaf.shape for path, leaf in trees.flatten(state.trainable).items()}
+    shardings = trees.flatten(trainable)
+
+    def slot(key_path, leaf):
+        path = "/".join(k.key for k in key_path if isinstance(k, jax.tree_util.DictKey))
+        same = path in shapes and shapes[path] == leaf.shape
+        return shardings[path] if same else replicated(mesh)
+
+    return TrainState(
+        step=replicated(mesh),
+        trainable=trainable,
+        frozen=params_sharding(mesh, axes, state.frozen),
+        opt_state=jax.tree_util.tree_map_with_path(slot, state.opt_state),
+    )
+
+
+def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Places a host batch on the mesh, rows divided over `data`.
+
+    Every process passes the same global batch and keeps the rows of its own devices.
+
+    Raises:
+      UserError: the batch size is not a multiple of the `data` axis.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    rows = len(next(iter(batch.values())))
+    if rows % mesh.shape["data"]:
+        raise UserError(
+            f"a batch of {rows} rows cannot be divided over {mesh.shape['data']} devices; "
+            "make BATCH_SIZE a multiple of it"
+        )
+    return {
+        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+        for name, array in batch.items()
+    }

@@ -1,0 +1,290 @@
+"""What a run folder holds, finished or not, as plain objects.
+
+A run folder has `run.json` (what was run), `results.jsonl` (one score a line), `samples.jsonl`
+(outputs to look at), `config.gin`, and `seed_<S>/<stage>/{metrics.jsonl,stage.json}`. Only
+`run.json` must be there; what else is absent or damaged becomes a sentence in `Records.notes`.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+
+from promot_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task that scores are measured on; scores are 0 to 100."""
+
+    name: str
+    label: str
+    metric: str
+    family: str = ""
+    generative: bool = False
+    labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A column of the results: stage folders in order, none for the pretrained model."""
+
+    name: str
+    label: str
+    stages: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The score of one method and seed on one task; `label_share` is in per cent of outputs."""
+
+    score: float
+    label_share: float | None
+    count: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One evaluation example and what a method made of it."""
+
+    method: str
+    seed: int | None
+    task: str
+    index: int
+    input: str
+    target: str
+    prediction: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """One stage of one seed: its summary (empty while it runs) and its scalars over steps."""
+
+    seed: int
+    name: str
+    summary: dict
+    metrics: tuple[dict, ...]
+
+    def series(self, key: str) -> dict[int, float]:
+        """Returns step → value of a scalar, in order of steps; the last line of a step wins."""
+        found = {}
+        for line in self.metrics:
+            step, value = line.get("step"), number(line.get(key))
+            if isinstance(step, int) and value is not None:
+                found[step] = value
+        return dict(sorted(found.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """All that a run folder holds.
+
+    `results` maps (method, task) to seed → Result; the seed is None for a method without training.
+    `about` is `run.json` as it stands, for facts that are only printed.
+    """
+
+    folder: pathlib.Path
+    about: dict
+    target: Task
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    results: dict[tuple[str, str], dict[int | None, Result]]
+    samples: tuple[Sample, ...]
+    stages: tuple[StageRun, ...]
+    configuration: str
+    notes: tuple[str, ...]
+
+    @property
+    def pretrained(self) -> Method | None:
+        """The method without stages, against which the others are compared."""
+        return next((method for method in self.methods if not method.stages), None)
+
+    @property
+    def generative(self) -> tuple[Task, ...]:
+        """The evaluation tasks whose answers are free text."""
+        return tuple(task for task in self.tasks if task.generative)
+
+
+def number(value: object) -> float | None:
+    """Returns a finite number as a float, anything else as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def read(run_dir: str | pathlib.Path) -> Records:
+    """Reads a run folder.
+
+    Raises:
+      UserError: the folder is no run folder, or its `run.json` cannot be understood.
+    """
+    folder = pathlib.Path(run_dir)
+    about = _read_about(folder)
+    notes: list[str] = []
+    try:
+        target = _task(about["target"])
+        methods = tuple(
+            Method(m["name"], m.get("label", m["name"]), tuple(m.get("stages") or ()))
+            for m in about["methods"]
+        )
+        tasks = tuple(_task(task) for task in about["tasks"] if task["task"] != target.name)
+        seeds = tuple(int(seed) for seed in about.get("seeds") or ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'run.json'}: target, tasks, methods or seeds are not as `promot run` "
+            f"writes them ({type(error).__name__}: {error}); restore the file or run again"
+        ) from error
+    config = folder / "config.gin"
+    results = _read_results(folder, {m.name for m in methods}, {target, *tasks}, notes)
+    samples = _read_samples(folder, notes)
+    stages = _read_stages(folder, methods, notes)
+    return Records(
+        folder=folder,
+        about=about,
+        target=target,
+        tasks=tasks,
+        methods=methods,
+        seeds=seeds,
+        results=results,
+        samples=samples,
+        stages=stages,
+        configuration=_text(config) if config.is_file() else "",
+        notes=tuple(notes),
+    )
+
+
+def _text(path: pathlib.Path) -> str:
+    """Returns a file's text; bytes that are no UTF-8 (a write cut in half) are replaced."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _read_about(folder: pathlib.Path) -> dict:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is no run folder: there is no run.json in it; "
+            "name the folder that `promot run` wrote"
+        )
+    try:
+        about = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore the file or run again") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path} holds no JSON object; restore the file or run again")
+    return about
+
+
+def _task(entry: dict) -> Task:
+    return Task(
+        name=entry["task"],
+        label=entry.get("label", entry["task"]),
+        metric=entry.get("metric", ""),
+        family=entry.get("family") or "Other",
+        generative=bool(entry.get("generative")),
+        labels=tuple(entry.get("labels") or ()),
+    )
+
+
+def _read_jsonl(path: pathlib.Path, shown: str, notes: list[str]) -> list[dict]:
+    """Returns the objects of a JSONL file; lines that are none are left out with a note."""
+    # Not splitlines(): JSON strings may hold other line separators, such as U+2028.
+    lines = _text(path).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = []
+    for index, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif index == len(lines):
+            notes.append(f"The last line of {shown} is incomplete and was left out.")
+        else:
+            notes.append(f"Line {index} of {shown} is not a JSON object and was left out.")
+    return rows
+
+
+def _read_results(folder, methods: set[str], tasks: set[Task], notes: list[str]) -> dict:
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        notes.append("There is no results.jsonl: nothing has been evaluated yet.")
+        return {}
+    names = {task.name for task in tasks}
+    results: dict = {}
+    unknown = 0
+    for row in _read_jsonl(path, path.name, notes):
+        method, task, score = row.get("method"), row.get("task"), number(row.get("score"))
+        if method not in methods or task not in names or score is None:
+            unknown += 1
+            continue
+        count = number(row.get("count"))
+        results.setdefault((method, task), {})[row.get("seed")] = Result(
+            score, number(row.get("label_share")), None if count is None else int(count)
+        )
+    if unknown:
+        notes.append(
+            f"{unknown} line{'s' * (unknown > 1)} of results.jsonl without a score, or with a "
+            "method or task that run.json does not name, left out."
+        )
+    return results
+
+
+def _read_samples(folder: pathlib.Path, notes: list[str]) -> tuple[Sample, ...]:
+    path = folder / "samples.jsonl"
+    if not path.is_file():
+        notes.append("There is no samples.jsonl: no outputs to show.")
+        return ()
+    return tuple(
+        Sample(
+            method=str(row.get("method", "")),
+            seed=row.get("seed"),
+            task=str(row.get("task", "")),
+            index=int(number(row.get("index")) or 0),
+            input=_sample_text(row.get("input")),
+            target=_sample_text(row.get("target")),
+            prediction=_sample_text(row.get("prediction")),
+        )
+        for row in _read_jsonl(path, path.name, notes)
+    )
+
+
+def _sample_text(value: object) -> str:
+    """Returns a text; several accepted answers are joined by a slash."""
+    if isinstance(value, list):
+        return " / ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _read_stages(folder, methods: tuple[Method, ...], notes: list[str]) -> tuple[StageRun, ...]:
+    order = list(dict.fromkeys(stage for method in methods for stage in method.stages))
+    stages = []
+    for seed_folder in folder.glob("seed_*"):
+        if not (match := re.fullmatch(r"seed_(\d+)", seed_folder.name)):
+            continue
+        for name in order:
+            stage = _read_stage(seed_folder / name, int(match[1]), name, notes)
+            if stage is not None:
+                stages.append(stage)
+    return tuple(sorted(stages, key=lambda stage: (order.index(stage.name), stage.seed)))
+
+
+def _read_stage(path: pathlib.Path, seed: int, name: str, notes: list[str]) -> StageRun | None:
+    shown = f"seed_{seed}/{name}"
+    metrics, summary = path / "metrics.jsonl", path / "stage.json"
+    if not metrics.is_file() and not summary.is_file():
+        return None
+    lines = _read_jsonl(metrics, f"{shown}/{metrics.name}", notes) if metrics.is_file() else []
+    about: object = {}
+    if summary.is_file():
+        try:
+            about = json.loads(_text(summary))
+        except json.JSONDecodeError:
+            about = None
+        if not isinstance(about, dict):
+            notes.append(f"{shown}/{summary.name} is not a JSON object and was left out.")
+            about = {}
+    return StageRun(seed, name, about, tuple(lines))

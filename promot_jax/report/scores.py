@@ -1,0 +1,100 @@
+"""Scores over seeds: means, spreads, the normalized average, the share of label answers."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable
+
+from promot_jax.report.records import Method, Records, Result, Task
+
+# Two means that print the same with one decimal are called equal.
+PRINTED_STEP = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Values of one quantity, one per seed; at least one."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """The plain mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample standard deviation (divisor n − 1), None for a single value."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self):
+        """Mean ± deviation with one decimal, or the mean alone for a single value."""
+        if self.deviation is None:
+            return decimal(self.mean)
+        return f"{decimal(self.mean)} ± {decimal(self.deviation)}"
+
+
+def decimal(value: float) -> str:
+    """Returns a number with one decimal and a typographic minus; never "−0.0"."""
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Returns a number with one decimal and its sign; ±0.0 where it rounds to nothing."""
+    text = decimal(abs(value))
+    if text == "0.0":
+        return "±0.0"
+    return f"{'+' if value > 0 else '−'}{text}"
+
+
+def level(a: Spread, b: Spread) -> bool:
+    """Says whether mean ± deviation of two quantities overlap (a single value has no width)."""
+    reach = (a.deviation or 0.0) + (b.deviation or 0.0)
+    return abs(a.mean - b.mean) <= max(reach, PRINTED_STEP)
+
+
+def task_score(records: Records, method: Method, task: Task) -> Spread | None:
+    """Returns a method's scores on a task over seeds, None where there is none."""
+    return _mean_over_tasks(records, method, (task,), lambda result: result.score)
+
+
+def normalized_average(records: Records, method: Method) -> Spread | None:
+    """Returns "Norm. Avg." over seeds: the plain mean of the evaluation tasks (paper, 5.1).
+
+    A seed counts only where every task is scored, else means over different tasks would mix.
+    """
+    return _mean_over_tasks(records, method, records.tasks, lambda result: result.score)
+
+
+def label_share(records: Records, method: Method) -> Spread | None:
+    """Returns the per cent of outputs in the target's label set, mean over generative tasks."""
+    return _mean_over_tasks(
+        records, method, records.generative, lambda result: result.label_share
+    )
+
+
+def _mean_over_tasks(
+    records: Records,
+    method: Method,
+    tasks: Iterable[Task],
+    value: Callable[[Result], float | None],
+) -> Spread | None:
+    by_task = [
+        {
+            seed: value(result)
+            for seed, result in records.results.get((method.name, task.name), {}).items()
+            if value(result) is not None
+        }
+        for task in tasks
+    ]
+    if not by_task:
+        return None
+    complete = [seed for seed in by_task[0] if all(seed in scores for scores in by_task)]
+    if not complete:
+        return None
+    return Spread(
+        tuple(
+            statistics.fmean(scores[seed] for scores in by_task)
+            for seed in sorted(complete, key=lambda seed: (seed is not None, seed or 0))
+        )
+    )

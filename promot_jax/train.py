@@ -1,0 +1,182 @@
+"""The loop of one stage: train, evaluate, checkpoint, resume, choose the best."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promot_jax import data, metric_writers, models, partitioning, train_state, trees
+from promot_jax.checkpoints import StageCheckpoints
+from promot_jax.errors import UserError
+from promot_jax.models import EncoderDecoderModel
+from promot_jax.progress import Progress
+from promot_jax.stages import Stage
+from promot_jax.train_state import TrainState
+from promot_jax.train_step import make_train_step
+from promot_jax.trees import Tree
+
+STEPS_BETWEEN_LOGS = 20
+
+# Parameters -> scalars; `validation/score` and `validation/loss` must be among them.
+Evaluate = Callable[[Tree], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """One stage of one method and seed.
+
+    Attributes:
+      stage: what to train.
+      folder: where its checkpoints and scalars go.
+      seed: decides the order of the data and the dropout.
+      label: its name in progress lines.
+      evaluate: measures parameters at each evaluation.
+    """
+
+    stage: Stage
+    folder: pathlib.Path
+    seed: int
+    label: str
+    evaluate: Evaluate
+
+
+def train_stage(
+    run: StageRun, params: Tree, model: EncoderDecoderModel, mesh: jax.sharding.Mesh
+) -> Tree:
+    """Trains one stage and returns all parameters as its best checkpoint has them.
+
+    A stage that was interrupted continues from its latest checkpoint and ends with the same bits
+    as if it had not been; a finished one only loads its best checkpoint.
+
+    Args:
+      run: the stage and where it is kept.
+      params: all parameters, the attached prompt included; not donated.
+      model: bare model.
+      mesh: devices.
+
+    Raises:
+      UserError: a pattern that trains nothing, a loss that is not finite, damaged checkpoints.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    state = sharded_state(run.stage, params, model, mesh)
+    checkpoints = StageCheckpoints(run.folder / "checkpoints", state.frozen)
+    try:
+        if not (run.folder / "stage.json").exists():
+            latest = checkpoints.latest()
+            if latest is not None:
+                state = checkpoints.restore(latest, state)
+            started = time.monotonic()
+            state = _train(run, state, model, mesh, checkpoints)
+            checkpoints.wait()
+            _write_summary(run, state, checkpoints.best(), time.monotonic() - started)
+        return checkpoints.restore(checkpoints.best(), state).params
+    finally:
+        checkpoints.close()
+
+
+def sharded_state(
+    stage: Stage, params: Tree, model: EncoderDecoderModel, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """Returns the state at step 0 of a stage, each leaf placed by its logical axes."""
+    tx = stage.optimizer()
+    _, axes = model.with_prompts(models.prompts_of(params)).shapes_and_axes()
+
+    def begin(params):
+        # The step donates its state, so the state must not share buffers with `params`.
+        return train_state.begin(jax.tree.map(jnp.copy, params), stage.trainable, tx)
+
+    shardings = partitioning.state_sharding(mesh, axes, jax.eval_shape(begin, params))
+    return jax.jit(begin, out_shardings=shardings)(params)
+
+
+def _train(run, state, model, mesh, checkpoints) -> TrainState:
+    """Runs the steps that are left."""
+    stage, first = run.stage, int(state.step)
+    model = model.with_prompts(prompts := models.prompts_of(state.params))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step_fn = make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    rng = jax.device_put(jax.random.key(run.seed), partitioning.replicated(mesh))
+    prompt_id = None if stage.prompt is None else list(prompts).index(stage.prompt)
+    writer = metric_writers.create(run.folder, resume_from=first)
+    pending = []
+    with Progress(run.label, stage.steps, first) as progress:
+        if first == 0:
+            writer.write_scalars(0, run.evaluate(state.params))
+        batches = _batches(run, mesh, first, prompt_id)
+        for step in range(first + 1, stage.steps + 1):
+            state, metrics = step_fn(state, next(batches), rng)
+            pending.append(metrics)
+            progress.advance()
+            evaluating = step % stage.eval_period == 0 or step == stage.steps
+            if evaluating or step % STEPS_BETWEEN_LOGS == 0:
+                scalars, pending = _mean(pending, run, step), []
+                writer.write_scalars(step, scalars)
+                progress.note(f"loss {scalars['train/loss']:.3f}")
+            if evaluating:
+                measured = run.evaluate(state.params)
+                writer.write_scalars(step, measured)
+                checkpoints.save(
+                    state,
+                    {k: measured[f"validation/{k}"] for k in ("score", "loss")},
+                )
+                progress.note(
+                    f"loss {scalars['train/loss']:.3f}  "
+                    f"validation {measured['validation/score']:.1f}"
+                )
+    writer.close()
+    return state
+
+
+def _batches(run, mesh, first_step, prompt_id):
+    """Yields placed batches from `first_step` on, the attached prompt's number in every row."""
+    stage = run.stage
+    for batch in data.train_batches(
+        stage.mixture,
+        stage.task_feature_lengths,
+        stage.batches,
+        seed=run.seed,
+        first_step=first_step,
+    ):
+        if prompt_id is not None:
+            rows = len(batch["encoder_input_tokens"])
+            batch = {**batch, "prompt_ids": np.full(rows, prompt_id, np.int32)}
+        yield partitioning.shard_batch(mesh, batch)
+
+
+def _mean(pending, run, step) -> dict[str, float]:
+    """Reads metrics back from the device and averages them."""
+    read = jax.device_get(pending)
+    scalars = {f"train/{name}": float(np.mean([m[name] for m in read])) for name in read[0]}
+    if not np.isfinite(scalars["train/loss"]):
+        raise UserError(
+            f"{run.label}: the loss is {scalars['train/loss']} at step {step}; lower the learning "
+            "rate of this stage and start with a new MODEL_DIR"
+        )
+    return scalars
+
+
+def _write_summary(run, state, best_step, seconds) -> None:
+    """Writes `stage.json`, which also marks the stage as finished."""
+    summary = {
+        "name": run.stage.name,
+        "mixture": run.stage.mixture,
+        "prompt": run.stage.prompt,
+        "steps": run.stage.steps,
+        "best_step": best_step,
+        "seconds": round(seconds, 1),
+        "lineage": run.folder.name.split("-"),
+        "trainable": _size(state.trainable),
+        "frozen": _size(state.frozen),
+    }
+    partial = run.folder / "stage.json.partial"
+    partial.write_text(json.dumps(summary, indent=1) + "\n")
+    partial.rename(run.folder / "stage.json")
+
+
+def _size(tree: Tree) -> dict[str, int]:
+    return {"leaves": len(trees.flatten(tree)), "parameters": trees.count(tree)}

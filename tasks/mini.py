@@ -1,0 +1,238 @@
+"""The seqio tasks of the bundled small world; importing this module registers them.
+
+| name | stands for | measured by |
+|---|---|---|
+| `mini_pretrain` | pretraining | – |
+| `mini_rte` | RTE, the fine-tuning target | accuracy |
+| `mini_cb`, `mini_wic` | CB, WiC | accuracy |
+| `mini_triviaqa`, `mini_web_questions` | TriviaQA, web_questions | exact match |
+| `mini_wmt_ende`, `mini_wmt_enro` | WMT16 En-De, En-Ro | exact match |
+| `mini_xsum`, `mini_wikilingua` | XSum, WikiLingua | ROUGE-2 |
+
+A plain name is 0-shot, `NAME_1shot` puts one exemplar of the train split in front. All but
+`mini_pretrain` have the splits train, validation and test. Translations are one word or three, on
+which BLEU's 4-grams are undefined, so they are scored by exact match.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from promot_jax import metrics
+from promot_jax.tasks import mini_pretrain, mini_rows, mini_vocabulary, templates
+
+VOCABULARY = seqio.SentencePieceVocabulary(
+    str(mini_vocabulary.MODEL_PATH), extra_ids=mini_vocabulary.EXTRA_IDS
+)
+
+
+def vocabulary() -> seqio.SentencePieceVocabulary:
+    """Returns the vocabulary of the bundled world, sentinels included."""
+    return VOCABULARY
+
+
+OUTPUT_FEATURES = {
+    "inputs": seqio.Feature(vocabulary=VOCABULARY),
+    "targets": seqio.Feature(vocabulary=VOCABULARY),
+}
+PREPROCESSORS = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
+
+EVALUATION_TASKS = (
+    "mini_cb",
+    "mini_wic",
+    "mini_triviaqa",
+    "mini_web_questions",
+    "mini_wmt_ende",
+    "mini_wmt_enro",
+    "mini_xsum",
+    "mini_wikilingua",
+)
+
+
+def _dataset(
+    split: str,
+    shuffle_files: bool = False,
+    seed: int | None = None,
+    *,
+    rows_of: Callable[[str], list[mini_rows.Row]],
+) -> tf.data.Dataset:
+    """Serves a split's rows as `inputs` and `targets` strings; their order is fixed."""
+    del shuffle_files, seed
+    inputs, targets = zip(*rows_of(split), strict=True)
+    return tf.data.Dataset.from_tensor_slices({"inputs": list(inputs), "targets": list(targets)})
+
+
+def _source(
+    rows_of: Callable[[str], list[mini_rows.Row]], sizes: Mapping[str, int]
+) -> seqio.FunctionDataSource:
+    """Wraps rows as a data source; they are made when a split is first read."""
+    return seqio.FunctionDataSource(
+        functools.partial(_dataset, rows_of=rows_of), splits=tuple(sizes), num_input_examples=sizes
+    )
+
+
+def _zero_shot(name: str) -> seqio.FunctionDataSource:
+    """Returns the source of a task's plain rows."""
+    sizes = mini_rows.RTE_SPLIT_SIZES if name == "rte" else mini_rows.SPLIT_SIZES
+    return _source(lambda split: mini_rows.zero_shot_splits(name)[split], sizes)
+
+
+def _one_shot(name: str) -> seqio.FunctionDataSource:
+    """Returns the source of a task's rows behind one exemplar each."""
+    sizes = mini_rows.RTE_SPLIT_SIZES if name == "rte" else mini_rows.SPLIT_SIZES
+    return _source(lambda split: mini_rows.one_shot_splits(name)[split], sizes)
+
+
+seqio.TaskRegistry.add(
+    "mini_pretrain",
+    source=_source(mini_pretrain.rows, mini_pretrain.SPLIT_SIZES),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_rte",
+    source=_zero_shot("rte"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_rte_1shot",
+    source=_one_shot("rte"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_cb",
+    source=_zero_shot("cb"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_cb_1shot",
+    source=_one_shot("cb"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_wic",
+    source=_zero_shot("wic"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_wic_1shot",
+    source=_one_shot("wic"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_triviaqa",
+    source=_zero_shot("triviaqa"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_triviaqa_1shot",
+    source=_one_shot("triviaqa"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_web_questions",
+    source=_zero_shot("web_questions"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_web_questions_1shot",
+    source=_one_shot("web_questions"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_wmt_ende",
+    source=_zero_shot("wmt_ende"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_wmt_ende_1shot",
+    source=_one_shot("wmt_ende"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_wmt_enro",
+    source=_zero_shot("wmt_enro"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_wmt_enro_1shot",
+    source=_one_shot("wmt_enro"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_xsum",
+    source=_zero_shot("xsum"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.rouge2],
+)
+seqio.TaskRegistry.add(
+    "mini_xsum_1shot",
+    source=_one_shot("xsum"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.rouge2],
+)
+seqio.TaskRegistry.add(
+    "mini_wikilingua",
+    source=_zero_shot("wikilingua"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.rouge2],
+)
+seqio.TaskRegistry.add(
+    "mini_wikilingua_1shot",
+    source=_one_shot("wikilingua"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.rouge2],
+)

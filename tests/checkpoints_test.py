@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promot_jax import checkpoints, optimizers, train_state
+from promot_jax.errors import UserError
+from tests import tiny
+
+PARAMS = {"a": {"kernel": np.arange(6, dtype=np.float32)}, "b": {"kernel": np.ones(3, np.float32)}}
+
+
+def state_at(step, params=PARAMS):
+    state = train_state.begin(
+        jax.tree.map(jnp.asarray, params), ["a/.*"], optimizers.model_adafactor()
+    )
+    return state.replace(
+        step=jnp.int32(step), trainable=jax.tree.map(lambda leaf: leaf + step, state.trainable)
+    )
+
+
+def write(folder, measured):
+    """Saves a checkpoint for each (score, loss), at steps 1, 2, …"""
+    kept = checkpoints.StageCheckpoints(folder, state_at(0).frozen)
+    for step, (score, loss) in enumerate(measured, 1):
+        kept.save(state_at(step), {"score": score, "loss": loss})
+    kept.wait()
+    return kept
+
+
+def test_the_best_has_the_highest_score_then_the_lowest_loss(tmp_path):
+    kept = write(tmp_path, [(50.0, 0.9), (80.0, 0.7), (80.0, 0.4), (80.0, 0.6), (70.0, 0.1)])
+    assert kept.best() == 3
+    assert kept.latest() == 5
+    kept.close()
+    # The best and the latest stay on disk, and a new process finds both.
+    assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {"3", "5"}
+    again = checkpoints.StageCheckpoints(tmp_path, state_at(0).frozen)
+    assert (again.best(), again.latest()) == (3, 5)
+    restored = again.restore(3, state_at(0))
+    assert tiny.leaves_equal(restored, state_at(3))
+    again.close()
+
+
+def test_a_checkpoint_holds_no_frozen_leaf_but_their_checksum(tmp_path):
+    write(tmp_path, [(1.0, 1.0)]).close()
+    metadata = (tmp_path / "1" / "state" / "_METADATA").read_text()
+    assert "'a'" in metadata
+    assert "'b'" not in metadata
+    assert "checksum" in (tmp_path / "1" / "frozen" / "metadata").read_text()
+
+
+def test_other_frozen_leaves_are_an_error(tmp_path):
+    write(tmp_path, [(1.0, 1.0)]).close()
+    other = {"a": PARAMS["a"], "b": {"kernel": np.zeros(3, np.float32)}}
+    kept = checkpoints.StageCheckpoints(tmp_path, state_at(0, other).frozen)
+    with pytest.raises(UserError, match="other frozen parameters"):
+        kept.restore(1, state_at(0, other))
+    kept.close()
+
+
+def truncate(folder):
+    """Empties the largest file, as a full disk or a broken copy does."""
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def test_a_truncated_checkpoint_is_one_line_that_names_it(tmp_path):
+    write(tmp_path, [(1.0, 1.0)]).close()
+    truncate(tmp_path / "1" / "state")
+    kept = checkpoints.StageCheckpoints(tmp_path, state_at(0).frozen)
+    with pytest.raises(UserError, match=f"checkpoint {tmp_path}/1 cannot be read") as error:
+        kept.restore(1, state_at(0))
+    assert "\n" not in str(error.value)
+    kept.close()
+
+
+def shapes(params):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+
+
+def test_a_model_survives_saving(tmp_path):
+    checkpoints.save_params(tmp_path / "model", PARAMS, {"method": "promot"})
+    assert tiny.leaves_equal(checkpoints.load_params(tmp_path / "model", shapes(PARAMS)), PARAMS)
+    with pytest.raises(UserError, match="exists already"):
+        checkpoints.save_params(tmp_path / "model", PARAMS, {})
+
+
+def test_foreign_models_are_clear_errors(tmp_path):
+    checkpoints.save_params(tmp_path / "model", PARAMS, {})
+    with pytest.raises(UserError, match="holds no model checkpoint"):
+        checkpoints.load_params(tmp_path / "nothing", shapes(PARAMS))
+    wider = {**PARAMS, "b": {"kernel": np.ones(4, np.float32)}}
+    with pytest.raises(UserError, match=r"b/kernel has shape \(3,\), expected \(4,\)"):
+        checkpoints.load_params(tmp_path / "model", shapes(wider))
+    with pytest.raises(UserError, match="missing c/kernel"):
+        checkpoints.load_params(tmp_path / "model", shapes({**PARAMS, "c": PARAMS["a"]}))
+    truncate(tmp_path / "model")
+    with pytest.raises(UserError, match=f"{tmp_path}/model (is damaged|cannot be read)") as error:
+        checkpoints.load_params(tmp_path / "model", shapes(PARAMS))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,188 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from promot_jax.networks import prompt, t5
+
+CONFIG = t5.T5Config(
+    vocab_size=32,
+    emb_dim=8,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=16,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    prompt_names=("rte", "wic"),
+    prompt_length=3,
+)
+NETWORK = t5.Transformer(CONFIG)
+INPUTS = jnp.array([[5, 6, 7, 0], [8, 9, 0, 0], [10, 11, 12, 13]])
+TARGETS = jnp.array([[4, 5, 1], [3, 1, 0], [6, 7, 1]])
+SHIFTED = jnp.array([[0, 4, 5], [0, 3, 1], [0, 6, 7]])
+
+
+def init(network, **call):
+    variables = jax.jit(
+        lambda: network.init(
+            jax.random.key(0), INPUTS, SHIFTED, TARGETS, enable_dropout=False, **call
+        )
+    )()
+    return variables["params"]
+
+
+PARAMS = init(NETWORK)
+
+
+@jax.jit
+def logits(prompt_ids, inputs=INPUTS, params=PARAMS):
+    return NETWORK.apply(
+        {"params": params}, inputs, SHIFTED, TARGETS, prompt_ids=prompt_ids, enable_dropout=False
+    )
+
+
+def test_initialising_without_a_prompt_creates_all_of_them():
+    bank = PARAMS["encoder"]["prompt"]
+    assert jax.tree.map(jnp.shape, bank) == {
+        "rte": {"prompt": (3, 8)},
+        "wic": {"prompt": (3, 8)},
+    }
+    assert not np.allclose(bank["rte"]["prompt"], bank["wic"]["prompt"])
+    with_ids = init(NETWORK, prompt_ids=jnp.zeros(3, jnp.int32))
+    assert jax.tree.structure(PARAMS) == jax.tree.structure(with_ids)
+
+
+@pytest.mark.parametrize("ids", [[0, 0, 0], [1, 1, 1], [0, 1, 0]])
+def test_a_prompt_acts(ids):
+    bare = logits(None)
+    assert (abs(logits(jnp.array(ids)) - bare).max(axis=(1, 2)) > 1e-2).all()
+
+
+def test_minus_one_is_no_prompt():
+    np.testing.assert_allclose(logits(jnp.array([-1, -1, -1])), logits(None), atol=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(ids=st.lists(st.integers(-1, 1), min_size=3, max_size=3))
+def test_a_mixed_batch_equals_separate_ones(ids):
+    mixed = logits(jnp.array(ids))
+    for row, number in enumerate(ids):
+        alone = logits(None if number < 0 else jnp.full(3, number))
+        np.testing.assert_allclose(mixed[row], alone[row], atol=1e-5)
+
+
+def test_a_prompt_reaches_only_the_rows_that_have_it():
+    def row_sums(bank):
+        params = {**PARAMS, "encoder": {**PARAMS["encoder"], "prompt": bank}}
+        return jnp.abs(logits(jnp.array([1, -1, 1]), params=params)).sum(axis=(1, 2))
+
+    gradient = jax.jacobian(row_sums)(PARAMS["encoder"]["prompt"])
+    assert (gradient["rte"]["prompt"] == 0).all()
+    touched = jnp.abs(gradient["wic"]["prompt"]).sum(axis=(1, 2)) > 0
+    np.testing.assert_array_equal(touched, [True, False, True])
+
+
+def test_rows_of_the_prompt_stand_before_the_input():
+    encoded = NETWORK.apply(
+        {"params": PARAMS},
+        INPUTS,
+        prompt_ids=jnp.array([0, -1, 1]),
+        enable_dropout=False,
+        method="encode",
+    )
+    bare = NETWORK.apply({"params": PARAMS}, INPUTS, enable_dropout=False, method="encode")
+    assert encoded.shape == (3, 3 + 4, 8)
+    assert bare.shape == (3, 4, 8)
+    np.testing.assert_allclose(encoded[1, 3:], bare[1], atol=1e-6)
+    assert not np.allclose(encoded[0, 3:], bare[0], atol=1e-2)
+
+
+def test_combine_keeps_order_and_dtype():
+    rows, embedded = jnp.ones((2, 1, 4)), jnp.zeros((2, 3, 4), jnp.bfloat16)
+    combined = prompt.combine(rows, embedded)
+    assert (combined.shape, combined.dtype) == ((2, 4, 4), jnp.bfloat16)
+    np.testing.assert_array_equal(combined[:, 0].astype(float), np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("changes", [{"prompt_length": 0}, {"prompt_names": ()}])
+def test_no_rows_or_no_names_is_the_bare_network(changes):
+    network = t5.Transformer(dataclasses.replace(CONFIG, **changes))
+    params = init(network)
+    assert "prompt" not in params["encoder"]
+    out = network.apply(
+        {"params": params},
+        INPUTS,
+        SHIFTED,
+        TARGETS,
+        prompt_ids=jnp.zeros(3, jnp.int32),
+        enable_dropout=False,
+    )
+    np.testing.assert_allclose(out, logits(None), atol=1e-6)
+
+
+def test_the_bare_call_needs_no_prompt_parameters():
+    encoder = {k: v for k, v in PARAMS["encoder"].items() if k != "prompt"}
+    bare = logits(None, params={**PARAMS, "encoder": encoder})
+    np.testing.assert_allclose(bare, logits(None), atol=1e-5)
+
+
+def test_an_unknown_number_is_not_silently_another_prompt():
+    assert np.isnan(logits(jnp.array([2, 0, 0]))[0]).all()
+
+
+def test_packed_examples_refuse_a_prompt():
+    segments = jnp.ones_like(INPUTS)
+    with pytest.raises(ValueError, match="unpacked"):
+        NETWORK.apply(
+            {"params": PARAMS},
+            INPUTS,
+            SHIFTED,
+            TARGETS,
+            segments,
+            jnp.ones_like(TARGETS),
+            prompt_ids=jnp.zeros(3, jnp.int32),
+            enable_dropout=False,
+        )
+
+
+def test_encode_and_decode_must_agree_on_the_prompt():
+    encoded = jnp.zeros((3, 4, 8))
+    with pytest.raises(ValueError, match="same prompt_ids"):
+        NETWORK.apply(
+            {"params": PARAMS},
+            encoded,
+            INPUTS,
+            SHIFTED,
+            TARGETS,
+            prompt_ids=jnp.zeros(3, jnp.int32),
+            enable_dropout=False,
+            method="decode",
+        )
+
+
+def test_uniform_is_symmetric():
+    values = prompt.uniform(0.5)(jax.random.key(0), (100, 100))
+    assert values.dtype == jnp.float32
+    assert -0.5 <= values.min() < -0.49
+    assert 0.49 < values.max() <= 0.5
+    assert abs(values.mean()) < 0.01
+
+
+@pytest.mark.parametrize(("length", "distinct"), [(8, True), (30, False)])
+def test_sampled_vocabulary_draws_leading_rows(length, distinct):
+    embedding = jnp.arange(50.0)[:, None] * jnp.ones(4)
+    drawn = prompt.sampled_vocabulary(embedding, length, jax.random.key(0), top=10)
+    assert (drawn.shape, drawn.dtype) == ((length, 4), jnp.float32)
+    assert set(np.unique(drawn)) <= set(range(10))
+    assert (len(np.unique(drawn)) == length) == distinct
+    other = prompt.sampled_vocabulary(embedding, length, jax.random.key(1), top=10)
+    assert not np.array_equal(drawn, other)
+
+
+def test_sampled_vocabulary_of_a_small_table():
+    drawn = prompt.sampled_vocabulary(jnp.eye(6), 6, jax.random.key(0))
+    np.testing.assert_array_equal(drawn.sum(axis=0), np.ones(6))
