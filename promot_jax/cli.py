@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--max_length", type=int, default=32, help="longest answer, in tokens")
 
     export = command(
-        "export", _export, "Write a trained model of a run, all stages combined, to a folder."
+        "export", _export, "Write a trained model of a run, and its soft prompts, to a folder."
     )
     export.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
     export.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder for the model")
@@ -132,7 +132,9 @@ def _run(arguments, overrides) -> None:
         overrides = [*overrides, f"--gin.SEEDS=({arguments.seeds},)"]
     files = [_experiment_file(arguments.experiment), *arguments.gin_file]
     searched = [folder for folder in arguments.gin_search_paths.split(",") if folder]
-    experiment, model_dir, config = _configure(files, overrides, searched)
+    _parse(files, overrides, searched)
+    _check_all_used(files, overrides)
+    experiment, model_dir, config = _built()
     with _locked(model_dir):
         _keep_config(model_dir, config)
         from promot_jax.experiment import Runner, shorten
@@ -170,11 +172,15 @@ def _generate(arguments, overrides) -> None:
 def _export(arguments, overrides) -> None:
     _no_overrides(overrides)
     runner, method, seed = _open_run(arguments)
-    from promot_jax import checkpoints
+    import numpy as np
+
+    from promot_jax import checkpoints, models
 
     params = runner.trained_params(method, seed, runner.initial_params(seed))
     about = {"run": runner.folder.name, "method": method.name, "seed": seed}
     checkpoints.save_params(arguments.out, params, about)
+    for name in models.prompts_of(params):
+        np.save(arguments.out / f"{name}.npy", params["encoder"]["prompt"][name]["prompt"])
     print(f"wrote {arguments.out}")
 
 
@@ -183,7 +189,8 @@ def _open_run(arguments):
     config = arguments.run / "config.gin"
     if not config.is_file():
         raise UserError(f"{arguments.run} is no run folder: it has no config.gin")
-    experiment, _, _ = _configure([str(config)], [], [])
+    _parse([str(config)])
+    experiment, _, _ = _built()
     from promot_jax.experiment import Runner
 
     runner = Runner(experiment, arguments.run)
@@ -227,39 +234,48 @@ def _no_overrides(flags: Sequence[str]) -> None:
         raise UserError(f"{flags[0]}: only `promot run` takes --gin values")
 
 
-def _configure(files: Sequence[str], flags: Sequence[str], searched: Sequence[str]):
-    """Parses a configuration; returns (experiment, model_dir, its full text).
-
-    Raises:
-      UserError: whatever gin dislikes, a value that nothing uses, an experiment that contradicts
-        itself.
-    """
+def _parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[str] = ()) -> None:
+    """Reads gin files and flags into gin's configuration."""
     with _quiet_native_logs():
         import gin
         from absl import logging as absl_logging
 
-        from promot_jax.experiment import Experiment
+        import promot_jax.experiment  # noqa: F401 — what every configuration refers to
 
     absl_logging.set_verbosity(absl_logging.ERROR)
+    # A person's own tasks lie where they work; `python -m` would find them there too.
+    sys.path.append(os.getcwd())
     for folder in (*searched, str(GIN_FOLDER)):
         gin.add_config_file_search_path(folder)
-    bindings = [flag.removeprefix("--gin.") for flag in flags]
-    try:
-        with gin.unlock_config():
-            gin.clear_config()
-            # gin logs every search path that does not hold a file.
-            logging.disable(logging.ERROR)
-            gin.parse_config_files_and_bindings(list(files), bindings, finalize_config=False)
-            logging.disable(logging.NOTSET)
-        given = [binding.split("=", 1)[0].strip() for binding in bindings]
-        given += [name for file in files for name in _macros_of(file)]
-        _check_all_used(gin.config, given)
+    gin.clear_config()
+    # gin logs every search path that does not hold a file.
+    logging.disable(logging.ERROR)
+    with _explained():
+        gin.parse_config_files_and_bindings(
+            list(files), [flag.removeprefix("--gin.") for flag in flags], finalize_config=False
+        )
+    logging.disable(logging.NOTSET)
+
+
+def _built():
+    """Returns (experiment, model_dir, text) of what was parsed."""
+    import gin
+
+    from promot_jax.experiment import Experiment
+
+    with _explained():
         text = gin.config_str(max_line_length=99)
         experiment = gin.get_configurable(Experiment)()
-        model_dir = pathlib.Path(gin.query_parameter("%MODEL_DIR"))
+        return experiment, pathlib.Path(gin.query_parameter("%MODEL_DIR")), text
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turns whatever gin dislikes into a UserError."""
+    try:
+        yield
     except (OSError, SyntaxError, ValueError, TypeError, ImportError, AttributeError) as error:
-        raise UserError(_explain(error, gin.config)) from error
-    return experiment, model_dir, text
+        raise UserError(_explain(error)) from error
 
 
 @contextlib.contextmanager
@@ -276,18 +292,22 @@ def _quiet_native_logs() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _check_all_used(config, given: Sequence[str]) -> None:
-    """Raises UserError for a value that was given and that nothing reads.
+def _check_all_used(files: Sequence[str], flags: Sequence[str]) -> None:
+    """Raises UserError for a value in these files or flags that nothing reads.
 
     Values in included files may go unused: an experiment need not take all that they provide.
     """
+    from gin import config
+
+    given = [flag.removeprefix("--gin.").split("=", 1)[0].strip() for flag in flags]
+    given += [name for file in files for name in _macros_of(file)]
     bindings = config._CONFIG  # gin has no public view of all bindings
     referred = {
         scope
         for scope, selector in (r.config_key for r in config.iterate_references(bindings))
         if selector == "gin.macro"
     }
-    reached = {selector for _, selector in _reached(config, bindings)}
+    reached = {selector for _, selector in _reached(bindings)}
     for name in given:
         if "." not in name:
             if name not in referred | set(FREE_MACROS):
@@ -307,8 +327,10 @@ def _macros_of(file: str) -> list[str]:
     return re.findall(r"^(\w+) *=", text, re.MULTILINE)
 
 
-def _reached(config, bindings) -> set[tuple[str, str]]:
+def _reached(bindings) -> set[tuple[str, str]]:
     """Returns (scope, selector) of everything that building the experiment can call."""
+    from gin import config
+
     seen: set[tuple[str, str]] = set()
     waiting = [("", "promot_jax.experiment.Experiment")]
     while waiting:
@@ -325,8 +347,10 @@ def _reached(config, bindings) -> set[tuple[str, str]]:
     return seen
 
 
-def _explain(error: Exception, config) -> str:
+def _explain(error: Exception) -> str:
     """Returns gin's complaint as one line, with the nearest known name."""
+    from gin import config
+
     text = " ".join(str(error).split())
     text = re.sub(r" (In file|In bindings) .*$", lambda m: f" ({m[0].strip()})", text)
     quoted = re.findall(r"['`]([\w./]+)['`]", text)

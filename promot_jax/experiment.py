@@ -237,8 +237,8 @@ class Runner:
             }
             for i in range(min(self.experiment.samples, len(found.predictions)))
         ]
-        _append(self.folder / "samples.jsonl", samples)
-        _append(self.folder / "results.jsonl", [result])
+        metric_writers.append_jsonl(self.folder / "samples.jsonl", samples)
+        metric_writers.append_jsonl(self.folder / "results.jsonl", [result])
 
     def _describe(self, command: str, seconds: float | None) -> None:
         """Writes run.json; `seconds` adds to those of earlier, interrupted attempts."""
@@ -305,13 +305,6 @@ def _with_prompt(params: Tree, stage: Stage, seed: int) -> Tree:
 def _stage_seed(seed: int, name: str) -> int:
     """Mixes a seed with a name, so that stages of one seed draw independent numbers."""
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
-
-
-def _append(path: pathlib.Path, records: Sequence[dict]) -> None:
-    with path.open("a") as file:
-        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def shorten(command: Sequence[str] = tuple(sys.argv)) -> str:

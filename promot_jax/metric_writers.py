@@ -1,8 +1,9 @@
 """Scalars of a stage over its steps: JSONL for the report, TensorBoard events for browsing."""
 
 import json
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from clu import metric_writers
 
@@ -47,6 +48,19 @@ def create(folder: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter
             metric_writers.SummaryWriter(str(folder)),
         ]
     )
+
+
+def append_jsonl(path: pathlib.Path, records: Sequence[dict]) -> None:
+    """Appends objects to a JSONL file and waits until they are on disk.
+
+    A last line that a dying process left incomplete is removed first.
+    """
+    if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
+        os.truncate(path, text.rfind(b"\n") + 1)
+    with path.open("a") as file:
+        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict]:

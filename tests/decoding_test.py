@@ -240,6 +240,14 @@ def test_top_k_in_chunks_equals_top_k(seed, size, k, values):
         np.testing.assert_array_equal(ours, expected)
 
 
+def test_the_first_of_equal_values_wins_across_chunks():
+    x = jnp.zeros((1, 4 * decoding.CHUNK))
+    x = x.at[0, [7, 200, 201]].set(jnp.array([5.0, 9.0, 5.0]))
+    best, index = decoding.top_k_in_chunks(x, 2)
+    np.testing.assert_array_equal(best, [[9.0, 5.0]])
+    np.testing.assert_array_equal(index, [[200, 7]])
+
+
 def test_errors_name_the_culprit():
     with pytest.raises(ValueError, match="num_beams = 0"):
         search(TRAP, 0, 4, alpha=0.6)

@@ -342,3 +342,12 @@ def test_same_or_different_is_right() -> None:
         facts = [read_statement(sentence + ".", (0,)) for sentence in premise[:-1].split(". ")]
         said = read_statement(rest.split(" same or")[0], (1, 2, 3))
         assert label == ("same" if said in facts else "different")
+
+
+@pytest.mark.parametrize("form", [templates.format_rte, templates.format_cb])
+def test_same_or_different_draws_a_held_out_pair_anew(form, monkeypatch) -> None:
+    first = mini_pretrain.same_or_different(mini_rows.seeded("pair"))
+    premise, rest = first[0].split(" also: ")
+    pair = form(premise, rest.removesuffix(" same or different?"))
+    monkeypatch.setattr(mini_rows, "held_out", lambda name, field: frozenset({pair}))
+    assert mini_pretrain.same_or_different(mini_rows.seeded("pair"))[0] != first[0]

@@ -27,15 +27,10 @@ SHIFTED = jnp.array([[0, 4, 5], [0, 3, 1], [0, 6, 7]])
 
 
 def init(network, **call):
-    variables = jax.jit(
-        lambda: network.init(
-            jax.random.key(0), INPUTS, SHIFTED, TARGETS, enable_dropout=False, **call
-        )
-    )()
-    return variables["params"]
+    return network.init(jax.random.key(0), INPUTS, SHIFTED, TARGETS, enable_dropout=False, **call)
 
 
-PARAMS = init(NETWORK)
+PARAMS = jax.jit(lambda: init(NETWORK))()["params"]
 
 
 @jax.jit
@@ -52,8 +47,8 @@ def test_initialising_without_a_prompt_creates_all_of_them():
         "wic": {"prompt": (3, 8)},
     }
     assert not np.allclose(bank["rte"]["prompt"], bank["wic"]["prompt"])
-    with_ids = init(NETWORK, prompt_ids=jnp.zeros(3, jnp.int32))
-    assert jax.tree.structure(PARAMS) == jax.tree.structure(with_ids)
+    with_ids = jax.eval_shape(lambda: init(NETWORK, prompt_ids=jnp.zeros(3, jnp.int32)))
+    assert jax.tree.structure(PARAMS) == jax.tree.structure(with_ids["params"])
 
 
 @pytest.mark.parametrize("ids", [[0, 0, 0], [1, 1, 1], [0, 1, 0]])
@@ -86,15 +81,21 @@ def test_a_prompt_reaches_only_the_rows_that_have_it():
     np.testing.assert_array_equal(touched, [True, False, True])
 
 
+def test_a_diverged_prompt_stays_out_of_rows_without_it():
+    bank = {**PARAMS["encoder"]["prompt"], "wic": {"prompt": jnp.full((3, 8), jnp.nan)}}
+    params = {**PARAMS, "encoder": {**PARAMS["encoder"], "prompt": bank}}
+    finite = np.isfinite(logits(jnp.array([0, -1, 1]), params=params)).all(axis=(1, 2))
+    np.testing.assert_array_equal(finite, [True, True, False])
+
+
 def test_rows_of_the_prompt_stand_before_the_input():
-    encoded = NETWORK.apply(
-        {"params": PARAMS},
-        INPUTS,
-        prompt_ids=jnp.array([0, -1, 1]),
-        enable_dropout=False,
-        method="encode",
-    )
-    bare = NETWORK.apply({"params": PARAMS}, INPUTS, enable_dropout=False, method="encode")
+    @jax.jit
+    def encode(prompt_ids):
+        return NETWORK.apply(
+            {"params": PARAMS}, INPUTS, prompt_ids=prompt_ids, enable_dropout=False, method="encode"
+        )
+
+    encoded, bare = encode(jnp.array([0, -1, 1])), encode(None)
     assert encoded.shape == (3, 3 + 4, 8)
     assert bare.shape == (3, 4, 8)
     np.testing.assert_allclose(encoded[1, 3:], bare[1], atol=1e-6)
@@ -111,16 +112,14 @@ def test_combine_keeps_order_and_dtype():
 @pytest.mark.parametrize("changes", [{"prompt_length": 0}, {"prompt_names": ()}])
 def test_no_rows_or_no_names_is_the_bare_network(changes):
     network = t5.Transformer(dataclasses.replace(CONFIG, **changes))
-    params = init(network)
-    assert "prompt" not in params["encoder"]
-    out = network.apply(
-        {"params": params},
-        INPUTS,
-        SHIFTED,
-        TARGETS,
-        prompt_ids=jnp.zeros(3, jnp.int32),
-        enable_dropout=False,
-    )
+    shapes = jax.eval_shape(lambda: init(network))["params"]
+    assert "prompt" not in shapes["encoder"]
+    ids = jnp.zeros(3, jnp.int32)
+    out = jax.jit(
+        lambda: network.apply(
+            {"params": PARAMS}, INPUTS, SHIFTED, TARGETS, prompt_ids=ids, enable_dropout=False
+        )
+    )()
     np.testing.assert_allclose(out, logits(None), atol=1e-6)
 
 

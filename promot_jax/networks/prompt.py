@@ -5,7 +5,10 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import partitioning
+
+from promot_jax.errors import UserError
 
 Initializer = Callable[..., jax.Array]
 
@@ -43,6 +46,34 @@ def sampled_vocabulary(
     population = min(top, embedding.shape[0])
     rows = jax.random.choice(rng, population, (length,), replace=length > population)
     return jnp.asarray(embedding[rows], jnp.float32)
+
+
+def from_file(embedding: jax.Array, length: int, rng: jax.Array, path: str) -> jax.Array:
+    """Takes a prompt from a numpy file, such as `promot export` writes.
+
+    Args:
+      embedding: `[V, H]` of the model, which gives the width.
+      length: P, the rows that the prompt must have.
+      rng: not used.
+      path: a `.npy` file with an array `[P, H]`.
+
+    Raises:
+      UserError: no such file, or a prompt of another model or length.
+    """
+    del rng
+    try:
+        array = np.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"prompt file {path} cannot be read: {error}") from None
+    width = embedding.shape[1]
+    if array.ndim != 2 or array.shape[1] != width:
+        raise UserError(
+            f"prompt file {path} has rows of {array.shape[-1]} numbers, the model embeds in "
+            f"{width}; it belongs to another model"
+        )
+    if len(array) != length:
+        raise UserError(f"prompt file {path} has {len(array)} rows, expected {length}")
+    return jnp.asarray(array, jnp.float32)
 
 
 def combine(prompt_rows: jax.Array, embedded: jax.Array) -> jax.Array:

@@ -40,7 +40,11 @@ class Cloud:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure: curves or clouds, its axes, and its words. `small` ones stand side by side."""
+    """A figure: curves or clouds, its axes, and its words.
+
+    `from_zero` starts the vertical axis at 0, `marks_means` adds each cloud's mean, and `small`
+    figures stand side by side.
+    """
 
     name: str
     title: str
@@ -50,6 +54,7 @@ class Chart:
     curves: tuple[Curve, ...] = ()
     clouds: tuple[Cloud, ...] = ()
     from_zero: bool = False
+    marks_means: bool = False
     small: bool = False
 
     @property
@@ -107,9 +112,9 @@ def _label_share(records: Records) -> Chart | None:
     return Chart(
         name="label_share",
         title=f"{labels} as the answer to unseen tasks",
-        caption=f"Share of outputs on unseen generative tasks that are {labels}, over the steps "
-        "of each stage that trains. Line: mean over seeds; band: least to greatest; thin lines: "
-        "single seeds.",
+        caption=f"Share of outputs on unseen generative tasks that are {labels}, while the model "
+        "trains (the paper’s Figure 2). Line: mean over seeds; band: from the lowest to the "
+        "highest seed; thin lines: single seeds.",
         x_label="step of the stage",
         y_label=f"{labels} share of outputs, %",
         curves=curves,
@@ -140,9 +145,10 @@ def _unseen_score(records: Records) -> Chart | None:
     return Chart(
         name="unseen_score",
         title="Scores on unseen tasks while training",
-        caption="Mean score on unseen tasks, measured without a prompt while the stages ran.",
+        caption="Mean score on a validation sample of the unseen generative tasks, evaluated "
+        "without a prompt.",
         x_label="step of the stage",
-        y_label="mean score on unseen tasks",
+        y_label="mean score on unseen generative tasks",
         curves=curves,
     )
 
@@ -166,10 +172,11 @@ def _trade_off(records: Records) -> Chart | None:
         name="trade_off",
         title="What was learned against what was kept",
         caption=f"Each point is one seed of one method: its {label} score and its mean over the "
-        "other tasks. Up and to the right is better.",
+        "other tasks; the large open mark is the mean over seeds. Up and to the right is better.",
         x_label=f"{label} {metric_name(records.target.metric)}",
         y_label="Norm. Avg. of the other tasks",
         clouds=tuple(clouds),
+        marks_means=True,
     )
 
 
@@ -186,9 +193,9 @@ def _trade_off_checkpoints(records: Records) -> Chart | None:
         name="trade_off_checkpoints",
         title="The same trade-off over checkpoints",
         caption=f"Each point is one evaluated step of one seed: {label} on validation examples "
-        "against the mean score on unseen tasks, both measured while the stage ran.",
+        "against the mean score on unseen generative tasks, measured while the model trains.",
         x_label=f"{label} {metric_name(records.target.metric)}, validation",
-        y_label="mean score on unseen tasks",
+        y_label="mean score on unseen generative tasks",
         clouds=tuple(
             Cloud(name, method, tuple(sorted(points))) for (method, name), points in found.items()
         ),

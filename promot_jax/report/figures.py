@@ -9,8 +9,8 @@ from promot_jax.report.charts import Chart, Cloud, Curve
 from promot_jax.report.palette import Paper, Style
 
 _DPI = 200
-_SIZE = (5.8, 3.5)
-_SMALL_SIZE = (4.2, 2.7)
+_SIZE = (4.8, 3.1)
+_SMALL_SIZE = (3.8, 2.5)
 # The first of these that is installed; DejaVu Sans comes with matplotlib.
 _FONTS = ("Inter", "Source Sans 3", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans")
 
@@ -46,11 +46,14 @@ def _save(chart: Chart, styles: dict[str, Style], paper: Paper, path: pathlib.Pa
         canvas = Canvas(figsize=size, layout="constrained", facecolor=paper.background)
         FigureCanvasAgg(canvas)
         axes = canvas.add_subplot()
-        for place, curve in enumerate(chart.curves):
-            _draw_curve(axes, curve, styles[curve.method], _ink(styles[curve.method], paper), place)
+        for curve in chart.curves:
+            _draw_curve(axes, curve, styles[curve.method], paper)
         for cloud in chart.clouds:
-            _draw_cloud(axes, cloud, styles[cloud.method], _ink(styles[cloud.method], paper), paper)
+            _draw_points(axes, cloud, styles[cloud.method], paper)
+            if chart.marks_means:
+                _draw_mean(axes, cloud, styles[cloud.method], paper)
         _finish(axes, chart, paper)
+        _legend(canvas, chart, styles, paper)
         # No software version or date inside, so that equal records give equal files.
         canvas.savefig(path, dpi=_DPI, metadata={"Software": None})
 
@@ -92,8 +95,9 @@ def _ink(style: Style, paper: Paper) -> str:
     return style.dark if paper is palette.DARK else style.light
 
 
-def _draw_curve(axes, curve: Curve, style: Style, color: str, place: int) -> None:
+def _draw_curve(axes, curve: Curve, style: Style, paper: Paper) -> None:
     """Draws the mean with markers, the range as a band, single seeds as thin lines."""
+    color = _ink(style, paper)
     several = len(curve.seeds) > 1
     for series in curve.seeds.values():
         if several:
@@ -112,9 +116,7 @@ def _draw_curve(axes, curve: Curve, style: Style, color: str, place: int) -> Non
         linestyle=(0, style.dashes) if style.dashes else "-",
         marker=style.marker,
         markersize=5,
-        # Few markers, out of step with the other curves', keep dense curves legible.
-        markevery=(place % 2, 1) if len(steps) <= 12 else (place * 2, max(1, len(steps) // 8)),
-        label=curve.label,
+        markevery=max(1, len(steps) // 10),
         clip_on=False,
         zorder=3,
     )
@@ -124,27 +126,31 @@ def _columns(series: dict[int, float]) -> tuple[list[int], list[float]]:
     return list(series), list(series.values())
 
 
-def _draw_cloud(axes, cloud: Cloud, style: Style, color: str, paper: Paper) -> None:
-    """Draws the points, and a ringed larger one at their mean."""
-    x, y = zip(*cloud.points, strict=True)
-    alone = len(cloud.points) == 1
-    label = cloud.label if alone else None
-    size, alpha = (80, 1.0) if alone else (24, 0.5)
+def _draw_points(axes, cloud: Cloud, style: Style, paper: Paper) -> None:
     axes.scatter(
-        x, y, s=size, color=color, marker=style.marker, alpha=alpha, label=label, lw=0, zorder=3
+        *zip(*cloud.points, strict=True),
+        s=26,
+        color=_ink(style, paper),
+        marker=style.marker,
+        alpha=0.55,
+        linewidth=0,
+        zorder=3,
     )
-    if not alone:
-        axes.scatter(
-            statistics.fmean(x),
-            statistics.fmean(y),
-            s=90,
-            color=color,
-            marker=style.marker,
-            edgecolor=paper.background,
-            linewidth=1.2,
-            label=f"{cloud.label} (large: mean)",
-            zorder=4,
-        )
+
+
+def _draw_mean(axes, cloud: Cloud, style: Style, paper: Paper) -> None:
+    """Draws a large open mark at the mean of the points."""
+    x, y = zip(*cloud.points, strict=True)
+    axes.scatter(
+        statistics.fmean(x),
+        statistics.fmean(y),
+        s=150,
+        facecolor="none",
+        edgecolor=_ink(style, paper),
+        marker=style.marker,
+        linewidth=1.6,
+        zorder=4,
+    )
 
 
 def _finish(axes, chart: Chart, paper: Paper) -> None:
@@ -159,15 +165,36 @@ def _finish(axes, chart: Chart, paper: Paper) -> None:
     if chart.from_zero:
         top = max(5.0, axes.get_ylim()[1])
         axes.set_ylim(-0.02 * top, top)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles and not (chart.small and len(handles) == 1):
-        axes.figure.legend(
-            handles,
-            labels,
-            loc="outside upper left",
-            ncols=min(len(handles), 3),
-            handlelength=2.4,
-            columnspacing=1.6,
-            borderaxespad=0.2,
-            labelcolor=paper.ink,
+
+
+def _legend(canvas, chart: Chart, styles: dict[str, Style], paper: Paper) -> None:
+    """Names the methods above the plot; a small figure's title names its only one."""
+    from matplotlib.lines import Line2D
+
+    if chart.small:
+        return
+    handles = []
+    for series in chart.curves or chart.clouds:
+        style = styles[series.method]
+        dashes = (0, style.dashes) if style.dashes else "-"
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=_ink(style, paper),
+                marker=style.marker,
+                markersize=6,
+                linewidth=2,
+                linestyle=dashes if chart.curves else "none",
+                label=series.label,
+            )
         )
+    canvas.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=2 if len(handles) == 4 else min(len(handles), 3),
+        handlelength=2.6 if chart.curves else 1.0,
+        columnspacing=1.6,
+        borderaxespad=0.2,
+        labelcolor=paper.ink,
+    )

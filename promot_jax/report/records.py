@@ -46,15 +46,21 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One evaluation example and what a method made of it."""
+    """One evaluation example, its accepted answers, and what a method answered."""
 
     method: str
     seed: int | None
     task: str
     index: int
     input: str
-    target: str
+    targets: tuple[str, ...]
     prediction: str
+
+    @property
+    def matches(self) -> bool:
+        """Whether the answer is an accepted one, letter case and outer spaces aside."""
+        given = self.prediction.strip().casefold()
+        return any(given == target.strip().casefold() for target in self.targets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +251,7 @@ def _read_samples(folder: pathlib.Path, notes: list[str]) -> tuple[Sample, ...]:
             task=str(row.get("task", "")),
             index=int(number(row.get("index")) or 0),
             input=_sample_text(row.get("input")),
-            target=_sample_text(row.get("target")),
+            targets=_sample_targets(row.get("target")),
             prediction=_sample_text(row.get("prediction")),
         )
         for row in _read_jsonl(path, path.name, notes)
@@ -253,10 +259,12 @@ def _read_samples(folder: pathlib.Path, notes: list[str]) -> tuple[Sample, ...]:
 
 
 def _sample_text(value: object) -> str:
-    """Returns a text; several accepted answers are joined by a slash."""
-    if isinstance(value, list):
-        return " / ".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def _sample_targets(value: object) -> tuple[str, ...]:
+    """Returns the accepted answers: one text, or a list of them for question answering."""
+    return tuple(map(str, value)) if isinstance(value, list) else (_sample_text(value),)
 
 
 def _read_stages(folder, methods: tuple[Method, ...], notes: list[str]) -> tuple[StageRun, ...]:

@@ -68,9 +68,7 @@ def normalized_average(records: Records, method: Method) -> Spread | None:
 
 def label_share(records: Records, method: Method) -> Spread | None:
     """Returns the per cent of outputs in the target's label set, mean over generative tasks."""
-    return _mean_over_tasks(
-        records, method, records.generative, lambda result: result.label_share
-    )
+    return _mean_over_tasks(records, method, records.generative, lambda result: result.label_share)
 
 
 def _mean_over_tasks(

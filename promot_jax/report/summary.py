@@ -11,8 +11,7 @@ def sentences(records: Records) -> list[str]:
 
     Methods whose mean ± deviation overlap are called level; nothing else is said of an order.
     """
-    found = [_target(records), _average(records), _share(records), _how_to_read(records)]
-    return [sentence for sentence in found if sentence]
+    return [sentence for part in (_target, _average, _share) if (sentence := part(records))]
 
 
 def plural(count: int, noun: str) -> str:
@@ -22,27 +21,24 @@ def plural(count: int, noun: str) -> str:
 
 def _target(records: Records) -> str:
     spreads = {m.label: scores.task_score(records, m, records.target) for m in records.methods}
-    ranking = _ranking(spreads)
-    if not ranking:
-        return ""
     metric = metric_name(records.target.metric)
-    return f"On {records.target.label} itself ({metric}): {ranking}."
+    return _ranking(f"On {records.target.label} itself, {metric} is", spreads)
 
 
 def _average(records: Records) -> str:
     pretrained = records.pretrained
     base = scores.normalized_average(records, pretrained) if pretrained else None
+    tasks = plural(len(records.tasks), "other task")
     spreads = {
         m.label: scores.normalized_average(records, m)
         for m in records.methods
         if m is not pretrained
     }
-    ranking = _ranking(spreads, base)
-    tasks = plural(len(records.tasks), "other task")
     if base is None:
-        return f"Average of the {tasks}: {ranking}." if ranking else ""
-    before = f"Average of the {tasks}: {base} for {pretrained.label} "
-    return f"{before.rstrip()}; {ranking}." if ranking else f"{before.rstrip()}."
+        return _ranking(f"Over the {tasks} the average is", spreads)
+    before = f"Over the {tasks} the pretrained model averages {base}."
+    after = _ranking("After training, that average is", spreads, base=base)
+    return f"{before} {after}".rstrip()
 
 
 def _share(records: Records) -> str:
@@ -50,17 +46,16 @@ def _share(records: Records) -> str:
         return ""
     spreads = {m.label: scores.label_share(records, m) for m in records.methods}
     measured = [spread for spread in spreads.values() if spread is not None]
-    if not measured:
-        return ""
     tasks = plural(len(records.generative), "generative task")
     labels = labels_name(records.target)
-    if max(spread.mean for spread in measured) < scores.PRINTED_STEP:
-        return f"On the {tasks}, no method answers {labels} (all below 0.1 % of outputs)."
-    ranking = _ranking(spreads, unit=" %")
-    return f"{labels} as the answer on the {tasks}, share of outputs: {ranking}."
+    if measured and max(spread.mean for spread in measured) < scores.PRINTED_STEP:
+        return f"On the {tasks} among them, no method answers {labels} (0.0 % of outputs each)."
+    subject = f"On the {tasks} among them, the share of {labels} answers is"
+    return _ranking(subject, spreads, unit=" %")
 
 
-def _how_to_read(records: Records) -> str:
+def reading(records: Records) -> str:
+    """Returns how the numbers of `sentences` are to be read."""
     widths = [
         spread.deviation
         for method in records.methods
@@ -84,35 +79,47 @@ def _how_to_read(records: Records) -> str:
 
 
 def _ranking(
-    spreads: dict[str, Spread | None], base: Spread | None = None, unit: str = ""
+    subject: str,
+    spreads: dict[str, Spread | None],
+    *,
+    base: Spread | None = None,
+    unit: str = "",
 ) -> str:
-    """Names methods from high to low, the level ones together; empty where nothing is known."""
+    """Returns a sentence that names the methods from high to low, the level ones together."""
     known = {label: spread for label, spread in spreads.items() if spread is not None}
-    parts = []
-    for tier in _tiers(known):
+    if not known:
+        return ""
+    ranked = tiers(known)
+    texts = []
+    for tier in ranked:
         names = [f"{label} ({known[label]}{unit}{_change(known[label], base)})" for label in tier]
-        parts.append(_joined(names) + _relation([known[label] for label in tier]))
-    return "; then ".join(parts)
+        texts.append(_joined(names) + _relation([known[label] for label in tier]))
+    if len(known) == 1:
+        return f"{subject} known for {texts[0]} only."
+    if len(ranked) == 1:
+        return f"{subject} not told apart by method: {texts[0]}."
+    comes = "come" if len(ranked[1]) > 1 else "comes"
+    return f"{subject} highest with {texts[0]}; next {comes} {', then '.join(texts[1:])}."
 
 
-def _tiers(spreads: dict[str, Spread]) -> list[list[str]]:
+def tiers(spreads: dict[str, Spread]) -> list[list[str]]:
     """Groups labels by overlap, highest first; no two of different groups overlap.
 
     Groups are the connected parts of the overlap graph, so "then" always means a clear distance.
     """
-    tiers: list[list[str]] = []
+    found: list[list[str]] = []
     for label in sorted(spreads, key=lambda label: -spreads[label].mean):
         touching = [
             place
-            for place, tier in enumerate(tiers)
+            for place, tier in enumerate(found)
             if any(scores.level(spreads[label], spreads[other]) for other in tier)
         ]
         if touching:
-            merged = [other for tier in tiers[touching[0] :] for other in tier]
-            tiers[touching[0] :] = [[*merged, label]]
+            merged = [other for tier in found[touching[0] :] for other in tier]
+            found[touching[0] :] = [[*merged, label]]
         else:
-            tiers.append([label])
-    return tiers
+            found.append([label])
+    return found
 
 
 def _relation(tier: list[Spread]) -> str:
@@ -157,41 +164,43 @@ def missing(records: Records) -> list[str]:
 
 def _missing_results(records: Records) -> list[str]:
     """Names the scores that are absent, by method and seed."""
-    notes = []
+    notes, nothing = [], {}
     for method in records.methods:
         found = {
             task.label: set(records.results.get((method.name, task.name), ()))
             for task in (records.target, *records.tasks)
         }
         present = set().union(*found.values())
-        if not present:
-            notes.append(f"{method.label}: no results yet.")
-            continue
-        wanted = present if None in present else present | set(records.seeds)
-        for seed in sorted(wanted, key=str):
+        for seed in sorted(present | set(records.seeds if method.stages else [None]), key=str):
             absent = [label for label, seeds in found.items() if seed not in seeds]
-            who = method.label if seed is None else f"{method.label}, seed {seed}"
             if len(absent) == len(found):
-                notes.append(f"{who}: no results yet.")
+                nothing.setdefault(method.label, []).append(seed)
             elif absent:
-                notes.append(f"{who}: no score for {', '.join(absent)}.")
-    return notes
+                who = method.label if seed is None else f"{method.label}, seed {seed}"
+                notes.append(f"{who}: no score for {', '.join(absent)}; left out of averages.")
+    return [*_listed("No scores yet for", nothing), *notes]
 
 
 def _missing_stages(records: Records) -> list[str]:
     """Names the stages without curves or without a summary."""
     runs = {(run.name, run.seed): run for run in records.stages}
     names = dict.fromkeys(stage for method in records.methods for stage in method.stages)
-    notes = []
+    absent, running = {}, {}
     for name in names:
-        absent = [s for s in records.seeds if (name, s) not in runs or not runs[name, s].metrics]
-        running = [s for s in records.seeds if (name, s) in runs and not runs[name, s].summary]
-        if absent:
-            notes.append(f"Stage {name}: no curves for {_seeds(absent)}.")
-        if running:
-            notes.append(f"Stage {name}: not finished for {_seeds(running)}.")
-    return notes
+        for seed in records.seeds:
+            run = runs.get((name, seed))
+            if run is None or not run.metrics:
+                absent.setdefault(f"stage {name}", []).append(seed)
+            if run is not None and not run.summary:
+                running.setdefault(f"stage {name}", []).append(seed)
+    return [*_listed("No curves for", absent), *_listed("Not finished:", running)]
 
 
-def _seeds(seeds: list[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+def _listed(lead: str, seeds: dict[str, list[int | None]]) -> list[str]:
+    """Returns one sentence for all names with their seeds, none where there is no name."""
+    parts = []
+    for name, which in seeds.items():
+        numbers = [str(seed) for seed in which if seed is not None]
+        word = "seed" if len(numbers) == 1 else "seeds"
+        parts.append(f"{name} ({word} {', '.join(numbers)})" if numbers else name)
+    return [f"{lead} {'; '.join(parts)}."] if parts else []

@@ -27,6 +27,11 @@ class Cell:
     spread: Spread | None
     difference: float | None = None
 
+    @property
+    def has_deviation(self) -> bool:
+        """Whether there are several seeds."""
+        return self.spread is not None and self.spread.deviation is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -45,6 +50,12 @@ class ScoreTable:
     average: Row
     families: tuple[tuple[str, tuple[Row, ...]], ...]
     share: Row | None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, from top to bottom."""
+        tasks = [row for _, rows in self.families for row in rows]
+        return [self.target, self.average, *tasks, *([self.share] if self.share else [])]
 
 
 def metric_name(metric: str) -> str:
@@ -77,7 +88,7 @@ def score_table(records: Records) -> ScoreTable:
     if records.target.labels and records.generative:
         label = f"{labels_name(records.target)} share, unseen generative tasks"
         cells = [Cell(scores.label_share(records, method)) for method in records.methods]
-        share = Row(label, "% of outputs", tuple(cells))
+        share = Row(label, "%", tuple(cells))
     return ScoreTable(
         target=_task_row(records, records.target),
         average=Row("Norm. Avg.", f"mean of {len(records.tasks)} tasks", tuple(average)),
@@ -111,21 +122,22 @@ def terminal_table(records: Records) -> str:
 
 def _lines(table: ScoreTable) -> list[tuple[str, list[str]] | None]:
     """Returns the lines below the heading: a label and a text per method, None for a rule."""
-    blank = [""] * len(table.target.cells)
+    wide = any(cell.has_deviation for row in table.rows for cell in row.cells)
+    average = table.average
     lines: list[tuple[str, list[str]] | None] = [
         None,
-        (f"{table.target.label}  {table.target.unit} (fine-tuned)", _texts(table.target)),
+        (f"{table.target.label}  {table.target.unit} (fine-tuned)", _texts(table.target, wide)),
         None,
-        (f"{table.average.label}  {table.average.unit}", _texts(table.average)),
+        (f"{average.label}  {average.unit}", _texts(average, wide)),
     ]
-    if any(cell.difference is not None for cell in table.average.cells):
-        lines.append(("  against pretrained", _differences(table.average)))
+    if any(cell.difference is not None for cell in average.cells):
+        lines.append(("  against pretrained", _differences(average, wide)))
     lines.append(None)
     for family, rows in table.families:
-        lines.append((family, blank))
-        lines += [(f"  {row.label}  {row.unit}", _texts(row)) for row in rows]
+        lines.append((family, [""] * len(average.cells)))
+        lines += [(f"  {row.label}  {row.unit}", _texts(row, wide)) for row in rows]
     if table.share:
-        lines += [None, (f"{table.share.label}, %", _texts(table.share))]
+        lines += [None, (f"{table.share.label}  {table.share.unit}", _texts(table.share, wide))]
     return lines
 
 
@@ -146,25 +158,24 @@ def _line(label: str, width: int, texts: list[str]) -> str:
     return (label[:width].ljust(width) + cells).rstrip()
 
 
-def _texts(row: Row) -> list[str]:
-    """Returns the row's values; means stand under each other with and without a deviation."""
-    wide = any(cell.spread and cell.spread.deviation is not None for cell in row.cells)
+def _texts(row: Row, wide: bool) -> list[str]:
+    """Returns the row's values; in a wide table a mean without deviation leaves room for it."""
     return [_aligned(cell.spread, wide) for cell in row.cells]
 
 
 def _aligned(spread: Spread | None, wide: bool) -> str:
+    room = " " * 7 if wide else ""
     if spread is None:
-        return "–" + " " * (7 if wide else 0)
-    if wide and spread.deviation is None:
-        return scores.decimal(spread.mean) + " " * 7
-    if wide:
-        return f"{scores.decimal(spread.mean)} ± {scores.decimal(spread.deviation):>4}"
-    return str(spread)
+        return "–" + room
+    if spread.deviation is None:
+        return scores.decimal(spread.mean) + room
+    return f"{scores.decimal(spread.mean)} ± {scores.decimal(spread.deviation):>4}"
 
 
-def _differences(row: Row) -> list[str]:
-    wide = any(cell.spread and cell.spread.deviation is not None for cell in row.cells)
+def _differences(row: Row, wide: bool) -> list[str]:
+    # One less than the room of a deviation: the bracket stands behind the last digit.
+    room = " " * 6 if wide else ""
     return [
-        "" if cell.difference is None else f"({scores.signed(cell.difference)})" + " " * 6 * wide
+        "" if cell.difference is None else f"({scores.signed(cell.difference)}){room}"
         for cell in row.cells
     ]

@@ -1,0 +1,105 @@
+"""The results on the report page: cards with bars at a glance, and the table."""
+
+from html import escape
+
+from promot_jax.report import facts, scores
+from promot_jax.report.records import Records
+from promot_jax.report.scores import Spread
+from promot_jax.report.tables import Cell, Row, labels_name, score_table
+
+
+def glance(records: Records, places: dict[str, int]) -> str:
+    """Returns a card with bars each for the target, the average and the share of labels."""
+    table = score_table(records)
+    cards = [
+        (f"{records.target.label}, the fine-tuned task", table.target.unit, table.target),
+        ("Average of the other tasks", f"Norm. Avg., {table.average.unit}", table.average),
+    ]
+    if table.share:
+        heading = f"{labels_name(records.target)} as an answer"
+        cards.append((heading, "% of outputs on unseen generative tasks", table.share))
+    shown = [card for card in cards if any(cell.spread for cell in card[2].cells)]
+    texts = [_card(records, places, *card) for card in shown]
+    return f'<div class="glance">{"".join(texts)}</div>' if texts else ""
+
+
+def _card(records, places: dict[str, int], heading: str, unit: str, row: Row) -> str:
+    wide = any(cell.has_deviation for cell in row.cells)
+    bars = "".join(
+        f'<div class="m{places[method.name]}"><dt><span class="swatch"></span>'
+        f"{escape(method.label)}</dt><dd>{_value(cell.spread, wide)}</dd>{_bar(cell.spread)}</div>"
+        for method, cell in zip(records.methods, row.cells, strict=True)
+    )
+    return (
+        f'<div class="card"><h3>{escape(heading)}</h3><p class="unit">{escape(unit)}</p>'
+        f"<dl>{bars}</dl></div>"
+    )
+
+
+def _bar(spread: Spread | None) -> str:
+    width = 0.0 if spread is None else min(100.0, max(0.0, spread.mean))
+    return f'<dd class="bar" aria-hidden="true"><i style="width:{width:.1f}%"></i></dd>'
+
+
+def _value(spread: Spread | None, wide: bool) -> str:
+    """Returns mean and deviation apart; in a wide column an absent deviation keeps its room."""
+    if spread is None:
+        mean, deviation = '<span class="absent" title="not measured">–</span>', ""
+    else:
+        mean = f'<span class="mean">{scores.decimal(spread.mean)}</span>'
+        deviation = "" if spread.deviation is None else f"± {scores.decimal(spread.deviation)}"
+    return f'{mean}<span class="dev">{deviation}</span>' if wide else mean
+
+
+def score_section(records: Records, places: dict[str, int]) -> str:
+    """Returns caption and table of results, empty where nothing has been scored."""
+    if not records.results:
+        return ""
+    table = score_table(records)
+    columns = zip(*(row.cells for row in table.rows), strict=True)
+    wide = [any(cell.has_deviation for cell in column) for column in columns]
+    heads = "".join(
+        f'<th scope="col" class="m{places[method.name]}"><span class="swatch"></span>'
+        f"{escape(method.label)}</th>"
+        for method in records.methods
+    )
+    body = _lead(_row(table.target, wide, remark=", fine-tuned"))
+    body += _lead(_row(table.average, wide))
+    for family, members in table.families:
+        body += (
+            f'<tbody><tr class="family"><th scope="rowgroup">{escape(family)}</th>'
+            f'<td colspan="{len(records.methods)}"></td></tr>'
+            f"{''.join(_row(row, wide) for row in members)}</tbody>"
+        )
+    if table.share:
+        body += _lead(_row(table.share, wide))
+    return f"""<p class="say">{escape(facts.scores_caption(records))}</p>
+<div class="card scroll" tabindex="0" role="region" aria-label="Table of results, scrolls sideways">
+<table class="scores"><thead><tr><th scope="col">Task</th>{heads}</tr></thead>
+{body}</table></div>"""
+
+
+def _lead(row: str) -> str:
+    return f'<tbody class="lead">{row}</tbody>'
+
+
+def _row(row: Row, wide: list[bool], remark: str = "") -> str:
+    cells = "".join(
+        f"<td{' class=wide' if room else ''}>{_value(cell.spread, room)}{_change(cell)}</td>"
+        for cell, room in zip(row.cells, wide, strict=True)
+    )
+    unit = escape(row.unit + remark)
+    return f'<tr><th scope="row">{escape(row.label)} <small>{unit}</small></th>{cells}</tr>'
+
+
+def _change(cell: Cell) -> str:
+    """Returns the difference to the pretrained model with sign, arrow and colour."""
+    if cell.difference is None:
+        return ""
+    name, arrow = "same", ""
+    if abs(cell.difference) >= scores.PRINTED_STEP:
+        name, arrow = ("up", "▲ ") if cell.difference > 0 else ("down", "▼ ")
+    return (
+        f'<span class="change {name}"><span aria-hidden="true">{arrow}</span>'
+        f"({scores.signed(cell.difference)})</span>"
+    )

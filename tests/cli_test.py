@@ -1,0 +1,192 @@
+"""The command line: bad input is one line and a bad exit code; a whole run by its commands."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from promot_jax import cli
+
+# The miniature's experiment, shrunk to a run of a few steps of a tiny model.
+SHRINK = [
+    f"--gin.{binding}"
+    for binding in (
+        "t5.T5Config.emb_dim=16",
+        "t5.T5Config.mlp_dim=32",
+        "t5.T5Config.num_encoder_layers=1",
+        "t5.T5Config.num_decoder_layers=1",
+        "TRAIN_STEPS=2",
+        "BATCH_SIZE=8",
+        "EVAL_PERIOD=1",
+        "EVAL_EXAMPLES=4",
+        "VALIDATION_EXAMPLES=4",
+        "experiment.Experiment.eval_batch_size=4",
+        "experiment.Experiment.unseen_examples=2",
+        "experiment.Experiment.decoder=@decoding.Greedy()",
+    )
+]
+MINI = [
+    *SHRINK,
+    "--gin.INITIAL_CHECKPOINT_PATH=None",
+    "--gin.PROMPT_TRAIN_STEPS=2",
+    "--gin.PROMPT_EVAL_PERIOD=1",
+    "--seeds=0",
+]
+
+
+def at(folder):
+    return f"--gin.MODEL_DIR='{folder}'"
+
+
+def fails(capsys, *arguments):
+    """Runs a command line that must fail; returns its one line."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("promot: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mini"
+    assert cli.main(["run", "mini", at(folder), *MINI]) == 0
+    return folder
+
+
+def test_a_run_leaves_report_and_configuration(run):
+    assert (run / "report.html").stat().st_size > 10_000
+    assert "Standard fine-tuning" in (run / "report.md").read_text()
+    assert "TRAIN_STEPS = 2" in (run / "config.gin").read_text()
+    assert list((run / "seed_0/prompt-model").glob("events.out.tfevents*"))
+    assert json.loads((run / "run.json").read_text())["finished"]
+
+
+def test_a_finished_run_answers_and_exports(run, tmp_path, capsys):
+    question = "Q: what is the capital of mali? A:"
+    for prompt in ("rte", "none"):
+        assert cli.main(["generate", str(run), "--prompt", prompt, question, question]) == 0
+        answers = capsys.readouterr().out.splitlines()
+        assert len(answers) == 2
+        assert answers[0] == answers[1]
+    assert cli.main(["export", str(run), str(tmp_path / "model")]) == 0
+    assert (tmp_path / "model" / "rte.npy").exists()
+    initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/model'"
+    # A model with a prompt is not the bare model that an experiment starts from.
+    line = fails(capsys, "run", "mini", at(tmp_path / "next"), *MINI, initial)
+    assert "unexpected encoder/prompt/rte/prompt" in line
+    assert cli.main(["export", str(run), str(tmp_path / "tuned"), "--method", "fine_tuning"]) == 0
+    initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/tuned'"
+    assert cli.main(["run", "mini", at(tmp_path / "third"), *MINI, initial]) == 0
+
+
+def test_the_report_is_rebuilt(run, capsys):
+    (run / "report.html").unlink()
+    assert cli.main(["report", str(run)]) == 0
+    assert (run / "report.html").exists()
+    assert "Norm. Avg." in capsys.readouterr().out
+
+
+def test_bad_requests_of_a_run_name_the_mend(run, tmp_path, capsys):
+    assert "use rte, none" in fails(capsys, "generate", str(run), "--prompt", "rtee", "x")
+    assert "it has pretrained, fine_tuning" in fails(
+        capsys, "generate", str(run), "--method", "promt", "x"
+    )
+    assert "seed 7 is not finished" in fails(capsys, "generate", str(run), "--seed", "7", "x")
+    assert "no run folder" in fails(capsys, "generate", str(tmp_path), "x")
+    assert str(tmp_path) in fails(capsys, "report", str(tmp_path))
+
+
+def test_a_folder_of_another_configuration_is_refused(run, capsys):
+    line = fails(capsys, "run", "mini", at(run), *MINI, "--gin.LEARNING_RATE=0.5")
+    assert "another configuration (first difference: LEARNING_RATE = 0.5)" in line
+
+
+def test_one_process_at_a_time(run, capsys):
+    with cli._locked(run):
+        assert "another process is running" in fails(capsys, "run", "mini", at(run), *MINI)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "minni"], "no experiment 'minni'; did you mean 'mini'?"),
+        (["run", "nowhere/mine.gin"], "nowhere/mine.gin"),
+        (["run", "mini", "--gin.TRAIN_STEP=5"], "uses TRAIN_STEP; did you mean TRAIN_STEPS?"),
+        (["run", "mini", "--gin.stages.Stage.step=5"], "did you mean"),
+        (["run", "mini", "--gin.t5.T5Confg.emb_dim=5"], "T5Confg"),
+        (["run", "mini", "--gin.optimizers.adamw.clip_norm=5.0"], "nothing in this experiment calls"),
+        (["run", "mini", "--gin.MODEL_DIR=runs/x"], "quote texts twice"),
+        (["run", "mini", "--gin_file=lost.gin"], "lost.gin"),
+        (["run", "mini", "--steps=5"], "unknown argument '--steps=5'"),
+        (["run", "mini", "--seeds=a"], "expected numbers such as 0,1,2"),
+        (["run", "mini", "--gin.TRAIN_STEPS=0"], "steps and eval_period must be at least 1"),
+        (["report", "runs/nowhere"], "runs/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    assert expected in fails(capsys, *arguments)
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_bad_values_in_a_run_are_one_line(tmp_path, capsys):
+    def mini(*bindings):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        return fails(capsys, "run", "mini", at(folder), *MINI, *bindings)
+
+    nothing = "--gin.fine_tuning/stages.Stage.trainable=('encoder/layer_9/.*',)"
+    assert "pattern 'encoder/layer_9/.*' matches no parameter" in mini(nothing)
+    assert "'mini_rtte'; did you mean 'mini_rte" in mini("--gin.MIXTURE_OR_TASK_NAME='mini_rtte'")
+    assert "holds no model" in mini("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'")
+    assert "lower the learning rate" in mini("--gin.LEARNING_RATE=1e30", "--gin.EVAL_PERIOD=2")
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path}/file" in fails(capsys, "run", "mini", at(tmp_path / "file" / "run"), *MINI)
+
+
+def test_pretraining_runs_a_few_steps(tmp_path):
+    # `run` is the other experiment; a new one needs a test of its own.
+    assert set(cli._experiments()) == {"mini", "mini_pretrain"}
+    shrink = [flag for flag in SHRINK if "_EXAMPLES" not in flag and "BATCH_SIZE" not in flag]
+    shrink += [
+        "--gin.WARMUP_STEPS=1",
+        "--gin.BATCH_TOKENS=512",
+        "--gin.experiment.Experiment.eval_examples=4",
+        "--gin.experiment.Experiment.validation_examples=4",
+    ]
+    assert cli.main(["run", "mini_pretrain", at(tmp_path / "run"), *shrink]) == 0
+    assert "Pretraining" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["generate"], ["report"], ["export"]])
+def test_help_imports_nothing_heavy(command):
+    program = (
+        "import sys\n"
+        "from promot_jax import cli\n"
+        "try:\n"
+        f"    cli.main({[*command, '--help']})\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        "heavy = {'jax', 'tensorflow', 'seqio', 'flax', 'orbax', 'gin', 'numpy', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage: promot" in done.stdout
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "promot_jax.cli", "run", "minni"],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("promot: no experiment 'minni'")

@@ -1,0 +1,79 @@
+"""The rooms of docs/architecture.md: who may import whom, read from the code itself."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Lower layers first; a module imports from lower layers, or from modules of its own room.
+LAYERS = [
+    {"errors", "metrics", "progress"},
+    {"trees", "losses", "decoding", "metric_writers"},
+    {"networks", "train_state", "optimizers", "data"},
+    {"models", "stages", "partitioning", "checkpoints"},
+    {"train_step", "evaluation"},
+    {"train", "probes"},
+    {"experiment"},
+    {"report"},
+    {"cli"},
+]
+# Packages that only some rooms may use.
+ONLY = {
+    "gin": {"cli"},
+    "matplotlib": {"report"},
+    "orbax": {"checkpoints"},
+    "tensorflow": {"data", "tasks"},
+    "seqio": {"data", "evaluation", "models", "tasks"},
+    "clu": {"metric_writers"},
+}
+WITHOUT_JAX = {"errors", "metrics", "progress", "metric_writers", "report", "tasks", "cli"}
+
+
+def modules():
+    """Yields (room, file, imported module names)."""
+    files = [*(ROOT / "promot_jax").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]
+    for file in files:
+        parts = file.relative_to(ROOT).parts
+        room = "tasks" if parts[0] == "tasks" else parts[1].removesuffix(".py")
+        names = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        yield room, file.relative_to(ROOT), names
+
+
+MODULES = [m for m in modules() if m[0] != "__init__"]
+
+
+def test_every_room_is_on_the_map():
+    rooms = {room for room, _, _ in MODULES}
+    assert len(MODULES) > 30
+    assert rooms - {"tasks"} <= set().union(*LAYERS)
+
+
+@pytest.mark.parametrize(("room", "file", "names"), MODULES, ids=lambda v: str(v)[:60])
+def test_imports_point_downward(room, file, names):
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    for name in names:
+        package, _, rest = name.partition(".")
+        if package == "promot_jax" and rest:
+            other = rest.split(".")[0]
+            if other == "__version__":
+                continue
+            if room == "tasks":
+                assert other in {"metrics", "errors", "tasks"}, f"{file} imports {name}"
+            elif other != room:
+                assert other != "tasks", f"{file} imports {name}"
+                assert level[other] < level[room], f"{file} imports {name}"
+        elif package in ONLY:
+            assert room in ONLY[package], f"{file} imports {name}"
+        elif package in {"jax", "flax", "optax"}:
+            assert room not in WITHOUT_JAX, f"{file} imports {name}"
+
+
+def test_gin_folder_hides_nothing():
+    assert not list((ROOT / "gin").rglob("*.py"))

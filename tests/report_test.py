@@ -1,0 +1,257 @@
+"""Numbers, words and the terminal table of a run; damaged runs."""
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from promot_jax.errors import UserError
+from promot_jax.report import charts, records, scores, summary, tables
+from promot_jax.report.build import build
+from promot_jax.report.scores import Spread
+from tests.report_run import change_about, write_lines, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole run, only to be read."""
+    return write_run(tmp_path_factory.mktemp("runs") / "mini")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A fresh run of one's own to damage, without a report."""
+    return write_run(tmp_path / "mini")
+
+
+def method(found, name):
+    return next(m for m in found.methods if m.name == name)
+
+
+# Numbers
+
+
+def test_normalized_average_is_the_plain_mean_over_tasks_of_each_seed(run):
+    found = records.read(run)
+    lines = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    expected = []
+    for seed in (0, 1, 2):
+        values = [
+            line["score"]
+            for line in lines
+            if (line["method"], line["seed"]) == ("promot", seed) and line["task"] != "rte"
+        ]
+        assert len(values) == 8
+        expected.append(sum(values) / 8)
+    spread = scores.normalized_average(found, method(found, "promot"))
+    assert spread.values == pytest.approx(expected)
+    assert scores.normalized_average(found, found.pretrained).values == pytest.approx([65.625])
+
+
+def test_spread_is_the_sample_deviation_and_plain_for_one_seed():
+    assert str(Spread((1.0, 2.0, 6.0))) == "3.0 ± 2.6"
+    assert str(Spread((3.14,))) == "3.1"
+    assert Spread((3.14,)).deviation is None
+
+
+def test_signs_are_typographic_and_zero_has_none():
+    assert [scores.signed(x) for x in (-17.24, 2.58, -0.04)] == ["−17.2", "+2.6", "±0.0"]
+    assert scores.decimal(-0.01) == "0.0"
+
+
+def test_share_leaves_out_tasks_that_are_not_generative(run):
+    found = records.read(run)
+    # CB and WiC are written with a share of 100, the others with none.
+    assert scores.label_share(found, found.pretrained).mean == 0.0
+
+
+def test_a_seed_with_a_task_missing_does_not_enter_the_average(small):
+    path = small / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    key = ("promot", 1, "xsum")
+    write_lines(path, [r for r in rows if (r["method"], r["seed"], r["task"]) != key])
+    found = records.read(small)
+    assert len(scores.normalized_average(found, method(found, "promot")).values) == 2
+    assert "ProMoT, seed 1: no score for XSum; left out of averages." in summary.missing(found)
+
+
+# Words
+
+
+spreads = st.lists(st.floats(0, 100), min_size=1, max_size=3).map(lambda v: Spread(tuple(v)))
+
+
+@given(st.dictionaries(st.text("abcdef", min_size=1, max_size=2), spreads, max_size=6))
+def test_tiers_hold_everybody_once_and_never_split_what_overlaps(found):
+    tiers = summary.tiers(found)
+    assert sorted(label for tier in tiers for label in tier) == sorted(found)
+    for above, below in itertools.combinations(tiers, 2):
+        for a, b in itertools.product(above, below):
+            assert found[a].mean > found[b].mean
+            assert not scores.level(found[a], found[b])
+    for tier in tiers:
+        for a, b in itertools.pairwise(tier):
+            assert found[a].mean >= found[b].mean
+
+
+def rewrite_scores(folder, values):
+    """Sets the target's scores: method → one value per seed."""
+    path = folder / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["task"] == "rte":
+            row["score"] = values[row["method"]][row["seed"] or 0]
+    write_lines(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "promot", "expected"),
+    [
+        ((90, 92, 94), (91, 93, 95), "ProMoT (93.0 ± 2.0) and Standard fine-tuning (92.0 ± 2.0), "
+         "level within the spread; next comes Prompt tuning (50.0 ± 0.0)"),
+        ((90, 90, 90), (80, 80, 80), "Standard fine-tuning (90.0 ± 0.0); next comes ProMoT "
+         "(80.0 ± 0.0), then Prompt tuning (50.0 ± 0.0)"),
+        ((50, 50, 50), (90, 90, 90), "ProMoT (90.0 ± 0.0); next come Standard fine-tuning "
+         "(50.0 ± 0.0) and Prompt tuning (50.0 ± 0.0), equal"),
+    ],
+)  # fmt: skip
+def test_the_summary_follows_the_numbers(small, tuned, promot, expected):
+    values = {"pretrained": (3,), "prompt_tuning": (50, 50, 50)}
+    rewrite_scores(small, values | {"fine_tuning": tuned, "promot": promot})
+    sentence = summary.sentences(records.read(small))[0]
+    assert sentence == f"On RTE itself, accuracy is highest with {expected}, then Pretrained (3.0)."
+
+
+def test_the_summary_tells_changes_from_the_pretrained_average(run):
+    sentence = summary.sentences(records.read(run))[1]
+    assert "the pretrained model averages 65.6." in sentence
+    assert "Prompt tuning (65.6 ± 0.0, unchanged)" in sentence
+    assert re.search(r"Standard fine-tuning \(46\.\d ± 0\.\d, down 19\.\d\)", sentence)
+
+
+def test_no_leak_is_said_plainly(small):
+    path = small / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [row | {"label_share": 0.0} for row in rows])
+    assert "no method answers True/False" in summary.sentences(records.read(small))[2]
+
+
+def test_a_whole_run_misses_nothing(run):
+    assert summary.missing(records.read(run)) == []
+
+
+# The terminal
+
+
+def test_terminal_table_is_aligned_and_narrow(run):
+    text = tables.terminal_table(records.read(run))
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 110
+    marks = {tuple(m.start() for m in re.finditer(" ± ", line)) for line in lines}
+    assert len(marks - {()}) == 1, "deviations must stand under each other"
+    assert len((marks - {()}).pop()) == 3
+    points = [line.index(".", 40) for line in lines if "RTE" in line or "  CB" in line]
+    assert len(points) == 2
+    assert len(set(points)) == 1
+    order = ["RTE", "Norm. Avg.", "NLI", "  CB", "Closed-book QA", "Summarization", "True/False"]
+    found = [next(i for i, line in enumerate(lines) if line.startswith(o)) for o in order]
+    assert found == sorted(found)
+    assert re.search(r"against pretrained +\(−19\.\d\) +\(±0\.0\) +\(−2\.\d\)", text)
+
+
+def test_numbers_stand_under_each_other_whatever_is_known_of_them(small):
+    path = small / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["task"] == "cb" and row["method"] == "promot":
+            row["score"] = 40.0 * row["seed"]
+    write_lines(path, [r for r in rows if r["task"] != "xsum" or r["seed"] in (None, 0)])
+    lines = tables.terminal_table(records.read(small)).splitlines()
+    cb, xsum, wic = (next(line for line in lines if name in line) for name in ("CB", "XSum", "WiC"))
+    assert cb.endswith("40.0 ± 40.0")
+    assert "±" not in xsum
+    cb_ends, wic_ends, xsum_ends = (
+        [match.start() for match in re.finditer(r"\d\.", line[40:])] for line in (cb, wic, xsum)
+    )
+    # Pretrained, then mean and deviation of the three others; a single seed has no deviation.
+    assert cb_ends == wic_ends
+    assert xsum_ends == [cb_ends[place] for place in (0, 1, 3, 5)]
+
+
+def test_many_methods_go_into_blocks(small):
+    names = [f"ablation number {i}" for i in range(11)]
+    change_about(small, methods=[{"name": n, "label": n, "stages": ["model"]} for n in names])
+    text = tables.terminal_table(records.read(small))
+    assert max(map(len, text.splitlines())) <= 110
+    assert text.count("Norm. Avg.") == text.count("\n\n") + 1 > 1
+    assert all(re.search(rf"\b{i}\b", text) for i in range(11))
+
+
+# Damaged runs
+
+
+def test_a_target_without_labels_has_no_share(small):
+    change_about(small, target={"task": "rte", "label": "En–Fr", "metric": "bleu", "labels": None})
+    found = records.read(small)
+    assert "share" not in tables.terminal_table(found)
+    assert "label_share" not in {chart.name for chart in charts.charts(found)}
+    assert len(summary.sentences(found)) == 2
+
+
+def test_numbers_that_are_none_are_left_out(small):
+    with (small / "results.jsonl").open("a") as file:
+        file.write('{"method": "promot", "seed": 0, "task": "cb", "score": NaN}\n')
+        file.write('{"method": "unheard of", "seed": 0, "task": "cb", "score": 1}\n')
+        file.write("not json\n{}\n")
+    found = records.read(small)
+    assert len(found.notes) == 2
+    assert "3 lines of results.jsonl" in found.notes[1]
+    assert found.results["promot", "cb"][0].score == pytest.approx(29, abs=8)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.floats(0, 1))
+def test_results_cut_anywhere_can_be_read(run, tmp_path, part):
+    whole = (run / "results.jsonl").read_bytes()
+    shutil.copy(run / "run.json", tmp_path)
+    (tmp_path / "results.jsonl").write_bytes(whole[: int(part * len(whole))])
+    found = records.read(tmp_path)
+    assert tables.terminal_table(found)
+    assert summary.missing(found)
+    assert all("nan" not in sentence for sentence in summary.sentences(found))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is no run folder"),
+        ('{"target": ', "is not JSON"),
+        ("[]", "holds no JSON object"),
+        ('{"methods": []}', "KeyError: 'target'"),
+        ('{"target": {"task": "a"}, "tasks": 3, "methods": []}', "TypeError"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_named_in_one_line(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        build(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_reading_and_tables_import_neither_jax_nor_matplotlib():
+    code = (
+        "import sys; from promot_jax.report import build, tables; "
+        "print([m for m in ('jax', 'tensorflow', 'matplotlib', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,137 @@
+"""What every stage must prove: freezing, best choice, exact resume, one compile for each bucket."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from promot_jax import data, models, optimizers, partitioning, train, trees
+from promot_jax.errors import UserError
+from tests import tiny
+
+
+def params_with_prompt(rows=3):
+    params = tiny.model().init(jax.random.key(0))
+    return models.add_prompt(params, "rte", np.full((rows, 16), 0.1, np.float32))
+
+
+def run_stage(folder, stage, params=None, scores=(), evaluations=None):
+    """Trains a stage; `scores` are what its evaluations say, in order."""
+    mesh = partitioning.make_mesh()
+    left = list(scores)
+
+    def evaluate(params):
+        if evaluations is not None:
+            evaluations.append(checkpoints_to_host(params))
+        score = left.pop(0) if left else 0.0
+        return {"validation/score": score, "validation/loss": 1.0}
+
+    run = train.StageRun(stage, folder, seed=3, label=stage.name, evaluate=evaluate)
+    params = params_with_prompt() if params is None else params
+    return train.train_stage(run, params, tiny.model(), mesh)
+
+
+def checkpoints_to_host(params):
+    return jax.tree.map(np.array, params)
+
+
+STAGES = {
+    "model, no prompt": tiny.stage(trainable=tiny.MODEL_PATTERNS),
+    "prompt": tiny.prompt_stage(),
+    "model, prompt attached": tiny.stage(prompt="rte", prompt_length=3),
+    "joint": tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_trainable_leaves_change_and_frozen_ones_keep_every_bit(tmp_path, name):
+    stage = STAGES[name]
+    before = params_with_prompt()
+    after = run_stage(tmp_path, stage, before)
+    chosen = trees.select(trees.flatten(before), stage.trainable)
+    old, new = trees.flatten(before), trees.flatten(after)
+    assert old.keys() == new.keys()
+    assert chosen
+    changed = {path for path in old if (np.asarray(old[path]) != np.asarray(new[path])).any()}
+    assert changed == chosen
+    saved = json.loads((tmp_path / "stage.json").read_text())
+    assert saved["trainable"]["leaves"] == len(chosen)
+    assert saved["frozen"]["leaves"] == len(old) - len(chosen)
+
+
+def test_gradients_and_slots_exist_for_trainable_leaves_only():
+    state = train.sharded_state(
+        tiny.prompt_stage(), params_with_prompt(), tiny.model(), partitioning.make_mesh()
+    )
+    assert set(trees.flatten(state.trainable)) == {"encoder/prompt/rte/prompt"}
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.size > 1}
+    assert shapes == {(3, 16)}
+
+
+def test_the_best_checkpoint_is_handed_on(tmp_path):
+    evaluations = []
+    stage = tiny.stage(steps=6, eval_period=2)
+    # One evaluation at step 0, which is no checkpoint, then one each at steps 2, 4 and 6.
+    params = run_stage(tmp_path, stage, scores=[99, 10, 30, 20], evaluations=evaluations)
+    assert json.loads((tmp_path / "stage.json").read_text())["best_step"] == 4
+    assert tiny.leaves_equal(checkpoints_to_host(params), evaluations[2])
+    assert not tiny.leaves_equal(checkpoints_to_host(params), evaluations[3])
+
+
+def test_a_finished_stage_only_loads(tmp_path):
+    first = run_stage(tmp_path, tiny.stage())
+    evaluations = []
+    again = run_stage(tmp_path, tiny.stage(), evaluations=evaluations)
+    assert tiny.leaves_equal(first, again)
+    assert not evaluations
+
+
+def test_resumed_equals_never_interrupted(tmp_path):
+    stage = tiny.stage(steps=6, prompt="rte", prompt_length=3)
+    whole = run_stage(tmp_path / "whole", stage)
+    # Stops at step 4 as a shorter stage, with its last log lines still written.
+    run_stage(tmp_path / "parts", dataclasses.replace(stage, steps=4))
+    (tmp_path / "parts" / "stage.json").unlink()
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "train/loss": 1.0}\n{"step": 6, "trai')
+    assert tiny.leaves_equal(whole, run_stage(tmp_path / "parts", stage))
+    assert (tmp_path / "parts" / "metrics.jsonl").read_text() == (
+        tmp_path / "whole" / "metrics.jsonl"
+    ).read_text()
+
+
+def test_the_step_compiles_once_for_each_bucket():
+    mesh = partitioning.make_mesh()
+    stage = tiny.stage(batches=data.FixedBatches(8, ((32, 4), (40, 4))))
+    state = train.sharded_state(stage, params_with_prompt(), tiny.model(), mesh)
+    model = tiny.model().with_prompts({"rte": 3})
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = train.make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    rows = data.train_batches("mini_rte", tiny.LENGTHS, data.FixedBatches(8), seed=0)
+    batch = next(rows)
+    shapes = set()
+    for buckets in [(), ((40, 4),), ((48, 4),)] * 2:
+        placed = partitioning.shard_batch(mesh, data.trim(batch, buckets))
+        shapes.add(placed["encoder_input_tokens"].shape)
+        state, _ = step(state, placed, jax.random.key(0))
+    assert step.compiled._cache_size() == len(shapes) == 3
+
+
+def test_buckets_do_not_change_the_training(tmp_path):
+    # Without dropout, whose random numbers depend on the shape.
+    whole = tiny.stage(batches=data.FixedBatches(8), dropout_rate=0.0)
+    cut = dataclasses.replace(whole, batches=data.FixedBatches(8, ((40, 4), (48, 4))))
+    a = run_stage(tmp_path / "whole", whole)
+    b = run_stage(tmp_path / "cut", cut)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_mend(tmp_path):
+    def explode():
+        return optimizers.model_adafactor(1e30)
+
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 4; lower the learning rate"):
+        run_stage(tmp_path, tiny.stage(optimizer=explode, eval_period=4))
