@@ -1,4 +1,4 @@
-"""Packages, requirements and the `promot` command; metadata that a tool reads stands in pyproject.toml."""
+"""Packages, requirements and the `promot` command."""
 
 import pathlib
 import re

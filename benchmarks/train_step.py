@@ -1,10 +1,11 @@
-"""Training steps of both stages against transformers on torch: the same network, batch and optimizer kind.
+"""Training steps of both stages against transformers on torch, with the same network and batch.
 
-    python benchmarks/train_step.py [--emb_dim 512 --mlp_dim 1024 --layers 8 --heads 6 --vocab 250112]
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --emb_dim 512 --mlp_dim 1024 --layers 8 --heads 6 --vocab 250112
 
-Each round times a few steps of every contender in turn, so a machine whose speed drifts does not favour
-one; the median over rounds and its ratio to torch are printed. The defaults are the miniature's shape.
-Needs the `test` extra.
+Each round times a few steps of every contender in turn, so that a machine whose speed drifts
+favours none; the medians over rounds and their ratio are printed. The defaults are the miniature's
+shape. Needs the `test` extra.
 """
 
 import argparse
@@ -139,7 +140,7 @@ def main() -> None:
     for name, value in shape.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     shape = parser.parse_args()
-    torch.set_num_threads(torch.get_num_threads())
+    partitioning.use_cpu_cores()
     contenders = {
         "stage 1, prompt": (
             ours(shape, "encoder/prompt/.*", shape.prompt),

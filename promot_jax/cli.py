@@ -24,6 +24,25 @@ GIN_FOLDER = next(f for f in (PACKAGE / "gin", PACKAGE.parent / "gin") if f.is_d
 # Changing these does not make another run: they say where it lies and how much of it is done.
 FREE_MACROS = ("MODEL_DIR", "SEEDS")
 
+# What a value on the command line may refer to, whether or not the experiment does.
+IMPORTS = (
+    "from __gin__ import dynamic_registration",
+    *(
+        f"from promot_jax import {name}"
+        for name in (
+            "data",
+            "decoding",
+            "evaluation",
+            "experiment",
+            "models",
+            "optimizers",
+            "stages",
+        )
+    ),
+    "from promot_jax.networks import prompt",
+    "from promot_jax.networks import t5",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
@@ -137,8 +156,11 @@ def _run(arguments, overrides) -> None:
     experiment, model_dir, config = _built()
     with _locked(model_dir):
         _keep_config(model_dir, config)
+        from promot_jax import partitioning
         from promot_jax.experiment import Runner, shorten
 
+        partitioning.use_cpu_cores()
+        partitioning.keep_compiled(model_dir / ".compiled")
         Runner(experiment, model_dir).run(shorten())
         _write_report(model_dir)
 
@@ -163,7 +185,7 @@ def _generate(arguments, overrides) -> None:
     known = [stage.prompt for stage in method.stages if stage.prompt]
     if prompt is not None and prompt not in known:
         names = ", ".join([*sorted(set(known)), "none"])
-        raise UserError(f"--prompt {prompt}: method {method.name!r} has no such prompt; use {names}")
+        raise UserError(f"--prompt {prompt}: method {method.name!r} has none such; use {names}")
     params = runner.trained_params(method, seed, runner.initial_params(seed))
     answers = runner.evaluator.answer(params, arguments.text, arguments.max_length, prompt)
     print("\n".join(answers))
@@ -237,9 +259,9 @@ def _no_overrides(flags: Sequence[str]) -> None:
 def _parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[str] = ()) -> None:
     """Reads gin files and flags into gin's configuration."""
     with _quiet_native_logs():
-        import gin
         from absl import logging as absl_logging
 
+        import gin
         import promot_jax.experiment  # noqa: F401 — what every configuration refers to
 
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -251,16 +273,14 @@ def _parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[s
     # gin logs every search path that does not hold a file.
     logging.disable(logging.ERROR)
     with _explained():
-        gin.parse_config_files_and_bindings(
-            list(files), [flag.removeprefix("--gin.") for flag in flags], finalize_config=False
-        )
+        bindings = [*IMPORTS, *(flag.removeprefix("--gin.") for flag in flags)]
+        gin.parse_config_files_and_bindings(list(files), bindings, finalize_config=False)
     logging.disable(logging.NOTSET)
 
 
 def _built():
     """Returns (experiment, model_dir, text) of what was parsed."""
     import gin
-
     from promot_jax.experiment import Experiment
 
     with _explained():

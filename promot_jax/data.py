@@ -137,7 +137,9 @@ def eval_batches(
     rows = list((rows if limit is None else rows.take(limit)).as_numpy_iterator())
     if not rows:
         raise UserError(f"task {task!r} has no row in its split {split!r}")
-    order = sorted(range(len(rows)), key=lambda i: np.count_nonzero(rows[i]["encoder_input_tokens"]))
+    order = sorted(
+        range(len(rows)), key=lambda i: np.count_nonzero(rows[i]["encoder_input_tokens"])
+    )
     grouped = []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

@@ -197,9 +197,7 @@ def _score(task, examples, predictions) -> Evaluation:
             for name in ("inputs", "targets")
         }
         inputs.append(texts["inputs"])
-        targets.append(
-            registered.postprocess_fn(texts["targets"], example=example, is_target=True)
-        )
+        targets.append(registered.postprocess_fn(texts["targets"], example=example, is_target=True))
         processed.append(registered.postprocess_fn(prediction, example=example, is_target=False))
     metrics = {}
     for metric_fn in registered.predict_metric_fns:

@@ -72,7 +72,7 @@ class Experiment:
     methods: Sequence[Method]
     seeds: Sequence[int] = (0,)
     initial_checkpoint: str | None = None
-    decoder: decoding.Decoder = decoding.Beam()
+    decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Beam)
     eval_batch_size: int = 64
     eval_buckets: Sequence[data.Bucket] = ()
     eval_examples: int | None = None
@@ -223,9 +223,7 @@ class Runner:
             "metric": task.metric,
             "score": round(found.score, 4),
             "count": len(found.predictions),
-            "label_share": round(
-                metrics.label_share(found.predictions, self.experiment.labels), 4
-            ),
+            "label_share": round(metrics.label_share(found.predictions, self.experiment.labels), 4),
         }
         samples = [
             {
@@ -253,9 +251,7 @@ class Runner:
             "started": before.get("started", now),
             "finished": None if seconds is None else now,
             "seconds": round(before.get("seconds", 0) + (seconds or 0), 1),
-            "peak_memory_gib": round(
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
-            ),
+            "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
             "machine": {
                 "cores": os.cpu_count(),
                 "devices": f"{len(devices)} x {devices[0].device_kind}",

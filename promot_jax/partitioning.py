@@ -6,6 +6,8 @@ one device, where every rule is without effect.
 """
 
 import contextlib
+import os
+import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -31,6 +33,33 @@ RULES = (
     ("prompt", None),
     ("prompt_embed", None),
 )
+
+
+def use_cpu_cores() -> None:
+    """Makes a device of each CPU core, so that a host without accelerator trains on all of them.
+
+    XLA runs small programs on one core; dividing the batch over a device a core is faster (on 2
+    cores the miniature's step takes 0.6 of the time). Call it before anything else uses jax. A
+    number that the environment already sets, or devices that exist, stay as they are. The number is
+    a power of two, at most 8, so that usual batch sizes divide.
+    """
+    given = jax.config.jax_num_cpu_devices >= 0
+    if given or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = min(len(os.sched_getaffinity(0)), 8)
+    # Too late in a process that has used jax before.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))
+
+
+def keep_compiled(folder: pathlib.Path) -> None:
+    """Keeps compiled programs in `folder`, unless the environment names another one.
+
+    Seeds and resumed runs then compile nothing twice.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def make_mesh(model_parallel: int = 1) -> Mesh:

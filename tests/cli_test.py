@@ -118,7 +118,10 @@ def test_one_process_at_a_time(run, capsys):
         (["run", "mini", "--gin.TRAIN_STEP=5"], "uses TRAIN_STEP; did you mean TRAIN_STEPS?"),
         (["run", "mini", "--gin.stages.Stage.step=5"], "did you mean"),
         (["run", "mini", "--gin.t5.T5Confg.emb_dim=5"], "T5Confg"),
-        (["run", "mini", "--gin.optimizers.adamw.clip_norm=5.0"], "nothing in this experiment calls"),
+        (
+            ["run", "mini", "--gin.optimizers.adamw.clip_norm=5.0"],
+            "nothing in this experiment calls",
+        ),
         (["run", "mini", "--gin.MODEL_DIR=runs/x"], "quote texts twice"),
         (["run", "mini", "--gin_file=lost.gin"], "lost.gin"),
         (["run", "mini", "--steps=5"], "unknown argument '--steps=5'"),

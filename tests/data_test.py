@@ -30,7 +30,9 @@ def test_the_order_depends_on_the_seed_alone():
 def test_a_resumed_stream_continues_the_order(batches):
     # Across the end of an epoch too: the task has 4,000 training rows.
     for first in (1, 3, 510):
-        assert same(take(first + 2, batches=batches)[first:], take(2, batches=batches, first_step=first))
+        assert same(
+            take(first + 2, batches=batches)[first:], take(2, batches=batches, first_step=first)
+        )
 
 
 def test_buckets_cut_padding_only():

@@ -56,7 +56,7 @@ np.savez(
 def run_on(devices, model_parallel, out):
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "PYTHONPATH": os.getcwd(),
     }
     subprocess.run(

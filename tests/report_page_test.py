@@ -184,6 +184,7 @@ def test_one_seed_shows_plain_numbers(tmp_path):
     assert "±" not in tables.terminal_table(found).replace("(±0.0)", "")
     assert "the spread is unknown" in text
     assert "level within the spread" not in text
+    assert "over seeds" not in text
 
 
 def test_a_run_that_goes_on_gives_a_report_that_says_so(small):
@@ -222,5 +223,5 @@ def test_only_run_json_is_needed(small):
     text = build(small).read_text(encoding="utf-8")
     parse(small / "report.html")
     assert "There is no results.jsonl" in text
-    assert "Nothing has been evaluated completely yet." in text
+    assert "No method that trains has been evaluated completely yet." in text
     assert (small / "report.md").is_file()

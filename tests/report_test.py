@@ -135,6 +135,14 @@ def test_the_summary_tells_changes_from_the_pretrained_average(run):
     assert re.search(r"Standard fine-tuning \(46\.\d ± 0\.\d, down 19\.\d\)", sentence)
 
 
+def test_a_method_with_one_seed_among_others_is_marked_as_uncertain(small):
+    path = small / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "its spread is unknown" not in summary.reading(records.read(small))
+    write_lines(path, [r for r in rows if r["method"] != "promot" or r["seed"] == 0])
+    assert "its spread is unknown" in summary.reading(records.read(small))
+
+
 def test_no_leak_is_said_plainly(small):
     path = small / "results.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -162,6 +170,11 @@ def test_terminal_table_is_aligned_and_narrow(run):
     order = ["RTE", "Norm. Avg.", "NLI", "  CB", "Closed-book QA", "Summarization", "True/False"]
     found = [next(i for i, line in enumerate(lines) if line.startswith(o)) for o in order]
     assert found == sorted(found)
+    average, change = (
+        [m.start() for m in re.finditer(r"\d\.\d", next(line for line in lines if name in line))]
+        for name in ("Norm. Avg.", "against pretrained")
+    )
+    assert change == average[1::2], "differences must stand under the means"
     assert re.search(r"against pretrained +\(−19\.\d\) +\(±0\.0\) +\(−2\.\d\)", text)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+
 from promot_jax import data, decoding, evaluation, experiment, models, optimizers, stages
 from promot_jax.networks import prompt, t5
 from promot_jax.tasks import mini
@@ -65,18 +66,14 @@ def methods(**changes) -> list[stages.Method]:
         stages.Method("pretrained", "Pretrained"),
         stages.Method("fine_tuning", "Standard fine-tuning", [stage(**changes)]),
         stages.Method("prompt_tuning", "Prompt tuning", [prompt_stage(**changes)]),
-        stages.Method(
-            "promot", "ProMoT", [prompt_stage(**changes), stage(**prompted | changes)]
-        ),
+        stages.Method("promot", "ProMoT", [prompt_stage(**changes), stage(**prompted | changes)]),
     ]
 
 
 def tiny_experiment(**changes) -> experiment.Experiment:
     settings = {
         "model": model(),
-        "target": evaluation.EvalTask(
-            "mini_rte", "RTE", "accuracy", LENGTHS, generative=False
-        ),
+        "target": evaluation.EvalTask("mini_rte", "RTE", "accuracy", LENGTHS, generative=False),
         "labels": ("True", "False"),
         "tasks": [
             evaluation.EvalTask(

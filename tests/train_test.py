@@ -133,5 +133,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_mend(tmp_path):
     def explode():
         return optimizers.model_adafactor(1e30)
 
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 4; lower the learning rate"):
+    with pytest.raises(
+        UserError, match=r"the loss is (nan|inf) at step 4; lower the learning rate"
+    ):
         run_stage(tmp_path, tiny.stage(optimizer=explode, eval_period=4))

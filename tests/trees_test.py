@@ -44,7 +44,7 @@ def test_patterns_match_whole_paths():
 
 @pytest.mark.parametrize("pattern", ["mlp", "encoder", "nothing/.*", ""])
 def test_a_pattern_that_trains_nothing_is_an_error(pattern):
-    with pytest.raises(UserError, match="matches no parameter.*encoder/mlp"):
+    with pytest.raises(UserError, match=r"matches no parameter.*encoder/mlp"):
         trees.select(["encoder/mlp"], [pattern, ".*"])
 
 
@@ -62,7 +62,11 @@ def test_overlapping_trees_do_not_combine():
 def test_difference_names_each_leaf():
     leaf = np.zeros((2, 3))
     lines = trees.difference({"a": leaf, "b": leaf, "c": leaf}, {"b": leaf.T, "c": leaf, "d": leaf})
-    assert lines == ["missing a (2, 3)", "unexpected d (2, 3)", "b has shape (3, 2), expected (2, 3)"]
+    assert lines == [
+        "missing a (2, 3)",
+        "unexpected d (2, 3)",
+        "b has shape (3, 2), expected (2, 3)",
+    ]
 
 
 def test_checksum_sees_every_bit_name_and_type():

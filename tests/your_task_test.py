@@ -22,7 +22,8 @@ def test_the_page_runs(tmp_path):
     (tmp_path / "my_task.py").write_text(blocks["python"])
     (tmp_path / "my_experiment.gin").write_text(blocks["gin"])
     run, generate = blocks["bash"].strip().splitlines()
-    assert run.startswith("promot run") and generate.startswith("promot generate")
+    assert run.startswith("promot run")
+    assert generate.startswith("promot generate")
     program = f"{sys.executable} -m promot_jax.cli"
     flags = " ".join(f'"{flag}"' for flag in MINI if "seeds" not in flag)
     subprocess.run(

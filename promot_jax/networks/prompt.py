@@ -66,9 +66,11 @@ def from_file(embedding: jax.Array, length: int, rng: jax.Array, path: str) -> j
     except (OSError, ValueError) as error:
         raise UserError(f"prompt file {path} cannot be read: {error}") from None
     width = embedding.shape[1]
-    if array.ndim != 2 or array.shape[1] != width:
+    if array.ndim != 2:
+        raise UserError(f"prompt file {path} holds an array of shape {array.shape}, not rows")
+    if array.shape[1] != width:
         raise UserError(
-            f"prompt file {path} has rows of {array.shape[-1]} numbers, the model embeds in "
+            f"prompt file {path} has rows of {array.shape[1]} numbers, the model embeds in "
             f"{width}; it belongs to another model"
         )
     if len(array) != length:

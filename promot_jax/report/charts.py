@@ -11,6 +11,11 @@ from promot_jax.report.tables import labels_name, metric_name
 # More points than this are thinned in the alternative text, ends included.
 _POINTS_IN_TEXT = 8
 
+_SEEDS = (
+    " Line: mean over seeds; band: from the lowest to the highest seed; thin lines: single seeds."
+)
+_MEANS = " The large open mark is the mean over seeds."
+
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
@@ -109,12 +114,12 @@ def _label_share(records: Records) -> Chart | None:
     if not curves or not records.target.labels:
         return None
     labels = labels_name(records.target)
+    several = any(len(curve.seeds) > 1 for curve in curves)
     return Chart(
         name="label_share",
         title=f"{labels} as the answer to unseen tasks",
         caption=f"Share of outputs on unseen generative tasks that are {labels}, while the model "
-        "trains (the paper’s Figure 2). Line: mean over seeds; band: from the lowest to the "
-        "highest seed; thin lines: single seeds.",
+        f"trains (the paper’s Figure 2).{_SEEDS if several else ''}",
         x_label="step of the stage",
         y_label=f"{labels} share of outputs, %",
         curves=curves,
@@ -168,11 +173,12 @@ def _trade_off(records: Records) -> Chart | None:
     if not clouds:
         return None
     label = records.target.label
+    several = any(len(cloud.points) > 1 for cloud in clouds)
     return Chart(
         name="trade_off",
         title="What was learned against what was kept",
         caption=f"Each point is one seed of one method: its {label} score and its mean over the "
-        "other tasks; the large open mark is the mean over seeds. Up and to the right is better.",
+        f"other tasks.{_MEANS if several else ''} Up and to the right is better.",
         x_label=f"{label} {metric_name(records.target.metric)}",
         y_label="Norm. Avg. of the other tasks",
         clouds=tuple(clouds),

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
+from promot_jax.report import scores
 from promot_jax.report.records import Records, Sample, StageRun, Task, number
 from promot_jax.report.summary import plural
 
@@ -29,7 +30,7 @@ def scores_caption(records: Records) -> str:
     if counts:
         low, high = min(counts), max(counts)
         parts.append(f"{low if low == high else f'{low} to {high}'} examples a task.")
-    if records.pretrained is not None:
+    if records.pretrained and scores.normalized_average(records, records.pretrained):
         parts.append("In brackets: difference to the pretrained model.")
     return " ".join(parts)
 

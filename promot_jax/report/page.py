@@ -48,7 +48,7 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
 <main>
 {bodies}
 </main>
-<footer>Made by <code>promot report</code> from {escape(str(records.folder.resolve()))}.</footer>
+<footer>Made by <code>promot report {escape(records.folder.resolve().name)}</code>.</footer>
 </body>
 </html>
 """

@@ -57,6 +57,7 @@ section { margin: clamp(2.5rem, 6vw, 4rem) 0; }
 .glance dl { display: grid; gap: .7rem; margin: 0; }
 .glance dl > div { display: grid; grid-template-columns: 1fr auto; gap: .1rem .75rem;
   font-size: .9375rem; }
+.glance dt { padding-left: 1.075rem; text-indent: -1.075rem; }
 .glance dd { margin: 0; text-align: right; white-space: nowrap; }
 .bar { grid-column: 1 / -1; position: relative; height: 5px; border-radius: 3px;
   background: var(--wash); overflow: hidden; }
@@ -70,7 +71,7 @@ th, td { padding: .5rem .875rem; text-align: right; vertical-align: baseline; fo
 th[scope=row], th[scope=rowgroup], thead th:first-child { text-align: left; }
 .scores th:first-child { position: sticky; left: 0; z-index: 1; background: var(--card); }
 .scores th[scope=row] { min-width: 9.5rem; white-space: normal; }
-.scores th small { margin-left: .35rem; white-space: nowrap; color: var(--muted);
+.scores th small { white-space: nowrap; color: var(--muted);
   font-size: .8125rem; }
 thead th { padding-top: 1rem; padding-bottom: .75rem; font-weight: 600; vertical-align: bottom; }
 .scores thead th { min-width: 7.5rem; white-space: normal; text-wrap: balance; line-height: 1.25; }
@@ -120,7 +121,7 @@ figcaption p { margin: .25rem 0 0; color: var(--muted); font-size: .875rem; line
 .outputs dt { color: var(--muted); }
 .outputs dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 34rem) {
-  .scores th small { display: block; margin-left: 0; }
+  .scores th small { display: block; }
   .scores th[scope=row] { min-width: 7.5rem; }
   figure { padding: 1rem .75rem; } figcaption { padding: 0 .25rem; }
   th, td { padding-left: .625rem; padding-right: .625rem; }

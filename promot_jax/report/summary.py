@@ -56,26 +56,29 @@ def _share(records: Records) -> str:
 
 def reading(records: Records) -> str:
     """Returns how the numbers of `sentences` are to be read."""
-    widths = [
-        spread.deviation
+    trained = [
+        spread.deviation is not None
         for method in records.methods
         for spread in (
             scores.task_score(records, method, records.target),
             scores.normalized_average(records, method),
         )
-        if spread is not None
+        if method.stages and spread is not None
     ]
-    if not widths:
-        return "Nothing has been evaluated completely yet."
-    if all(width is None for width in widths):
+    if not trained:
+        return "No method that trains has been evaluated completely yet."
+    if not any(trained):
         return (
             "There is one seed, so the spread is unknown and a small difference may be chance; "
             "several seeds would tell."
         )
-    return (
+    text = (
         "± is the sample standard deviation over seeds; level within the spread means that these "
         "intervals overlap."
     )
+    if not all(trained):
+        text += " A trained method without ± has one seed so far: its spread is unknown."
+    return text
 
 
 def _ranking(

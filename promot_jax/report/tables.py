@@ -143,7 +143,10 @@ def _lines(table: ScoreTable) -> list[tuple[str, list[str]] | None]:
 
 def _block(records: Records, lines: list, width: int, places: range) -> str:
     """Returns the heading and the lines of some of the methods."""
-    heads = [textwrap.wrap(records.methods[place].label, _COLUMN) or [""] for place in places]
+    heads = [
+        textwrap.wrap(records.methods[place].label, _COLUMN, break_on_hyphens=False) or [""]
+        for place in places
+    ]
     height = max(map(len, heads))
     padded = [[""] * (height - len(head)) + head for head in heads]
     text = [_line("", width, [head[i] for head in padded]) for i in range(height)]
