@@ -120,6 +120,7 @@ class Runner:
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it."""
         started = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._describe(command, seconds=None)
         initial = {seed: self.initial_params(seed) for seed in self.experiment.seeds[:1]}
         for seed in self.experiment.seeds:

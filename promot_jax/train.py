@@ -102,7 +102,8 @@ def _train(run, state, model, mesh, checkpoints) -> TrainState:
     step_fn = make_train_step(model, stage, stage.optimizer(), mesh, shardings)
     rng = jax.device_put(jax.random.key(run.seed), partitioning.replicated(mesh))
     prompt_id = None if stage.prompt is None else list(prompts).index(stage.prompt)
-    writer = metric_writers.create(run.folder, resume_from=first)
+    # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
+    writer = metric_writers.create(run.folder, resume_from=first or -1)
     pending = []
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:

@@ -46,7 +46,7 @@ np.savez(
     out,
     losses=losses,
     devices=jax.device_count(),
-    pieces=len({shard.index for shard in kernel.addressable_shards}),
+    pieces=len({str(shard.index) for shard in kernel.addressable_shards}),
     predictions=found.predictions,
     **{path: np.asarray(leaf) for path, leaf in trees.flatten(state.params).items()},
 )
