@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from promot_jax import data, models, optimizers, partitioning, train, trees
+from promot_jax import data, models, optimizers, partitioning, train, train_step, trees
 from promot_jax.errors import UserError
 from tests import tiny
 
@@ -102,15 +104,32 @@ def test_resumed_equals_never_interrupted(tmp_path):
     ).read_text()
 
 
-def test_the_step_compiles_once_for_each_bucket():
+def step_of(stage):
+    """Returns (step, state, mesh, a host batch at full length)."""
     mesh = partitioning.make_mesh()
-    stage = tiny.stage(batches=data.FixedBatches(8, ((32, 4), (40, 4))))
     state = train.sharded_state(stage, params_with_prompt(), tiny.model(), mesh)
     model = tiny.model().with_prompts({"rte": 3})
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = train.make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    step = train_step.make_train_step(model, stage, stage.optimizer(), mesh, shardings)
     rows = data.train_batches("mini_rte", tiny.LENGTHS, data.FixedBatches(8), seed=0)
-    batch = next(rows)
+    return step, state, mesh, next(rows)
+
+
+def test_dropout_depends_on_the_step_and_the_seed_alone():
+    # A rate of 0, so that nothing but dropout can change the loss.
+    step, state, mesh, batch = step_of(tiny.stage(optimizer=lambda: optax.sgd(0.0)))
+    placed = partitioning.shard_batch(mesh, batch)
+    losses = []
+    for seed, number in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        state = state.replace(step=jnp.int32(number))
+        state, metrics = step(state, placed, jax.random.key(seed))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == losses[3]
+    assert len(set(losses)) == 3
+
+
+def test_the_step_compiles_once_for_each_bucket():
+    step, state, mesh, batch = step_of(tiny.stage())
     shapes = set()
     for buckets in [(), ((40, 4),), ((48, 4),)] * 2:
         placed = partitioning.shard_batch(mesh, data.trim(batch, buckets))
