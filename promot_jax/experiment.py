@@ -122,9 +122,8 @@ class Runner:
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._describe(command, seconds=None)
-        initial = {seed: self.initial_params(seed) for seed in self.experiment.seeds[:1]}
         for seed in self.experiment.seeds:
-            base = initial.get(seed) or self.initial_params(seed)
+            base = self.initial_params(seed)
             for method in self.experiment.methods:
                 # Without a stage nothing depends on the seed.
                 if method.stages or seed == self.experiment.seeds[0]:
@@ -231,7 +230,7 @@ class Runner:
                 **key,
                 "index": i,
                 "input": found.inputs[i],
-                "target": str(found.targets[i]),
+                "target": found.targets[i],
                 "prediction": found.predictions[i],
             }
             for i in range(min(self.experiment.samples, len(found.predictions)))

@@ -46,7 +46,7 @@ def use_cpu_cores() -> None:
     given = jax.config.jax_num_cpu_devices >= 0
     if given or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    cores = min(len(os.sched_getaffinity(0)), 8)
+    cores = min(os.cpu_count() or 1, 8)
     # Too late in a process that has used jax before.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))

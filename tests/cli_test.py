@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from promot_jax import cli
+from promot_jax import cli, configuration
 
 # The miniature's experiment, shrunk to a run of a few steps of a tiny model.
 SHRINK = [
@@ -155,7 +155,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
 
 def test_pretraining_runs_a_few_steps(tmp_path):
     # `run` is the other experiment; a new one needs a test of its own.
-    assert set(cli._experiments()) == {"mini", "mini_pretrain"}
+    assert set(configuration.experiments()) == {"mini", "mini_pretrain"}
     shrink = [flag for flag in SHRINK if "_EXAMPLES" not in flag and "BATCH_SIZE" not in flag]
     shrink += [
         "--gin.WARMUP_STEPS=1",

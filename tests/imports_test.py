@@ -16,19 +16,22 @@ LAYERS = [
     {"train_step", "evaluation"},
     {"train", "probes"},
     {"experiment"},
-    {"report"},
+    {"report", "configuration"},
     {"cli"},
 ]
 # Packages that only some rooms may use.
 ONLY = {
-    "gin": {"cli"},
+    "gin": {"configuration"},
     "matplotlib": {"report"},
     "orbax": {"checkpoints"},
     "tensorflow": {"data", "tasks"},
     "seqio": {"data", "evaluation", "models", "tasks"},
     "clu": {"metric_writers"},
 }
-WITHOUT_JAX = {"errors", "metrics", "progress", "metric_writers", "report", "tasks", "cli"}
+WITHOUT_JAX = {
+    *("errors", "metrics", "progress", "metric_writers"),
+    *("report", "tasks", "configuration", "cli"),
+}
 
 
 def modules():
