@@ -11,7 +11,6 @@ import warnings
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -159,11 +158,6 @@ def load_params(path: str | pathlib.Path, expected: Tree) -> Tree:
 def bundled(name: str = "mini") -> str:
     """Returns the folder of a model that comes with the package."""
     return str(pathlib.Path(__file__).parent / "assets" / name)
-
-
-def to_host(tree: Tree) -> Tree:
-    """Returns the tree as numpy arrays."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
 def _first_line(error: Exception) -> str:

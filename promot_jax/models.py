@@ -88,6 +88,13 @@ class EncoderDecoderModel:
             z_loss=z_loss,
         )
 
+    def score_batch(self, params: Tree, batch: Batch) -> jax.Array:
+        """Returns the log-probability of each row's target, float32 [B], in nats."""
+        log_probs = losses.token_log_probs(
+            self.logits(params, batch), batch["decoder_target_tokens"]
+        )
+        return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
+
     def predict_batch(
         self, params: Tree, batch: Batch, decoder: decoding.Decoder, max_length: int
     ) -> jax.Array:
