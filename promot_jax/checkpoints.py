@@ -5,9 +5,11 @@ the checksum of what it cannot. A whole model is therefore a starting point plus
 of each stage in order; `save_params` writes one down for use elsewhere.
 """
 
+import contextlib
 import json
 import pathlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -61,15 +63,20 @@ class StageCheckpoints:
         )
 
     def save(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Starts to write `state`; `metrics` hold `score` and `loss` on the validation split."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state.saved),
-                frozen=ocp.args.JsonSave({"checksum": self._frozen}),
-            ),
-            metrics=metrics,
-        )
+        """Starts to write `state`; `metrics` hold `score` and `loss` on the validation split.
+
+        Raises:
+          UserError: the folder cannot be written, for one because the disk is full.
+        """
+        with self._writing():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state.saved),
+                    frozen=ocp.args.JsonSave({"checksum": self._frozen}),
+                ),
+                metrics=metrics,
+            )
 
     def latest(self) -> int | None:
         """Returns the last step that was saved, or None."""
@@ -108,11 +115,26 @@ class StageCheckpoints:
 
     def wait(self) -> None:
         """Waits until everything that was saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then releases the folder."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Errors of a save may show in any later call, because it goes on in the background."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            full = "No space left" in str(error)
+            cause = "the disk is full" if full else _first_line(error)
+            raise UserError(
+                f"checkpoints in {self._folder} cannot be written ({cause}); mend that and give "
+                "the same command again: it continues from the last complete checkpoint"
+            ) from error
 
 
 def save_params(path: pathlib.Path, params: Tree, about: dict[str, Any]) -> None:

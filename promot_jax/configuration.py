@@ -5,11 +5,13 @@ The only file that knows gin. It imports neither gin nor jax before a configurat
 
 import contextlib
 import difflib
+import inspect
 import logging
 import os
 import pathlib
 import re
 import sys
+import tokenize
 from collections.abc import Iterator, Sequence
 
 from promot_jax.errors import UserError
@@ -33,6 +35,18 @@ IMPORTS = (
     "from promot_jax import stages",
     "from promot_jax.networks import prompt",
     "from promot_jax.networks import t5",
+)
+
+
+# What gin raises when it cannot read something.
+GIN_ERRORS = (
+    OSError,
+    SyntaxError,
+    tokenize.TokenError,
+    ValueError,
+    TypeError,
+    ImportError,
+    AttributeError,
 )
 
 
@@ -83,12 +97,15 @@ def parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[st
     for folder in (*searched, str(GIN_FOLDER)):
         gin.add_config_file_search_path(folder)
     gin.clear_config()
-    bindings = [*IMPORTS, *(flag.removeprefix("--gin.") for flag in flags)]
     # gin logs every search path that does not hold a file.
     logging.disable(logging.ERROR)
     try:
-        with _explained():
-            gin.parse_config_files_and_bindings(list(files), bindings, finalize_config=False)
+        for file in files:
+            with _explained(file):
+                gin.parse_config_file(file)
+        for flag in flags:
+            with _explained(flag):
+                gin.parse_config([*IMPORTS, flag.removeprefix("--gin.")])
     finally:
         logging.disable(logging.NOTSET)
 
@@ -102,19 +119,19 @@ def built():
     import gin
     from promot_jax.experiment import Experiment
 
-    with _explained():
+    with _explained("configuration"):
         text = gin.config_str(max_line_length=99)
         experiment = gin.get_configurable(Experiment)()
         return experiment, pathlib.Path(gin.query_parameter("%MODEL_DIR")), text
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turns whatever gin dislikes into a UserError."""
+def _explained(where: str) -> Iterator[None]:
+    """Turns whatever gin dislikes in a file or flag into a UserError."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, TypeError, ImportError, AttributeError) as error:
-        raise UserError(_explain(error)) from error
+    except GIN_ERRORS as error:
+        raise UserError(f"{where}: {_explain(error)}") from error
 
 
 @contextlib.contextmanager
@@ -190,19 +207,24 @@ def _explain(error: Exception) -> str:
     """Returns gin's complaint as one line, with the nearest known name."""
     from gin import config
 
-    text = " ".join(str(error).split())
-    text = re.sub(r" (In file|In bindings) .*$", lambda m: f" ({m[0].strip()})", text)
+    # What follows are places in gin's own words, such as lines of joined flags.
+    text = re.sub(r" *\(?(In file|In bindings|In call to) .*$", "", " ".join(str(error).split()))
+    if "Failed to parse token" in text or isinstance(error, SyntaxError | tokenize.TokenError):
+        return """not a Python literal; quote texts twice, as in --gin.NAME="'text'\""""
+    selectors = {selector for _, selector in config._CONFIG}
+    if found := re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", text):
+        called, name = found.groups()
+        full = next((s for s in selectors if f".{s}".endswith(f".{called}")), "")
+        module, _, attribute = full.rpartition(".")
+        takes = getattr(sys.modules.get(module), attribute, None)
+        names = inspect.signature(takes).parameters if takes else ()
+        return f"{called} has no parameter {name}{_nearest(name, names)}"
+    if found := re.search(r"<module '(.+)' from .+> has no attribute (\w+)", text):
+        module, name = found.groups()
+        return f"{module} has no {name}{_nearest(name, dir(sys.modules[module]))}"
+    known = {selector.split(".", 1)[-1] for selector in selectors}
     quoted = re.findall(r"['`]([\w./]+)['`]", text)
-    known = {selector.split(".", 1)[-1] for _, selector in config._CONFIG}
-    known |= {
-        f"{selector.split('.', 1)[-1]}.{name}"
-        for (_, selector), values in config._CONFIG.items()
-        for name in values
-    }
-    hint = next((h for name in quoted if (h := _nearest(name, known - {name}))), "")
-    if isinstance(error, SyntaxError):
-        hint = """; values are Python literals: quote texts twice, as in --gin.NAME="'text'\""""
-    return f"configuration: {text}{hint}"
+    return text + next((hint for name in quoted if (hint := _nearest(name, known - {name}))), "")
 
 
 def _nearest(name: str, known) -> str:

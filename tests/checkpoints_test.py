@@ -99,3 +99,17 @@ def test_foreign_models_are_clear_errors(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}/model (is damaged|cannot be read)") as error:
         checkpoints.load_params(tmp_path / "model", shapes(PARAMS))
     assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_one_line_with_the_mend(tmp_path, monkeypatch):
+    kept = checkpoints.StageCheckpoints(tmp_path, state_at(0).frozen)
+
+    def full():
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing …\nNo space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kept._manager, "wait_until_finished", full)
+        with pytest.raises(UserError, match=r"disk is full.*same command again") as error:
+            kept.wait()
+    assert "\n" not in str(error.value)
+    kept.close()

@@ -116,8 +116,9 @@ def test_one_process_at_a_time(run, capsys):
         (["run", "minni"], "no experiment 'minni'; did you mean 'mini'?"),
         (["run", "nowhere/mine.gin"], "nowhere/mine.gin"),
         (["run", "mini", "--gin.TRAIN_STEP=5"], "uses TRAIN_STEP; did you mean TRAIN_STEPS?"),
-        (["run", "mini", "--gin.stages.Stage.step=5"], "did you mean"),
-        (["run", "mini", "--gin.t5.T5Confg.emb_dim=5"], "T5Confg"),
+        (["run", "mini", "--gin.stages.Stage.step=5"], "no parameter step; did you mean steps?"),
+        (["run", "mini", "--gin.t5.T5Confg.emb_dim=5"], "no T5Confg; did you mean T5Config?"),
+        (["run", "mini", "--gin.LABELS=('yes',"], "--gin.LABELS=('yes',: not a Python literal"),
         (
             ["run", "mini", "--gin.optimizers.adamw.clip_norm=5.0"],
             "nothing in this experiment calls",
