@@ -210,7 +210,9 @@ def _explain(error: Exception) -> str:
     # What follows are places in gin's own words, such as lines of joined flags.
     text = re.sub(r" *\(?(In file|In bindings|In call to) .*$", "", " ".join(str(error).split()))
     if "Failed to parse token" in text or isinstance(error, SyntaxError | tokenize.TokenError):
-        return """not a Python literal; quote texts twice, as in --gin.NAME="'text'\""""
+        line = (getattr(error, "text", None) or "").strip()
+        place = f" near {line!r}" if line else ""
+        return f"""not a Python literal{place}; quote texts twice, as in --gin.NAME="'text'\""""
     selectors = {selector for _, selector in config._CONFIG}
     if found := re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", text):
         called, name = found.groups()
