@@ -8,6 +8,7 @@ padding.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -183,8 +184,6 @@ def examples(task: str, split: str, limit: int) -> list[dict]:
 def _rows(name, task_feature_lengths, split, *, shuffle, num_epochs, seed) -> tf.data.Dataset:
     known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
     if name not in known:
-        import difflib
-
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"no task or mixture is registered as {name!r}{hint}")
