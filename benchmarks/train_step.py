@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-from promot_jax import data, models, optimizers, partitioning, stages, train
+from promot_jax import data, models, optimizers, partitioning, stages, train, trees
 from promot_jax.networks import prompt, t5
 from promot_jax.train_step import make_train_step
 
@@ -35,8 +35,8 @@ def batch_of(shape) -> dict[str, np.ndarray]:
     }
 
 
-def ours(shape, trainable: str, prompt_rows: int):
-    """Returns a function that runs `n` steps of a stage and waits for them."""
+def network_of(shape) -> models.EncoderDecoderModel:
+    """Returns our model of a shape."""
     config = t5.T5Config(
         vocab_size=shape.vocab,
         emb_dim=shape.emb_dim,
@@ -47,7 +47,12 @@ def ours(shape, trainable: str, prompt_rows: int):
         num_decoder_layers=shape.layers,
         mlp_activations=("relu",),
     )
-    model = models.EncoderDecoderModel(t5.Transformer(config), vocabulary=None)
+    return models.EncoderDecoderModel(t5.Transformer(config), vocabulary=None)
+
+
+def ours(shape, trainable: str, prompt_rows: int):
+    """Returns a function that runs `n` steps of a stage and waits for them."""
+    model = network_of(shape)
     params = model.init(jax.random.key(0))
     batch, name = batch_of(shape), None
     if prompt_rows:
@@ -140,7 +145,7 @@ def main() -> None:
     for name, value in shape.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     shape = parser.parse_args()
-    partitioning.use_cpu_cores()
+    partitioning.use_cpu_cores(trees.count(network_of(shape).shapes_and_axes()[0]))
     contenders = {
         "stage 1, prompt": (
             ours(shape, "encoder/prompt/.*", shape.prompt),

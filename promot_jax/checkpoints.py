@@ -2,15 +2,13 @@
 
 A stage checkpoint holds what the stage can change (trainable leaves, optimizer slots, step) and
 the checksum of what it cannot. A whole model is therefore a starting point plus the best checkpoint
-of each stage in order; `save_params` writes one down for use elsewhere.
+of each stage in order; `pretrained.save` writes one down for use elsewhere.
 """
 
 import contextlib
-import json
 import pathlib
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -111,7 +109,7 @@ class StageCheckpoints:
                 f"checkpoint {path} belongs to other frozen parameters (checksum "
                 f"{found['frozen']['checksum']}, here {self._frozen}); use a new MODEL_DIR"
             )
-        return state.replace(**found["state"])
+        return state.restored(found["state"])
 
     def wait(self) -> None:
         """Waits until everything that was saved is on disk."""
@@ -137,44 +135,10 @@ class StageCheckpoints:
             ) from error
 
 
-def save_params(path: pathlib.Path, params: Tree, about: dict[str, Any]) -> None:
-    """Writes a whole model: an orbax tree in `path/params` and `about` in `path/model.json`.
-
-    Raises:
-      UserError: `path` exists.
-    """
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another folder or remove it")
+def save_params(folder: pathlib.Path, params: Tree) -> None:
+    """Writes a parameter tree into a new folder, as `interop.native` reads it."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((path / "params").absolute(), params)
-    (path / "model.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-def load_params(path: str | pathlib.Path, expected: Tree) -> Tree:
-    """Reads a model that `save_params` wrote, placed as the shapes in `expected` say.
-
-    Args:
-      path: folder of the model.
-      expected: tree of `jax.ShapeDtypeStruct`, with shardings where they matter.
-
-    Raises:
-      UserError: no model there, a damaged one, or one whose leaves differ from `expected`.
-    """
-    folder = pathlib.Path(path).absolute() / "params"
-    if not folder.is_dir():
-        raise UserError(f"{path} holds no model checkpoint (there is no folder {folder})")
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            found = checkpointer.metadata(folder).item_metadata.tree
-        except Exception as error:
-            raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
-        if lines := trees.difference(expected, found):
-            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-            raise UserError(f"{path} is another model: {'; '.join(lines[:3])}{more}")
-        try:
-            return checkpointer.restore(folder, expected)
-        except Exception as error:
-            raise UserError(f"{path} is damaged: {_first_line(error)}") from error
+        checkpointer.save(folder.absolute(), params)
 
 
 def bundled(name: str = "mini") -> str:

@@ -18,7 +18,11 @@ from promot_jax.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
-    arguments, overrides = _parser().parse_known_args(argv)
+    arguments, rest = _parser().parse_known_args(argv)
+    overrides = [word for word in rest if word.startswith("--") or "words" not in arguments]
+    if "words" in arguments:
+        # argparse takes only the words before the first flag for positional.
+        arguments.words += [word for word in rest if word not in overrides]
     try:
         _only_gin_flags(overrides)
         arguments.command(arguments, overrides)
@@ -88,32 +92,106 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", _report, "Rebuild report.html and report.md of a run.")
     report.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
 
+    inspect = command(
+        "inspect", _inspect, "Say what a checkpoint or adapter is: format, sizes, leaves, prompts."
+    )
+    inspect.add_argument("path", metavar="PATH", help=ANY_CHECKPOINT + ", an adapter or a prompt")
+    inspect.add_argument("--vocabulary", help=VOCABULARY)
+    inspect.add_argument("--leaves", action="store_true", help="one line for each leaf")
+    inspect.add_argument(
+        "--nearest", type=int, default=0, metavar="K", help="K nearest tokens of each prompt row"
+    )
+
     generate = command(
         "generate",
         _generate,
-        "Answer texts with a model of a finished run.",
-        'example:\n  promot generate runs/mini --prompt none "Q: what is the capital of mali? A:"',
+        "Answer texts with a model of a finished run, or of a checkpoint.",
+        "examples:\n"
+        '  promot generate runs/mini --prompt none "Q: what is the capital of mali? A:"\n'
+        '  promot generate --checkpoint SmolLM2-135M.gguf "The capital of France is"',
     )
-    generate.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
-    generate.add_argument("text", nargs="+", help="input texts, quoted")
+    generate.add_argument("words", nargs="+", metavar="[RUN] TEXT", help="texts to answer, quoted")
+    generate.add_argument("--checkpoint", help="instead of a run: " + ANY_CHECKPOINT)
+    generate.add_argument("--vocabulary", help=VOCABULARY)
+    _adapters(generate)
     generate.add_argument(
         "--prompt", default="none", help="name of the soft prompt to attach, or none"
     )
     _which_model(generate)
     generate.add_argument("--max_length", type=int, default=32, help="longest answer, in tokens")
+    generate.add_argument("--beams", type=int, help="beam search; 1 is greedy")
+    generate.add_argument("--temperature", type=float, help="sample; with --top_k, --top_p")
+    generate.add_argument("--top_k", type=int, default=0, help="sample from the K most probable")
+    generate.add_argument("--top_p", type=float, default=1.0, help="sample from this probability")
+
+    load = command(
+        "import",
+        _import,
+        "Turn a checkpoint of another program into a model folder of promot_jax.",
+        "example:\n  promot import google/mt5-small models/mt5_small --dry-run",
+    )
+    load.add_argument("source", metavar="PATH", help=ANY_CHECKPOINT)
+    load.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder for the model")
+    load.add_argument("--vocabulary", help=VOCABULARY)
+    _adapters(load)
+    for flag, meaning in [
+        ("--may_miss", "leaves that are initialised where the checkpoint has none"),
+        ("--may_skip", "names in the checkpoint that the model has no place for"),
+    ]:
+        load.add_argument(
+            flag, action="append", default=[], metavar="PATTERN", help=f"{meaning}; may be repeated"
+        )
+    _dry_run(load)
 
     export = command(
-        "export", _export, "Write a trained model of a run, and its soft prompts, to a folder."
+        "export",
+        _export,
+        "Write a model of a run, or of a checkpoint, for promot_jax or for another program.",
+        "examples:\n"
+        "  promot export runs/mini models/mini_rte\n"
+        "  promot export models/mini_rte hf/mini_rte --format huggingface",
     )
-    export.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
-    export.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder for the model")
+    export.add_argument("source", metavar="RUN", help="folder of a run, or " + ANY_CHECKPOINT)
+    export.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder")
+    export.add_argument(
+        "--format",
+        choices=("native", "huggingface", "t5x", "t5x_orbax", "peft"),
+        default="native",
+        help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter",
+    )
+    export.add_argument("--prompt", help="the soft prompt that --format peft writes")
+    export.add_argument("--vocabulary", help=VOCABULARY)
+    export.add_argument(
+        "--merge_lora", action="store_true", help="add the low-rank adapter to the kernels first"
+    )
     _which_model(export)
+    _dry_run(export)
     return parser
+
+
+ANY_CHECKPOINT = "a checkpoint: Hugging Face, T5X or promot_jax folder, .gguf file"
+VOCABULARY = "SentencePiece model or tokenizer.json, where the checkpoint has none"
 
 
 def _which_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", help="method that made the model (default: the run's last)")
     parser.add_argument("--seed", type=int, help="its seed (default: the run's first)")
+
+
+def _adapters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="attach a PEFT adapter folder or a prompt in a .npy file; may be repeated",
+    )
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be read and written, then stop"
+    )
 
 
 def _run(arguments, overrides) -> None:
@@ -128,10 +206,10 @@ def _run(arguments, overrides) -> None:
     experiment, model_dir, config = configuration.built()
     with _locked(model_dir):
         configuration.keep(model_dir, config)
-        from promot_jax import partitioning
+        from promot_jax import partitioning, trees
         from promot_jax.experiment import Runner, shorten
 
-        partitioning.use_cpu_cores()
+        partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
         partitioning.keep_compiled(model_dir / ".compiled")
         Runner(experiment, model_dir).run(shorten())
         _write_report(model_dir)
@@ -150,50 +228,136 @@ def _write_report(folder: pathlib.Path) -> None:
     print(f"\nreport: {page}")
 
 
+def _inspect(arguments, overrides) -> None:
+    _no_overrides(overrides)
+    for line in _conversion().inspect(
+        arguments.path,
+        vocabulary=arguments.vocabulary,
+        leaves=arguments.leaves,
+        nearest=arguments.nearest,
+    ):
+        print(line)
+
+
 def _generate(arguments, overrides) -> None:
     _no_overrides(overrides)
-    runner, method, seed = _open_run(arguments)
+    if arguments.checkpoint is None:
+        run, *texts = arguments.words
+        if not texts:
+            raise UserError(f"give the folder of a run and a text, not only {run!r}")
+        runner, method, seed = _open_run(pathlib.Path(run), arguments)
+        params = runner.trained_params(method, seed, runner.initial_params(seed))
+        model, decoder = runner.experiment.model, runner.experiment.decoder
+        buckets, names = runner.experiment.eval_buckets, [s.prompt for s in method.stages]
+    else:
+        texts = arguments.words
+        model, params = _open_checkpoint(arguments)
+        decoder, buckets, names = None, (), model.network.config.prompt_names
     prompt = None if arguments.prompt == "none" else arguments.prompt
-    known = [stage.prompt for stage in method.stages if stage.prompt]
-    if prompt is not None and prompt not in known:
-        names = ", ".join([*sorted(set(known)), "none"])
-        raise UserError(f"--prompt {prompt}: method {method.name!r} has none such; use {names}")
-    params = runner.trained_params(method, seed, runner.initial_params(seed))
-    answers = runner.evaluator.answer(params, arguments.text, arguments.max_length, prompt)
-    print("\n".join(answers))
+    if prompt is not None and prompt not in names:
+        known = ", ".join([*sorted(set(filter(None, names))), "none"])
+        raise UserError(f"--prompt {prompt}: this model has none such; use {known}")
+    from promot_jax import partitioning
+    from promot_jax.evaluation import Evaluator
+
+    decoder = _decoder(arguments, decoder)
+    evaluator = Evaluator(model, partitioning.make_mesh(), decoder, len(texts), buckets)
+    print("\n".join(evaluator.answer(params, texts, arguments.max_length, prompt)))
+
+
+def _conversion():
+    """Imports what reads and writes checkpoints, without its native libraries' remarks."""
+    with configuration.quiet_native_logs():
+        from promot_jax import conversion, evaluation  # noqa: F401
+    return conversion
+
+
+def _open_checkpoint(arguments):
+    """Returns (model, parameters) of a checkpoint with its adapters."""
+    conversion = _conversion()
+    from promot_jax import partitioning, pretrained
+
+    model, source = pretrained.open_model(arguments.checkpoint, arguments.vocabulary)
+    if model.vocabulary is None:
+        raise UserError(f"{arguments.checkpoint} has no vocabulary; give one by --vocabulary")
+    params = pretrained.load(source, model, partitioning.make_mesh())
+    for adapter in arguments.adapter:
+        model, params = pretrained.attach(model, params, *conversion.named(adapter))
+    return model, params
+
+
+def _decoder(arguments, usual):
+    """Returns the search that the flags ask for, else the usual one, else greedy search."""
+    from promot_jax import decoding
+
+    if arguments.temperature is not None or arguments.top_k or arguments.top_p < 1:
+        if arguments.beams is not None:
+            raise UserError("--beams searches and --temperature samples; give one of them")
+        temperature = 1.0 if arguments.temperature is None else arguments.temperature
+        return decoding.Sample(temperature, arguments.top_k, arguments.top_p, arguments.seed or 0)
+    if arguments.beams is not None:
+        return decoding.Beam(arguments.beams)
+    return usual or decoding.Greedy()
+
+
+def _import(arguments, overrides) -> None:
+    _no_overrides(overrides)
+    for line in _conversion().import_model(
+        arguments.source,
+        arguments.out,
+        vocabulary=arguments.vocabulary,
+        adapters=arguments.adapter,
+        may_miss=arguments.may_miss,
+        may_skip=arguments.may_skip,
+        dry_run=arguments.dry_run,
+    ):
+        print(line)
 
 
 def _export(arguments, overrides) -> None:
     _no_overrides(overrides)
-    runner, method, seed = _open_run(arguments)
-    import numpy as np
+    conversion = _conversion()
+    from promot_jax import models, partitioning, pretrained
 
-    from promot_jax import checkpoints, models
+    run = pathlib.Path(arguments.source)
+    if (run / "config.gin").is_file():
+        runner, method, seed = _open_run(run, arguments)
+        params = runner.trained_params(method, seed, runner.initial_params(seed))
+        model = runner.experiment.model
+        origin = {"run": run.name, "method": method.name, "seed": seed}
+    else:
+        model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
+        params = pretrained.load(source, model, partitioning.make_mesh())
+        origin = {"checkpoint": arguments.source, "format": source.format}
+    for line in conversion.export_model(
+        model.with_prompts(models.prompts_of(params)),
+        params,
+        arguments.out,
+        format_name=arguments.format,
+        prompt=arguments.prompt,
+        merge_lora=arguments.merge_lora,
+        origin=origin,
+        dry_run=arguments.dry_run,
+    ):
+        print(line)
 
-    params = runner.trained_params(method, seed, runner.initial_params(seed))
-    about = {"run": runner.folder.name, "method": method.name, "seed": seed}
-    checkpoints.save_params(arguments.out, params, about)
-    for name in models.prompts_of(params):
-        np.save(arguments.out / f"{name}.npy", params["encoder"]["prompt"][name]["prompt"])
-    print(f"wrote {arguments.out}")
 
-
-def _open_run(arguments):
+def _open_run(run: pathlib.Path, arguments):
     """Returns (runner, method, seed) of a finished run, as --method and --seed choose."""
-    config = arguments.run / "config.gin"
+    config = run / "config.gin"
     if not config.is_file():
-        raise UserError(f"{arguments.run} is no run folder: it has no config.gin")
+        raise UserError(f"{run} is no run folder: it has no config.gin")
     configuration.parse([str(config)])
     experiment, _, _ = configuration.built()
     from promot_jax.experiment import Runner
 
-    runner = Runner(experiment, arguments.run)
+    runner = Runner(experiment, run)
     method = experiment.method(arguments.method or experiment.methods[-1].name)
     seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
     for folder in method.folders:
-        if not (arguments.run / f"seed_{seed}" / folder / "stage.json").exists():
+        if not (run / f"seed_{seed}" / folder / "stage.json").exists():
             raise UserError(
-                f"method {method.name!r} of seed {seed} is not finished in {arguments.run}; "
+                f"method {method.name!r} of seed {seed} is not finished in {run}; "
                 "run the experiment to its end first"
             )
     return runner, method, seed

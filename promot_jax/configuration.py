@@ -33,6 +33,9 @@ IMPORTS = (
     "from promot_jax import models",
     "from promot_jax import optimizers",
     "from promot_jax import stages",
+    "from promot_jax import vocabularies",
+    "from promot_jax.networks import decoder",
+    "from promot_jax.networks import lora",
     "from promot_jax.networks import prompt",
     "from promot_jax.networks import t5",
 )
@@ -85,7 +88,7 @@ def parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[st
     Raises:
       UserError: an unknown name, a missing file, a value that is no Python literal.
     """
-    with _quiet_native_logs():
+    with quiet_native_logs():
         from absl import logging as absl_logging
 
         import gin
@@ -135,7 +138,7 @@ def _explained(where: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_native_logs() -> Iterator[None]:
+def quiet_native_logs() -> Iterator[None]:
     """Hides what tensorflow's libraries write to stderr when they load; no setting stops it."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -1,14 +1,18 @@
 """seqio task or mixture → host batches: reproducible order, length buckets, exact resume.
 
-Batches are dicts of numpy arrays as seqio's encoder-decoder feature converter makes them:
-`encoder_input_tokens` [B, T], `decoder_input_tokens`, `decoder_target_tokens` and
-`decoder_loss_weights` [B, U]. A length bucket is a pair (T, U); a batch is padded to the first
-bucket that holds all its rows, so the step compiles once for each bucket and computes little
-padding.
+Batches are dicts of int32 numpy arrays, the same for every family of models: the fields of seqio's
+encoder-decoder feature converter, which are `encoder_input_tokens` [B, T], `decoder_input_tokens`,
+`decoder_target_tokens` and `decoder_loss_weights` [B, U], and `encoder_segment_ids` [B, T], 1 for a
+token and 0 for padding. Padding has the id 0, but an id 0 need not be padding: some vocabularies
+have a real token there, so only segment ids and loss weights say where rows end.
+
+A length bucket is a pair (T, U); a batch is padded to the first bucket that holds all its rows, so
+the step compiles once for each bucket and computes little padding.
 """
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -78,8 +82,8 @@ class TokenBatches:
         def first_bucket(row):
             lengths = tf.stack(
                 [
-                    tf.math.count_nonzero(row["encoder_input_tokens"]),
-                    tf.math.count_nonzero(row["decoder_target_tokens"]),
+                    tf.math.count_nonzero(row["encoder_segment_ids"]),
+                    tf.math.count_nonzero(row["decoder_loss_weights"]),
                 ]
             )
             return tf.argmax(tf.reduce_all(lengths <= bounds, axis=1))
@@ -138,9 +142,7 @@ def eval_batches(
     rows = list((rows if limit is None else rows.take(limit)).as_numpy_iterator())
     if not rows:
         raise UserError(f"task {task!r} has no row in its split {split!r}")
-    order = sorted(
-        range(len(rows)), key=lambda i: np.count_nonzero(rows[i]["encoder_input_tokens"])
-    )
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["encoder_segment_ids"].sum())
     grouped = []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
@@ -155,13 +157,19 @@ def eval_batches(
 
 
 def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
-    """Cuts padding down to the first bucket that holds every row."""
+    """Cuts padding down to the first bucket that holds every row.
 
-    def longest(tokens):
-        return int(np.count_nonzero(tokens, axis=1).max(initial=1))
+    Args:
+      batch: fields of [B, T], whose names begin with `encoder_`, with `encoder_segment_ids` among
+        them, and of [B, U], with `decoder_loss_weights`; there may be none of [B, U].
+      buckets: shortest first; a batch that fits into none stays as it is.
+    """
 
-    inputs, targets = batch["encoder_input_tokens"], batch.get("decoder_target_tokens")
-    need = longest(inputs), 0 if targets is None else longest(targets)
+    def length(marks):
+        return int(np.count_nonzero(marks, axis=1).max(initial=1))
+
+    inputs, targets = batch["encoder_segment_ids"], batch.get("decoder_loss_weights")
+    need = length(inputs), 0 if targets is None else length(targets)
     whole = inputs.shape[1], 0 if targets is None else targets.shape[1]
     cut = next((b for b in buckets if b[0] >= need[0] and b[1] >= need[1]), whole)
     return {
@@ -189,6 +197,9 @@ def _rows(name, task_feature_lengths, split, *, shuffle, num_epochs, seed) -> tf
         raise UserError(f"no task or mixture is registered as {name!r}{hint}")
     if split not in (splits := seqio.get_mixture_or_task(name).splits):
         raise UserError(f"task {name!r} has no split {split!r}; it has {', '.join(splits)}")
+    for feature in seqio.get_mixture_or_task(name).output_features.values():
+        # Opens its file: a bad one is one line here, many from inside the pipeline.
+        _ = feature.vocabulary.vocab_size
     # What `seqio.get_dataset` does, without its memory cache: that complains of partial reads.
     rows = seqio.get_mixture_or_task(name).get_dataset(
         dict(task_feature_lengths),
@@ -198,4 +209,26 @@ def _rows(name, task_feature_lengths, split, *, shuffle, num_epochs, seed) -> tf
         seed=seed,
         try_in_mem_cache=False,
     )
-    return seqio.EncDecFeatureConverter(pack=False)(rows, dict(task_feature_lengths))
+    if missing := {"inputs", "targets"} - rows.element_spec.keys():
+        raise UserError(f"task {name!r} has no feature {min(missing)!r}; a task needs both")
+    longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    return rows.map(functools.partial(_fields, longest), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _fields(longest: Bucket, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Converts the `inputs` and `targets` of a row to the fields of a batch."""
+
+    def padded(values, length):
+        values = tf.cast(values[:length], tf.int32)
+        values = tf.pad(values, [[0, length - tf.size(values)]])
+        return tf.ensure_shape(values, [length])
+
+    inputs, targets = row["inputs"], row["targets"]
+    return {
+        "encoder_input_tokens": padded(inputs, longest[0]),
+        "encoder_segment_ids": padded(tf.ones_like(inputs), longest[0]),
+        # The decoder begins with 0 and sees each target one position later.
+        "decoder_input_tokens": padded(tf.concat([[0], targets], 0), longest[1]),
+        "decoder_target_tokens": padded(targets, longest[1]),
+        "decoder_loss_weights": padded(tf.ones_like(targets), longest[1]),
+    }

@@ -8,7 +8,7 @@ import numpy as np
 import seqio
 
 from promot_jax import data, decoding, models, partitioning
-from promot_jax.models import EncoderDecoderModel
+from promot_jax.models import Model
 from promot_jax.trees import Tree
 
 
@@ -51,7 +51,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: EncoderDecoderModel,
+        model: Model,
         mesh: jax.sharding.Mesh,
         decoder: decoding.Decoder,
         batch_size: int,
@@ -140,14 +140,15 @@ class Evaluator:
         self, params: Tree, texts: Sequence[str], max_length: int, prompt: str | None = None
     ) -> list[str]:
         """Returns the model's answer of at most `max_length` tokens to each text."""
-        vocabulary = self._model.vocabulary
-        ids = [[*vocabulary.encode(text), vocabulary.eos_id] for text in texts]
-        longest = max(map(len, ids))
+        ids = [self._model.input_ids(text) for text in texts]
+        longest = max([1, *map(len, ids)])
         count = -(-len(ids) // self._mesh.shape["data"]) * self._mesh.shape["data"]
-        tokens = np.zeros((count, longest), np.int32)
-        for row, values in zip(tokens, ids, strict=False):
-            row[: len(values)] = values
-        batch = data.trim({"encoder_input_tokens": tokens}, self._buckets)
+        tokens, segments = np.zeros((2, count, longest), np.int32)
+        for row, values in enumerate(ids):
+            tokens[row, : len(values)] = values
+            segments[row, : len(values)] = 1
+        batch = {"encoder_input_tokens": tokens, "encoder_segment_ids": segments}
+        batch = data.trim(batch, self._buckets)
         params, prompts = _attach(params, prompt)
         with partitioning.activate(self._mesh):
             found = self._predict(params, self._place(batch, prompt), prompts, max_length)

@@ -25,18 +25,19 @@ from collections.abc import Sequence
 import jax
 
 from promot_jax import (
-    checkpoints,
     data,
     decoding,
     metric_writers,
     metrics,
     models,
     partitioning,
+    pretrained,
     trees,
 )
 from promot_jax.errors import UserError
 from promot_jax.evaluation import EvalTask, Evaluation, Evaluator
-from promot_jax.models import EncoderDecoderModel
+from promot_jax.interop import formats
+from promot_jax.models import Model
 from promot_jax.progress import say
 from promot_jax.stages import Method, Stage
 from promot_jax.train import StageRun, train_stage
@@ -55,7 +56,10 @@ class Experiment:
       tasks: unseen tasks, evaluated without any prompt.
       methods: what to compare.
       seeds: each repeats every method with another order of data, dropout and prompt.
-      initial_checkpoint: model that every method starts from; None draws random parameters.
+      initial_checkpoint: model that every method starts from, in any format that `interop` reads;
+        None draws random parameters.
+      may_miss: patterns of parameters that it need not have, and that are then drawn at random.
+      may_skip: patterns of names that it may have beyond the model.
       decoder: greedy or beam search.
       eval_batch_size, eval_buckets: shape of evaluation batches.
       eval_examples: rows of each task in the final evaluation; None takes all.
@@ -65,13 +69,15 @@ class Experiment:
       model_parallel: devices that share one copy of the parameters.
     """
 
-    model: EncoderDecoderModel
+    model: Model
     target: EvalTask
     labels: Sequence[str]
     tasks: Sequence[EvalTask]
     methods: Sequence[Method]
     seeds: Sequence[int] = (0,)
     initial_checkpoint: str | None = None
+    may_miss: Sequence[str] = ()
+    may_skip: Sequence[str] = ()
     decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Beam)
     eval_batch_size: int = 64
     eval_buckets: Sequence[data.Bucket] = ()
@@ -132,22 +138,20 @@ class Runner:
 
     def initial_params(self, seed: int) -> Tree:
         """Returns the parameters that every method of a seed starts from, placed on the mesh."""
-        shapes, axes = self.experiment.model.shapes_and_axes()
+        experiment = self.experiment
+        if experiment.initial_checkpoint is not None:
+            return pretrained.load(
+                formats.open_checkpoint(experiment.initial_checkpoint),
+                experiment.model,
+                self.mesh,
+                may_miss=experiment.may_miss,
+                may_skip=experiment.may_skip,
+                seed=seed,
+            )
+        shapes, axes = experiment.model.shapes_and_axes()
         shardings = partitioning.params_sharding(self.mesh, axes, shapes)
-        path = self.experiment.initial_checkpoint
-        if path is None:
-            init = jax.jit(self.experiment.model.init, out_shardings=shardings)
-            return init(jax.random.key(seed))
-        return checkpoints.load_params(
-            path,
-            jax.tree.map(
-                lambda leaf, sharding: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=sharding
-                ),
-                shapes,
-                shardings,
-            ),
-        )
+        init = jax.jit(experiment.model.init, out_shardings=shardings)
+        return init(jax.random.key(seed))
 
     def trained_params(self, method: Method, seed: int, base: Tree) -> Tree:
         """Trains or loads the stages of a method in order; returns the parameters at the end."""

@@ -32,17 +32,31 @@ RULES = (
     ("length", None),
     ("prompt", None),
     ("prompt_embed", None),
+    ("lora", None),
+    ("layers", None),
 )
 
 
-def use_cpu_cores() -> None:
+# Parameters up to which a device a core pays.
+SMALL = 20_000_000
+
+
+def use_cpu_cores(parameters: int) -> None:
     """Makes a device of each CPU core, so that a host without accelerator trains on all of them.
 
     XLA runs small programs on one core; dividing the batch over a device a core is faster (on 2
-    cores the miniature's step takes 0.6 of the time). Call it before anything else uses jax. A
-    number that the environment already sets, or devices that exist, stay as they are. The number is
-    a power of two, at most 8, so that usual batch sizes divide.
+    cores the miniature's step takes 0.6 of the time). Large matrix products occupy all cores by
+    themselves, and each device would hold a copy of the parameters: such a model stays on one.
+
+    Call it before anything else uses jax. A number that the environment already sets, or devices
+    that exist, stay as they are. The number is a power of two, at most 8, so that usual batch sizes
+    divide.
+
+    Args:
+      parameters: of the model that will be trained.
     """
+    if parameters > SMALL:
+        return
     given = jax.config.jax_num_cpu_devices >= 0
     if given or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return

@@ -10,10 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promot_jax import data, metric_writers, models, partitioning, train_state, trees
+from promot_jax import (
+    data,
+    metric_writers,
+    models,
+    optimizers,
+    partitioning,
+    train_state,
+    trees,
+)
 from promot_jax.checkpoints import StageCheckpoints
 from promot_jax.errors import UserError
-from promot_jax.models import EncoderDecoderModel
+from promot_jax.models import Model
 from promot_jax.progress import Progress
 from promot_jax.stages import Stage
 from promot_jax.train_state import TrainState
@@ -45,9 +53,7 @@ class StageRun:
     evaluate: Evaluate
 
 
-def train_stage(
-    run: StageRun, params: Tree, model: EncoderDecoderModel, mesh: jax.sharding.Mesh
-) -> Tree:
+def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
     """Trains one stage and returns all parameters as its best checkpoint has them.
 
     A stage that was interrupted continues from its latest checkpoint and ends with the same bits
@@ -79,19 +85,22 @@ def train_stage(
         checkpoints.close()
 
 
-def sharded_state(
-    stage: Stage, params: Tree, model: EncoderDecoderModel, mesh: jax.sharding.Mesh
-) -> TrainState:
-    """Returns the state at step 0 of a stage, each leaf placed by its logical axes."""
-    tx = stage.optimizer()
+def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
+
+    Leaves that train are copies, because the step donates them; frozen ones are those of `params`.
+    """
+    tx = optimizers.layer_by_layer(stage.optimizer())
     _, axes = model.with_prompts(models.prompts_of(params)).shapes_and_axes()
 
-    def begin(params):
-        # The step donates its state, so the state must not share buffers with `params`.
-        return train_state.begin(jax.tree.map(jnp.copy, params), stage.trainable, tx)
+    def begin(trainable):
+        return train_state.begin(jax.tree.map(jnp.copy, trainable), (".*",), tx)
 
-    shardings = partitioning.state_sharding(mesh, axes, jax.eval_shape(begin, params))
-    return jax.jit(begin, out_shardings=shardings)(params)
+    shapes = jax.eval_shape(lambda params: train_state.begin(params, stage.trainable, tx), params)
+    shardings = partitioning.state_sharding(mesh, axes, shapes)
+    trainable, frozen = trees.partition(params, stage.trainable)
+    state = jax.jit(begin, out_shardings=shardings.replace(frozen={}))(trainable)
+    return state.replace(frozen=jax.device_put(frozen, shardings.frozen))
 
 
 def _train(run, state, model, mesh, checkpoints) -> TrainState:
@@ -99,7 +108,8 @@ def _train(run, state, model, mesh, checkpoints) -> TrainState:
     stage, first = run.stage, int(state.step)
     model = model.with_prompts(prompts := models.prompts_of(state.params))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step_fn = make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    tx = optimizers.layer_by_layer(stage.optimizer())
+    step_fn = make_train_step(model, stage, tx, mesh, shardings)
     rng = jax.device_put(jax.random.key(run.seed), partitioning.replicated(mesh))
     prompt_id = None if stage.prompt is None else list(prompts).index(stage.prompt)
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.

@@ -34,8 +34,20 @@ class TrainState:
 
     @property
     def saved(self) -> Tree:
-        """What a stage checkpoint holds: everything that this stage can change."""
-        return {"step": self.step, "trainable": self.trainable, "opt_state": self.opt_state}
+        """What a stage checkpoint holds: everything that this stage can change, layer by layer."""
+        return {
+            "step": self.step,
+            "trainable": trees.unstack_layers(self.trainable),
+            "opt_state": self.opt_state,
+        }
+
+    def restored(self, saved: Tree) -> "TrainState":
+        """Returns the state that `saved` was of; its frozen leaves are those of this one."""
+        if trees.is_stacked(self.trainable):
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.trainable)
+            stack = jax.jit(trees.stack_layers, out_shardings=shardings)
+            saved = saved | {"trainable": stack(saved["trainable"])}
+        return self.replace(**saved)
 
     def apply_gradients(self, gradients: Tree, tx: optax.GradientTransformation) -> "TrainState":
         """Returns the state one step later; `gradients` has the structure of `trainable`."""

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from promot_jax import partitioning, trees
-from promot_jax.models import Batch, EncoderDecoderModel
+from promot_jax.models import Batch, Model
 from promot_jax.stages import Stage
 from promot_jax.train_state import TrainState
 
@@ -15,13 +15,13 @@ TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    model: EncoderDecoderModel,
+    model: Model,
     stage: Stage,
     tx: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     shardings: TrainState,
 ) -> TrainStep:
-    """Returns `(state, batch, rng) -> (state, metrics)`; `state` is donated.
+    """Returns `(state, batch, rng) -> (state, metrics)`; `state` is donated but for frozen leaves.
 
     Gradients are taken with respect to `state.trainable` alone. `rng` is the stage's key: the
     dropout of a step depends on it and on the step's number only. Metrics are device scalars:
@@ -29,12 +29,12 @@ def make_train_step(
     """
     model = model.with_dropout(stage.dropout_rate)
 
-    def train_step(state, batch, rng):
+    def train_step(state, frozen, batch, rng):
         dropout_rng = jax.random.fold_in(rng, state.step) if stage.dropout_rate else None
 
         def mean_loss(trainable):
             loss = model.loss_fn(
-                trees.combine(trainable, state.frozen),
+                trees.combine(trainable, frozen),
                 batch,
                 dropout_rng,
                 label_smoothing=stage.label_smoothing,
@@ -53,12 +53,13 @@ def make_train_step(
     compiled = jax.jit(
         train_step,
         donate_argnums=0,
-        out_shardings=(shardings, partitioning.replicated(mesh)),
+        out_shardings=(shardings.replace(frozen={}), partitioning.replicated(mesh)),
     )
 
     def step(state, batch, rng):
         with partitioning.activate(mesh):
-            return compiled(state, batch, rng)
+            moved, metrics = compiled(state.replace(frozen={}), state.frozen, batch, rng)
+        return moved.replace(frozen=state.frozen), metrics
 
     step.compiled = compiled
     return step

@@ -1,4 +1,4 @@
-"""Parameter trees as paths: select, partition, combine, fingerprint.
+"""Parameter trees as paths: select, partition, combine, stack, fingerprint.
 
 A tree is a nested dict of arrays; the path of a leaf is its keys joined by `/`, as in
 `encoder/layers_0/mlp/wo/kernel`. Patterns are regular expressions that must match a whole path.
@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from promot_jax.errors import UserError
 
 Tree = dict[str, Any]
+
+STACKED = "layers"
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -94,16 +97,126 @@ def difference(expected: Tree, found: Tree) -> list[str]:
     return lines
 
 
+def stack_layers(tree: Tree) -> Tree:
+    """Stacks `.../layers_0/x`, `.../layers_1/x`, … at `.../layers/x`, along a new axis 0.
+
+    Leaves may be numpy or jax arrays, which stay what they are, or `jax.ShapeDtypeStruct` (of
+    which the sharding is not kept). A tree without layers stays as it is.
+
+    Raises:
+      UserError: the layers of a stack do not count from 0, or differ in their leaves, shapes or
+        dtypes.
+    """
+    return _stacked(tree, "")
+
+
+def unstack_layers(tree: Tree) -> Tree:
+    """Inverse of `stack_layers`.
+
+    Raises:
+      UserError: the leaves of a stack differ in their number of layers.
+    """
+    return _unstacked(tree, "")
+
+
+def is_stacked(tree: Tree) -> bool:
+    """Says whether a tree holds stacks of layers."""
+    return any(STACKED in path.split("/") for path in flatten(tree))
+
+
+def _stacked(tree: Tree, place: str) -> Tree:
+    result = {
+        name: _stacked(node, f"{place}{name}/") if isinstance(node, Mapping) else node
+        for name, node in tree.items()
+    }
+    numbers = sorted(
+        int(found[1])
+        for name, node in result.items()
+        if isinstance(node, Mapping) and (found := re.fullmatch(r"layers_(0|[1-9]\d*)", name))
+    )
+    if not numbers:
+        return result
+    if numbers != list(range(len(numbers))) or STACKED in result:
+        has = ", ".join([f"layers_{n}" for n in numbers] + [STACKED] * (STACKED in result))
+        raise UserError(
+            f"{place or 'the tree'} has {has}; give layers_0 .. layers_{len(numbers) - 1} alone"
+        )
+    layers = [flatten(result.pop(f"layers_{number}")) for number in numbers]
+    _check_alike(layers, place)
+    stacked = {path: _stack([layer[path] for layer in layers]) for path in layers[0]}
+    return result | {STACKED: unflatten(stacked)}
+
+
+def _check_alike(layers: list[dict[str, Any]], place: str) -> None:
+    """Raises UserError unless all layers have the same leaves, shapes and dtypes."""
+    first = layers[0]
+    for number, layer in enumerate(layers):
+        for path in sorted(first.keys() ^ layer.keys()):
+            has, lacks = (0, number) if path in first else (number, 0)
+            raise UserError(
+                f"{place}layers_{has} has {path} and {place}layers_{lacks} has not; only layers "
+                "with the same leaves can be stacked, leave scan_layers off"
+            )
+        for path, leaf in layer.items():
+            if (leaf.shape, leaf.dtype) != (first[path].shape, first[path].dtype):
+                raise UserError(
+                    f"{place}layers_{number}/{path} is {leaf.dtype} {leaf.shape}, in layers_0 it "
+                    f"is {first[path].dtype} {first[path].shape}; only equal layers can be "
+                    "stacked, leave scan_layers off"
+                )
+
+
+def _stack(leaves: list[Any]) -> Any:
+    first = leaves[0]
+    if isinstance(first, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype)
+    return (np if isinstance(first, np.ndarray | np.generic) else jnp).stack(leaves)
+
+
+def _unstacked(tree: Tree, place: str) -> Tree:
+    result = {
+        name: _unstacked(node, f"{place}{name}/") if isinstance(node, Mapping) else node
+        for name, node in tree.items()
+        if name != STACKED or not isinstance(node, Mapping)
+    }
+    if not isinstance(stack := tree.get(STACKED), Mapping):
+        return result
+    leaves = flatten(stack)
+    sizes = {path: leaf.shape[0] if leaf.shape else 0 for path, leaf in leaves.items()}
+    length = min(sizes.values(), default=0)
+    if not length or set(sizes.values()) != {length} or "layers_0" in result:
+        found = ", ".join(f"{size} in {path}" for path, size in list(sizes.items())[:3])
+        raise UserError(
+            f"{place}{STACKED} must hold all layers, as many in each leaf; it has {found or 'none'}"
+        )
+    for number in range(length):
+        layer = unflatten({path: _layer(leaf, number) for path, leaf in leaves.items()})
+        result[f"layers_{number}"] = _unstacked(layer, f"{place}{STACKED}/")
+    return result
+
+
+def _layer(leaf: Any, number: int) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    # A number out of a numpy array would be a scalar and no array.
+    return np.asarray(leaf[number]) if isinstance(leaf, np.ndarray) else leaf[number]
+
+
 def count(tree: Tree) -> int:
     """Returns the number of elements in all leaves."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def checksum(tree: Tree) -> str:
-    """Returns a SHA-256 (16 hex digits) of paths, dtypes, shapes and bits of all leaves."""
+    """Returns the `fingerprint` of all leaves, which are read back from the device one by one."""
+    return fingerprint((path, jax.device_get(leaf)) for path, leaf in flatten(tree).items())
+
+
+def fingerprint(leaves: Iterable[tuple[str, Any]]) -> str:
+    """Returns a SHA-256 (16 hex digits) of the paths, dtypes, shapes and bits of (path, array)."""
     digest = hashlib.sha256()
-    for path, leaf in flatten(tree).items():
-        array = np.asarray(jax.device_get(leaf))
+    for path, leaf in leaves:
+        array = np.asarray(leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]

@@ -75,32 +75,6 @@ def test_a_truncated_checkpoint_is_one_line_that_names_it(tmp_path):
     kept.close()
 
 
-def shapes(params):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
-
-
-def test_a_model_survives_saving(tmp_path):
-    checkpoints.save_params(tmp_path / "model", PARAMS, {"method": "promot"})
-    assert tiny.leaves_equal(checkpoints.load_params(tmp_path / "model", shapes(PARAMS)), PARAMS)
-    with pytest.raises(UserError, match="exists already"):
-        checkpoints.save_params(tmp_path / "model", PARAMS, {})
-
-
-def test_foreign_models_are_clear_errors(tmp_path):
-    checkpoints.save_params(tmp_path / "model", PARAMS, {})
-    with pytest.raises(UserError, match="holds no model checkpoint"):
-        checkpoints.load_params(tmp_path / "nothing", shapes(PARAMS))
-    wider = {**PARAMS, "b": {"kernel": np.ones(4, np.float32)}}
-    with pytest.raises(UserError, match=r"b/kernel has shape \(3,\), expected \(4,\)"):
-        checkpoints.load_params(tmp_path / "model", shapes(wider))
-    with pytest.raises(UserError, match="missing c/kernel"):
-        checkpoints.load_params(tmp_path / "model", shapes({**PARAMS, "c": PARAMS["a"]}))
-    truncate(tmp_path / "model")
-    with pytest.raises(UserError, match=f"{tmp_path}/model (is damaged|cannot be read)") as error:
-        checkpoints.load_params(tmp_path / "model", shapes(PARAMS))
-    assert "\n" not in str(error.value)
-
-
 def test_a_full_disk_is_one_line_with_the_mend(tmp_path, monkeypatch):
     kept = checkpoints.StageCheckpoints(tmp_path, state_at(0).frozen)
 

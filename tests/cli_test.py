@@ -145,7 +145,7 @@ def test_bad_values_in_a_run_are_one_line(tmp_path, capsys):
     nothing = "--gin.fine_tuning/stages.Stage.trainable=('encoder/layer_9/.*',)"
     assert "pattern 'encoder/layer_9/.*' matches no parameter" in mini(nothing)
     assert "'mini_rtte'; did you mean 'mini_rte" in mini("--gin.MIXTURE_OR_TASK_NAME='mini_rtte'")
-    assert "holds no model" in mini("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'")
+    assert "/nowhere: no such" in mini("--gin.INITIAL_CHECKPOINT_PATH='/nowhere'")
     assert "lower the learning rate" in mini("--gin.LEARNING_RATE=1e30", "--gin.EVAL_PERIOD=2")
 
 
@@ -156,7 +156,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
 
 def test_pretraining_runs_a_few_steps(tmp_path):
     # `run` is the other experiment; a new one needs a test of its own.
-    assert set(configuration.experiments()) == {"mini", "mini_pretrain"}
+    assert set(configuration.experiments()) == {"cpu_smoke", "mini", "mini_pretrain"}
     shrink = [flag for flag in SHRINK if "_EXAMPLES" not in flag and "BATCH_SIZE" not in flag]
     shrink += [
         "--gin.WARMUP_STEPS=1",
@@ -168,7 +168,9 @@ def test_pretraining_runs_a_few_steps(tmp_path):
     assert "Pretraining" in (tmp_path / "run" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["generate"], ["report"], ["export"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["generate"], ["report"], ["inspect"], ["import"], ["export"]]
+)
 def test_help_imports_nothing_heavy(command):
     program = (
         "import sys\n"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promot_jax import decoding
+from promot_jax.errors import UserError
 
 EOS = 1
 
@@ -40,8 +41,11 @@ def empty_cache(batch_size, max_length):
     return {"index": jnp.int32(0), "row": jnp.arange(batch_size), "history": history}
 
 
-@functools.partial(jax.jit, static_argnames=("num_beams", "max_length", "alpha"))
-def batch_search(tables, num_beams, max_length, alpha):
+STATIC = ("num_beams", "max_length", "length_penalty", "stop")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def batch_search(tables, num_beams, max_length, alpha, **rules):
     """Searches each chain of tables [B, V, V]."""
     return decoding.beam_search(
         empty_cache(len(tables), max_length),
@@ -51,6 +55,7 @@ def batch_search(tables, num_beams, max_length, alpha):
         max_length=max_length,
         eos_id=EOS,
         alpha=alpha,
+        **rules,
     )
 
 
@@ -111,7 +116,7 @@ def test_greedy_falls_into_the_trap_and_beam_search_does_not():
 
 
 @settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 2**31), alpha=st.sampled_from([0.0, 0.6, 1.0]))
+@given(seed=st.integers(0, 2**31), alpha=st.sampled_from([-1.0, 0.0, 0.6, 1.0]))
 def test_wide_beams_find_every_sequence_in_order(seed, alpha):
     table = random_tables(seed, 1, vocab_size=4)[0]
     expected = all_finished(table, 4, alpha)
@@ -195,6 +200,72 @@ def test_unfinished_sequences_fill_empty_places():
     np.testing.assert_array_equal(sequences, [[EOS, 0, 0], [2, 2, 2]])
 
 
+def never_done(live, ended, length, max_length, penalty):
+    return jnp.zeros(live.shape, bool)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    seed=st.integers(0, 2**31),
+    alpha=st.sampled_from([-1.5, 0.0, 0.6, 2.0]),
+    penalty=st.sampled_from([decoding.gnmt_penalty, decoding.power_penalty]),
+)
+def test_settled_rows_cannot_improve(seed, alpha, penalty):
+    tables = random_tables(seed, 8)
+    common = {"num_beams": 2, "max_length": 7, "alpha": alpha, "length_penalty": penalty}
+    never = batch_search(tables, **common, stop=never_done)
+    stopped = batch_search(tables, **common)
+    np.testing.assert_array_equal(stopped[0], never[0])
+    np.testing.assert_allclose(stopped[1], never[1], rtol=1e-6)
+
+
+def test_a_full_row_stays_as_it_is_while_others_go_on():
+    # Each token of the first row is a toss-up between the end and one more; alpha makes the
+    # longest the best. The second row cannot end.
+    toss_up = np.log([[1e-9, 0.5, 0.5, 1e-9]] * 4)
+    never = np.array([[-9.0, -np.inf, 0.0, -0.1]] * 4)
+    common = {"num_beams": 2, "max_length": 6, "alpha": 3.0}
+    full, _ = batch_search(np.stack([toss_up, never]), **common, stop=decoding.stop_full)
+    np.testing.assert_array_equal(full[0], [[EOS, 0, 0, 0, 0, 0], [2, EOS, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(full[1, 0], [2] * 6)
+    settled, _ = batch_search(np.stack([toss_up, never]), **common)
+    np.testing.assert_array_equal(settled[0, 0], [2, 2, 2, 2, 2, EOS])
+
+
+def test_ends_outside_the_best_beams_are_dropped():
+    ends = jnp.array([[True, False, True, False], [False, True, False, True]])
+    last, earlier = jnp.array(True), jnp.array(False)
+    np.testing.assert_array_equal(decoding.finish_any(ends, last), ends)
+    leading = [[True, False, False, False], [False, True, False, False]]
+    np.testing.assert_array_equal(decoding.finish_leading(ends, earlier), leading)
+    np.testing.assert_array_equal(
+        decoding.finish_leading(ends, last), [[True, True, False, False]] * 2
+    )
+
+
+def test_penalties():
+    np.testing.assert_allclose(decoding.gnmt_penalty(jnp.array([1, 7]), 0.5), [1, 2**0.5])
+    np.testing.assert_allclose(decoding.power_penalty(jnp.array([1, 4]), 0.5), [1, 2])
+
+
+@pytest.mark.parametrize("decoder", [decoding.Greedy(), decoding.Beam(3), decoding.Sample()])
+def test_rows_start_from_their_tokens(decoder):
+    tables = jnp.asarray(random_tables(1, 3), jnp.float32)
+    starts = jnp.array([4, 0, 2])
+
+    def from_the_start_row(tokens, cache):
+        tokens = jnp.where(cache["index"] == 0, starts[cache["row"]][:, None], tokens)
+        return markov(tables)(tokens, cache)
+
+    common = {"batch_size": 3, "max_length": 5, "eos_id": EOS}
+    expected = decoder(empty_cache(3, 5), from_the_start_row, **common)
+    tokens = decoder(empty_cache(3, 5), markov(tables), **common, start_tokens=starts)
+    np.testing.assert_array_equal(tokens, expected)
+    default = decoder(empty_cache(3, 5), markov(tables), **common)
+    assert (default[0] != tokens[0]).any()
+    np.testing.assert_array_equal(default[1], tokens[1])
+
+
 def test_the_search_stops_when_nothing_can_improve():
     sure = np.log([[1e-9, 0.9, 0.05, 0.05]] * 4)
 
@@ -249,6 +320,10 @@ def test_the_first_of_equal_values_wins_across_chunks():
 
 
 def test_errors_name_the_culprit():
+    with pytest.raises(UserError, match=r"Beam\.num_beams = 0"):
+        decoding.Beam(num_beams=0)
+    with pytest.raises(UserError, match="early_stopping = 'ever'"):
+        decoding.huggingface_beam(early_stopping="ever")
     with pytest.raises(ValueError, match="num_beams = 0"):
         search(TRAP, 0, 4, alpha=0.6)
     with pytest.raises(ValueError, match="batch_size = 1"):

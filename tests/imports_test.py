@@ -10,10 +10,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"trees", "losses", "decoding", "metric_writers"},
-    {"networks", "train_state", "optimizers", "data"},
+    {"trees", "losses", "decoding", "metric_writers", "files", "vocabularies"},
+    {"networks", "train_state", "optimizers", "data", "interop"},
     {"models", "stages", "partitioning", "checkpoints"},
-    {"train_step", "evaluation"},
+    {"train_step", "evaluation", "pretrained"},
+    {"conversion"},
     {"train", "probes"},
     {"experiment"},
     {"report", "configuration"},
@@ -23,13 +24,17 @@ LAYERS = [
 ONLY = {
     "gin": {"configuration"},
     "matplotlib": {"report"},
-    "orbax": {"checkpoints"},
-    "tensorflow": {"data", "tasks"},
-    "seqio": {"data", "evaluation", "models", "tasks"},
+    "orbax": {"checkpoints", "interop"},
+    "tensorflow": {"data", "tasks", "vocabularies"},
+    "seqio": {"data", "evaluation", "models", "tasks", "vocabularies"},
     "clu": {"metric_writers"},
+    "gguf": {"interop"},
+    "huggingface_hub": {"interop"},
+    "tensorstore": {"interop"},
+    "tokenizers": {"interop", "vocabularies"},
 }
 WITHOUT_JAX = {
-    *("errors", "metrics", "progress", "metric_writers"),
+    *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
     *("report", "tasks", "configuration", "cli"),
 }
 

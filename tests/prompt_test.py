@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promot_jax.errors import UserError
 from promot_jax.networks import prompt, t5
 
 CONFIG = t5.T5Config(
@@ -185,3 +186,167 @@ def test_sampled_vocabulary_draws_leading_rows(length, distinct):
 def test_sampled_vocabulary_of_a_small_table():
     drawn = prompt.sampled_vocabulary(jnp.eye(6), 6, jax.random.key(0))
     np.testing.assert_array_equal(drawn.sum(axis=0), np.ones(6))
+
+
+def test_symmetric_uniform_takes_the_width_of_the_table():
+    values = prompt.symmetric_uniform(jnp.zeros((5, 64)), 200, jax.random.key(0), scale=0.1)
+    assert (values.shape, values.dtype) == ((200, 64), jnp.float32)
+    assert -0.1 <= values.min() < -0.099
+    assert 0.099 < values.max() <= 0.1
+
+
+class Letters:
+    """A vocabulary of lower-case letters: a is 1."""
+
+    def encode(self, text):
+        return [ord(letter) - ord("a") + 1 for letter in text]
+
+
+TABLE = jnp.asarray(np.random.default_rng(0).normal(size=(20, 4)), jnp.bfloat16)
+
+
+def test_class_labels_stand_first():
+    rows = prompt.class_labels(TABLE, 5, jax.random.key(0), ["no", "b"], Letters(), top=10)
+    table = np.asarray(TABLE, np.float32)
+    assert (rows.shape, rows.dtype) == ((5, 4), jnp.float32)
+    np.testing.assert_allclose(rows[0], (table[14] + table[15]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(rows[1], table[2])
+    leading = {tuple(row) for row in table[:10]}
+    assert len({tuple(row) for row in np.asarray(rows[2:])} & leading) == 3
+    full = prompt.class_labels(TABLE, 2, jax.random.key(0), ("no", "b"), Letters())
+    np.testing.assert_array_equal(full, rows[:2])
+
+
+@pytest.mark.parametrize("text", ["abc", "abcdefg", "abcdefghijk"])
+def test_a_text_is_cut_or_repeated_as_peft_does(text):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+
+    class Tokenizer:
+        def __call__(self, text):
+            return {"input_ids": Letters().encode(text)}
+
+    table = torch.nn.Embedding.from_pretrained(torch.tensor(np.asarray(TABLE, np.float32)))
+    config = peft.PromptTuningConfig(
+        task_type="SEQ_2_SEQ_LM",
+        num_virtual_tokens=7,
+        num_transformer_submodules=1,
+        token_dim=4,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text=text,
+        tokenizer_name_or_path="letters",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Tokenizer())
+        expected = peft.PromptEmbedding(config, table).embedding.weight.detach().numpy()
+    rows = prompt.from_text(TABLE, 7, jax.random.key(0), text, Letters())
+    assert rows.dtype == jnp.float32
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize(
+    ("init", "options", "message"),
+    [
+        (prompt.class_labels, {"labels": []}, r"labels = \[\]; give the texts"),
+        (prompt.class_labels, {"labels": "yes"}, "labels = 'yes'; give the texts"),
+        (prompt.class_labels, {"labels": ["a", "b", "c", "d"]}, "4 labels .* prompt_length to 4"),
+        (prompt.class_labels, {"labels": ["a", ""]}, "text '' .* has no tokens"),
+        (prompt.class_labels, {"labels": ["a", "bz"]}, r"'bz' .* \[2, 26\], .* embeds 20 tokens"),
+        (prompt.from_text, {"text": ""}, "text '' .* has no tokens"),
+        (prompt.from_text, {"text": "`_"}, r"\[0, -1\], .* embeds 20 tokens"),
+    ],
+)
+def test_bad_texts_are_one_line(init, options, message):
+    with pytest.raises(UserError, match=message):
+        init(TABLE, 3, jax.random.key(0), **options, vocabulary=Letters())
+
+
+def test_a_file_of_prompt_tuning_has_no_suffix(tmp_path):
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    path = tmp_path / "encoder.prompt.prompt.prompt"
+    with open(path, "wb") as file:
+        np.save(file, rows)
+    loaded = prompt.from_file(TABLE, 3, jax.random.key(0), str(path))
+    assert loaded.dtype == jnp.float32
+    np.testing.assert_array_equal(loaded, rows)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 5)), "rows of 5 numbers, the model embeds in 4"),
+        (np.zeros((2, 4)), "has 2 rows, expected 3; set prompt_length to 2"),
+        (np.zeros(4), r"shape \(4,\), not rows"),
+        (np.zeros((3, 4), np.int32), "holds int32, expected float32"),
+        (b"", "cannot be read"),
+        (b"text", "cannot be read"),
+        (None, "cannot be read: .*No such file"),
+        ({"a": np.zeros(1)}, "holds several arrays"),
+    ],
+)
+def test_bad_prompt_files_are_one_line(tmp_path, array, message):
+    path = tmp_path / "prompt"
+    with open(path, "wb") as file:
+        if isinstance(array, bytes):
+            file.write(array)
+        elif isinstance(array, dict):
+            np.savez(file, **array)
+        elif array is not None:
+            np.save(file, array)
+    if array is None:
+        path.unlink()
+    with pytest.raises(UserError, match=message) as error:
+        prompt.from_file(TABLE, 3, jax.random.key(0), str(path))
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([4, 8, 20, 27]),
+    k=st.integers(1, 4),
+    values=st.sampled_from([2, 1000]),
+)
+def test_nearest_tokens_equals_brute_force(seed, size, k, values):
+    rng = np.random.default_rng(seed)
+    # Rows of ones and zeros are often equal or parallel: ties.
+    rows, table = (rng.integers(values, size=(n, 4)).astype(np.float32) for n in (3, size))
+
+    def norm(array):
+        lengths = np.linalg.norm(array, axis=1, keepdims=True)
+        return array / np.where(lengths > 0, lengths, 1)
+
+    expected = norm(rows).astype(np.float64) @ norm(table).astype(np.float64).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt, "CHUNK", 8)
+        ids, similarity = prompt.nearest_tokens(jnp.asarray(rows), jnp.asarray(table), k)
+    assert (ids.dtype, similarity.dtype) == (jnp.int32, jnp.float32)
+    np.testing.assert_allclose(similarity, -np.sort(-expected, axis=1)[:, :k], atol=1e-6)
+    np.testing.assert_allclose(
+        np.take_along_axis(expected, np.asarray(ids), axis=1), similarity, atol=1e-6
+    )
+    assert all(len(set(row)) == k for row in np.asarray(ids).tolist())
+
+
+def test_the_smaller_of_equally_near_tokens_stands_first(monkeypatch):
+    monkeypatch.setattr(prompt, "CHUNK", 4)
+    table = np.zeros((10, 4), np.float32)
+    table[[1, 3, 6, 9], 0] = [2, 1, 4, 1]
+    table[[2, 8], 1] = 1
+    ids, similarity = prompt.nearest_tokens(jnp.eye(4)[:1] * 3, jnp.asarray(table), k=6)
+    np.testing.assert_array_equal(ids, [[1, 3, 6, 9, 0, 2]])
+    np.testing.assert_array_equal(similarity, [[1, 1, 1, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "message"),
+    [
+        (np.zeros((2, 3)), 1, "rows of 3 numbers, the model embeds in 4"),
+        (np.zeros((2, 4)), 0, "k = 0; .* from 1 to the 20"),
+        (np.zeros((2, 4)), 21, "k = 21; .* from 1 to the 20"),
+    ],
+)
+def test_nearest_tokens_refuses(rows, k, message):
+    with pytest.raises(UserError, match=message):
+        prompt.nearest_tokens(jnp.asarray(rows), TABLE, k)

@@ -1,5 +1,7 @@
 import hypothesis
 import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,3 +81,107 @@ def test_checksum_sees_every_bit_name_and_type():
     assert trees.checksum({"a": np.zeros(2, np.float32)}) != trees.checksum(
         {"a": np.zeros(2, np.int32)}
     )
+
+
+# Layers of one stack have the same leaves and shapes; the kind of array is the tree's.
+SHAPES = st.dictionaries(
+    st.sampled_from(["kernel", "scale", "mlp/wo", "bias"]),
+    st.sampled_from([(), (2,), (2, 3)]),
+    min_size=1,
+)
+STACKS = st.dictionaries(
+    st.sampled_from(["encoder", "decoder", "a/b"]),
+    st.tuples(SHAPES, st.sampled_from([1, 2, 11]), SHAPES),
+)
+
+
+def layered(stacks, make):
+    """A tree with stacks of layers, and other leaves beside them."""
+    leaves = {"token_embedder/embedding": make((2, 3), 0)}
+    for place, (inside, length, beside) in stacks.items():
+        leaves |= {f"{place}/norm/{path}": make(shape, 1) for path, shape in beside.items()}
+        leaves |= {
+            f"{place}/layers_{number}/{path}": make(shape, number)
+            for number in range(length)
+            for path, shape in inside.items()
+        }
+    return trees.unflatten(leaves)
+
+
+def array(module):
+    return lambda shape, seed: module.asarray(np.arange(np.prod(shape)).reshape(shape) + 100 * seed)
+
+
+KINDS = {
+    "numpy": array(np),
+    "jax": array(jnp),
+    "shapes": lambda shape, _: jax.ShapeDtypeStruct(shape, jnp.bfloat16),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@hypothesis.settings(max_examples=8, deadline=None)
+@hypothesis.given(stacks=STACKS)
+def test_unstack_inverts_stack(kind, stacks):
+    tree = layered(stacks, KINDS[kind])
+    stacked = trees.flatten(trees.stack_layers(tree))
+    assert not [path for path in stacked if "layers_" in path]
+    for place, (inside, length, _) in stacks.items():
+        assert {
+            stacked[f"{place}/layers/{path}"].shape == (length, *shape)
+            for path, shape in inside.items()
+        } == {True}
+    found = trees.flatten(trees.unstack_layers(trees.unflatten(stacked)))
+    expected = trees.flatten(tree)
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert isinstance(found[path], type(leaf) if kind != "jax" else jax.Array)
+        assert found[path].dtype == leaf.dtype
+        if kind == "shapes":
+            assert found[path].shape == leaf.shape
+        else:
+            np.testing.assert_array_equal(found[path], leaf)
+
+
+def test_the_tenth_layer_follows_the_ninth():
+    tree = {f"layers_{number}": {"x": np.full(1, number)} for number in range(12)}
+    np.testing.assert_array_equal(trees.stack_layers(tree)["layers"]["x"][:, 0], range(12))
+
+
+def test_a_tree_without_layers_stays_as_it_is():
+    tree = {"encoder": {"norm": {"scale": np.ones(2)}, "layers_x": {"y": np.ones(1)}}}
+    tree["layers"] = tree["layers_0"] = np.zeros(3)  # leaves, not layers
+    assert same(trees.stack_layers(tree), tree)
+    assert same(trees.unstack_layers(tree), tree)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"layers_0": {"x": 1, "y": 1}, "layers_1": {"x": 1}}, "a/layers_0 has y and a/layers_1"),
+        ({"layers_0": {"x": 1}, "layers_1": {"x": 1, "z": 1}}, "a/layers_1 has z and a/layers_0"),
+        ({"layers_0": {"x": 1}, "layers_1": {"x": 2}}, r"a/layers_1/x is float32 \(2,\), in layer"),
+        ({"layers_0": {"x": 1}, "layers_2": {"x": 1}}, "a/ has layers_0, layers_2; give"),
+        ({"layers_0": {"x": 1}, "layers": {"x": 1}}, "a/ has layers_0, layers; give"),
+    ],
+)
+def test_layers_that_differ_are_an_error(layers, message):
+    tree = jax.tree.map(lambda size: np.zeros(size, np.float32), {"a": layers})
+    with pytest.raises(UserError, match=message):
+        trees.stack_layers(tree)
+
+
+def test_layers_of_another_dtype_are_an_error():
+    tree = {"layers_0": {"x": np.zeros(1)}, "layers_1": {"x": np.zeros(1, np.float32)}}
+    with pytest.raises(UserError, match=r"layers_1/x is float32 \(1,\).*float64"):
+        trees.stack_layers(tree)
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [{"x": np.zeros((2, 1)), "y": np.zeros((3, 1))}, {"x": np.zeros(())}, {"x": np.zeros((0, 1))}],
+    ids=["uneven", "scalar", "empty"],
+)
+def test_a_stack_without_a_number_of_layers_is_an_error(stack):
+    with pytest.raises(UserError, match="a/layers must hold all layers"):
+        trees.unstack_layers({"a": {"layers": stack}})

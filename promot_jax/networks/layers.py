@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen import partitioning
 
+from promot_jax.networks.lora import Lora, low_rank
 from promot_jax.networks.prompt import Initializer
 
 # Large enough to vanish in a float32 softmax, finite so that a row without any valid key is
@@ -27,21 +28,35 @@ fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_no
 
 
 class Dense(nn.Module):
-    """Linear map without bias over the last axis, `[..., in]` -> `[..., features]`."""
+    """Linear map over the last axis, `[..., in]` -> `[..., features]`.
+
+    Without a bias unless `use_bias`; with a low-rank adapter where `lora` says so.
+    """
 
     features: int
     axes: tuple[str, str]
     init_fn: Initializer = fan_in_truncated
     dtype: str = "float32"
+    use_bias: bool = False
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `x @ kernel` in `dtype`."""
+        """Returns `x @ kernel + bias` in `dtype`."""
+        x = x.astype(self.dtype)
         shape = (x.shape[-1], self.features)
         kernel = partitioning.param_with_axes(
             "kernel", self.init_fn, shape, jnp.float32, axes=self.axes
         )
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = jnp.dot(x, kernel.astype(self.dtype))
+        if self.lora is not None and self.lora.adapts("/".join((*self.path, "kernel"))):
+            y += low_rank(x, self.lora, self.features, self.axes)
+        if self.use_bias:
+            bias = partitioning.param_with_axes(
+                "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
+            )
+            y += bias.astype(self.dtype)
+        return y
 
 
 class RMSNorm(nn.Module):
@@ -152,18 +167,25 @@ class Attention(nn.Module):
     features: int
     dropout_rate: float
     dtype: str = "float32"
+    lora: Lora | None = None
 
     def setup(self):
         """Declares the projections."""
         into_heads = functools.partial(
-            Dense, self.num_heads * self.head_dim, ("embed", "joined_kv"), dtype=self.dtype
+            Dense,
+            self.num_heads * self.head_dim,
+            ("embed", "joined_kv"),
+            dtype=self.dtype,
+            lora=self.lora,
         )
         self.query = into_heads(
             init_fn=nn.initializers.variance_scaling(1.0 / self.head_dim, "fan_in", "normal")
         )
         self.key = into_heads(init_fn=fan_in_normal)
         self.value = into_heads(init_fn=fan_in_normal)
-        self.out = Dense(self.features, ("joined_kv", "embed"), fan_in_normal, self.dtype)
+        self.out = Dense(
+            self.features, ("joined_kv", "embed"), fan_in_normal, self.dtype, lora=self.lora
+        )
         # One dropout pattern for all queries, as in T5.
         self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
 
@@ -207,6 +229,7 @@ class SelfAttention(Attention):
         deterministic: bool,
         decode: bool = False,
         index: jax.Array | None = None,
+        layer: jax.Array | None = None,
     ) -> jax.Array:
         """Attends within `x`.
 
@@ -219,6 +242,8 @@ class SelfAttention(Attention):
             `[B, N, D, L]`, length last as in T5X.
           index: int scalar, the position of a decoding step. None with `decode` means that
             the cache is created, empty, for X positions.
+          layer: int scalar in a decoding step where all layers share `cached_key` and
+            `cached_value`, then `[B, layers, N, D, L]`: the part that is this layer's.
 
         Returns:
           `[B, X, H]`.
@@ -226,21 +251,27 @@ class SelfAttention(Attention):
         query = self.heads(self.query(x))
         key, value = self.heads(self.key(x)), self.heads(self.value(x))
         if decode:
-            key = self._cached("cached_key", key, index)
-            value = self._cached("cached_value", value, index)
+            key = self._cached("cached_key", key, index, layer)
+            value = self._cached("cached_value", value, index, layer)
         return self.out(self.attend(query, key, value, mask, bias, deterministic))
 
-    def _cached(self, name: str, new: jax.Array, index: jax.Array | None) -> jax.Array:
+    def _cached(
+        self, name: str, new: jax.Array, index: jax.Array | None, layer: jax.Array | None
+    ) -> jax.Array:
         """Writes `[B, 1, N, D]` at `index` and returns the whole cache as `[B, L, N, D]`."""
         length_last = jnp.moveaxis(new, 1, -1)
         if index is None:
             self.put_variable("cache", name, jnp.zeros_like(length_last))
             return new
-        cache = jax.lax.dynamic_update_slice_in_dim(
-            self.get_variable("cache", name), length_last, index, axis=-1
-        )
+        cache = self.get_variable("cache", name)
+        if layer is None:
+            own = cache = jax.lax.dynamic_update_slice_in_dim(cache, length_last, index, axis=-1)
+        else:
+            start = (0, layer, 0, 0, index)
+            cache = jax.lax.dynamic_update_slice(cache, length_last[:, None], start)
+            own = jax.lax.dynamic_index_in_dim(cache, layer, axis=1, keepdims=False)
         self.put_variable("cache", name, cache)
-        return jnp.moveaxis(cache, -1, 1)
+        return jnp.moveaxis(own, -1, 1)
 
 
 class CrossAttention(Attention):
@@ -297,18 +328,20 @@ class MLP(nn.Module):
     activations: tuple[str, ...]
     dropout_rate: float
     dtype: str = "float32"
+    lora: Lora | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps `[B, X, H]` to `[B, X, H]` through `[B, X, F]`."""
+        dense = functools.partial(Dense, dtype=self.dtype, lora=self.lora)
         factors = []
         for number, name in enumerate(self.activations):
-            dense = "wi" if len(self.activations) == 1 else f"wi_{number}"
-            projected = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name=dense)(x)
+            wi = "wi" if len(self.activations) == 1 else f"wi_{number}"
+            projected = dense(self.hidden, ("embed", "mlp"), name=wi)(x)
             factors.append(projected if name == "linear" else getattr(nn, name)(projected))
         hidden = functools.reduce(operator.mul, factors)
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
             hidden, deterministic=deterministic
         )
         hidden = partitioning.with_sharding_constraint(hidden, ("batch", "length", "mlp"))
-        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="wo")(hidden)
+        return dense(x.shape[-1], ("mlp", "embed"), name="wo")(hidden)

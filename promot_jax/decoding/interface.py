@@ -1,0 +1,49 @@
+"""What a search sees of the network, and what the rest of the program sees of a search."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Cache = Any
+TokensToLogits = Callable[[jax.Array, Cache], tuple[jax.Array, Cache]]
+
+START_ID = 0
+PAD_ID = 0
+
+
+class Decoder(Protocol):
+    """A choice of search. `num_beams` is K, the rows that a step has for each row of the batch."""
+
+    num_beams: int
+
+    def __call__(
+        self,
+        cache: Cache,
+        tokens_to_logits: TokensToLogits,
+        *,
+        batch_size: int,
+        max_length: int,
+        eos_id: int,
+        start_tokens: jax.Array | None = None,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Returns the best sequence of each row, int32 `[B, L]`.
+
+        Args:
+          cache: decoding cache for B rows.
+          tokens_to_logits: the step function, see `promot_jax.decoding`.
+          batch_size: B.
+          max_length: L, tokens to generate at most.
+          eos_id: the end-of-sequence token.
+          start_tokens: int32 `[B]`, the token before the first one; 0 when None.
+          rng: a PRNG key for searches that draw; others ignore it.
+        """
+
+
+def first_tokens(start_tokens: jax.Array | None, batch_size: int) -> jax.Array:
+    """Returns the tokens that a search begins with, int32 `[B]`."""
+    if start_tokens is None:
+        return jnp.full(batch_size, START_ID, jnp.int32)
+    return jnp.asarray(start_tokens, jnp.int32)

@@ -1,0 +1,31 @@
+"""Folders that appear under their name only when they are complete."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from promot_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives an empty folder to write into, which becomes `path` when the block ends well.
+
+    What an interrupted block leaves is `PATH.partial`; the next attempt removes it.
+
+    Raises:
+      UserError: `path` exists, or it cannot be written.
+    """
+    final = pathlib.Path(path)
+    if final.exists():
+        raise UserError(f"{final} exists already; choose another folder or remove it")
+    partial = final.with_name(final.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(final)
+    except OSError as error:
+        raise UserError(f"{final} cannot be written: {error.strerror or error}") from error

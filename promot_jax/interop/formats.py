@@ -1,0 +1,27 @@
+"""Opens a checkpoint of whatever format it is."""
+
+import os
+
+from promot_jax.errors import UserError
+from promot_jax.interop import gguf, huggingface, native, t5x
+from promot_jax.interop.source import Source
+
+READERS = (native, huggingface, gguf, t5x)
+
+
+def open_checkpoint(path: str | os.PathLike) -> Source:
+    """Opens a model: our own folder, a Hugging Face folder, a GGUF file, a T5X checkpoint.
+
+    Raises:
+      UserError: nothing there, or nothing that one of the formats recognises.
+    """
+    path = os.fspath(path)
+    for reader in READERS:
+        if reader.is_format(path):
+            return reader.open_checkpoint(path)
+    if "://" not in path and not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder")
+    raise UserError(
+        f"{path} holds no model checkpoint: expected a folder of promot_jax (model.json), of "
+        "Hugging Face (config.json and safetensors) or of T5X (checkpoint_N), or a .gguf file"
+    )

@@ -1,0 +1,74 @@
+"""Our own model folders: `params`, an orbax tree, and `model.json`, which says what it is."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from promot_jax.errors import UserError
+from promot_jax.interop import orbax_leaves, stores, t5x
+from promot_jax.interop.source import Source
+
+FORMAT = "promot_jax"
+# Fields of models, besides their network's configuration, that `model.json` may have.
+OPTIONS = ("prefix_lm", "start_id")
+
+
+def is_format(path: str) -> bool:
+    """Returns whether `path` is a model folder of ours."""
+    return (stores.absolute(path) / "params" / "_METADATA").exists()
+
+
+def open_checkpoint(path: str) -> Source:
+    """Opens a model folder; its leaves are read one at a time.
+
+    Family and configuration are what `model.json` says under `family` and `config`. Where it says
+    nothing about them, a T5 is recognised by its shapes. The file of a vocabulary is made absolute.
+
+    Raises:
+      UserError: no model folder of ours, or a damaged one.
+    """
+    folder = stores.absolute(path)
+    if not is_format(path):
+        raise UserError(f"{path} is no model folder of promot_jax: params/_METADATA is missing")
+    about = _about(folder / "model.json")
+    leaves, read = orbax_leaves.open_tree(folder / "params")
+    inferred = t5x.t5_config(leaves)
+    return Source(
+        path=path,
+        format=FORMAT,
+        leaves=leaves,
+        read=read,
+        where={},
+        family=about.get("family") or ("t5" if inferred else None),
+        config=_with_tuples(about.get("config")) or inferred or {},
+        options={name: about[name] for name in OPTIONS if name in about},
+        vocabulary=_vocabulary(about.get("vocabulary"), folder),
+    )
+
+
+def _about(file: epath.Path) -> Mapping[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        about = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); copy the model again") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{file} must hold a JSON object, not a {type(about).__name__}")
+    return about
+
+
+def _with_tuples(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """JSON has no tuples, and configurations of networks must be hashable."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in (config or {}).items()
+    }
+
+
+def _vocabulary(named: Mapping[str, Any] | None, folder: epath.Path) -> Mapping[str, Any] | None:
+    if not named or "file" not in named or "://" in named["file"]:
+        return named
+    return {**named, "file": str(folder / named["file"])}

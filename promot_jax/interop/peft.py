@@ -1,0 +1,326 @@
+"""Adapters of Hugging Face's PEFT, read and written without it: soft prompts and LoRA.
+
+A folder has adapter_config.json and adapter_model.safetensors. PEFT names matrices after the base
+model's modules, so that a LoRA is read and written through the table of `huggingface_names`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from promot_jax import trees
+from promot_jax.errors import UserError
+from promot_jax.files import new_folder
+from promot_jax.interop import hub, safetensors_files
+from promot_jax.interop import huggingface_names as names
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PROMPT = "prompt_embeddings"
+_OUTPUT = names.OUTPUT.removesuffix(".weight")
+_TASKS = {"t5": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
+# Settings of LoRA that change what it computes or on which weights; without them, or with one of
+# these values, it is `kernel + alpha / rank * A B` on the base model's own kernels.
+_PLAIN = {
+    "bias": ("none",),
+    # The other initialisations change the base model's weights when PEFT loads the adapter.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
+    **dict.fromkeys(
+        (
+            *("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"),
+            *("layer_replication", "lora_bias", "target_parameters", "trainable_token_indices"),
+            *("use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"),
+            *("kasa_config", "monteclora_config"),
+        ),
+        (),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A soft prompt or a low-rank adapter.
+
+    Attributes:
+      kind: `prompt` or `lora`.
+      base_model: name of the model that it belongs to, None where nothing tells.
+      prompt: float32 `[P, H]`.
+      leaves: {our path of `lora_a` [in, r] or `lora_b` [r, out]: float32 array}.
+      pattern: regular expression that matches the paths of exactly the adapted kernels.
+      rank: r.
+      alpha: the product of the two matrices is multiplied by `alpha / rank`.
+    """
+
+    kind: str
+    base_model: str | None
+    prompt: np.ndarray | None = None
+    leaves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    pattern: str = ""
+    rank: int = 0
+    alpha: float = 0.0
+
+
+def is_format(path: str) -> bool:
+    """Says whether a folder, or an `hf://` address, is an adapter of PEFT."""
+    return (hub.local_folder(path) / _CONFIG).is_file()
+
+
+def read(path: str, family: str | None = None, config: Mapping[str, Any] | None = None) -> Adapter:
+    """Reads an adapter.
+
+    Args:
+      path: a local folder, or `hf://OWNER/NAME[@REVISION][/FOLDER]`.
+      family: `t5` or `decoder`, of the base model. Only a LoRA needs it.
+      config: fields of the base model's configuration, likewise.
+
+    Raises:
+      UserError: a damaged folder, an adapter that we cannot express, or one of another model.
+    """
+    folder = hub.local_folder(path)
+    about = _read_config(folder)
+    kind = about.get("peft_type")
+    if kind == "PROMPT_TUNING":
+        return _read_prompt(folder, about)
+    if kind != "LORA":
+        raise UserError(
+            f"{folder / _CONFIG}: peft_type is {kind}; supported are PROMPT_TUNING and LORA"
+        )
+    if family is None or config is None:
+        raise UserError(f"{path} is a LoRA, whose names need the base model: name that one too")
+    return _read_lora(folder, about, family, config)
+
+
+def describe(path: str) -> dict[str, Any]:
+    """Returns facts of an adapter that need no base model, by name in the order to show them.
+
+    Raises:
+      UserError: a damaged folder.
+    """
+    folder = hub.local_folder(path)
+    about = _read_config(folder)
+    tensors = _tensors(folder)
+    facts = {
+        "peft_type": about.get("peft_type"),
+        "base model": about.get("base_model_name_or_path"),
+    }
+    if facts["peft_type"] == "LORA":
+        modules = {re.sub(r"\.lora_.*", "", name).split(".")[-1] for name in tensors}
+        facts |= {"rank": about.get("r"), "alpha": about.get("lora_alpha")}
+        facts["modules"] = ", ".join(sorted(modules))
+    if _PROMPT in tensors:
+        facts["prompt length"] = about.get("num_virtual_tokens")
+        facts["embedding dimension"] = tensors[_PROMPT].shape[-1]
+    return facts
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    file = folder / _CONFIG
+    try:
+        about = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{file} holds no JSON object")
+    return about
+
+
+def _tensors(folder: pathlib.Path) -> dict[str, safetensors_files.Tensor]:
+    if not (folder / _WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
+        raise UserError(
+            f"{folder / 'adapter_model.bin'} is a pickle, which is not read; load the adapter with "
+            f"PEFT and save it again, which writes {_WEIGHTS}"
+        )
+    return safetensors_files.read_header(folder / _WEIGHTS)
+
+
+def _read_prompt(folder: pathlib.Path, about: Mapping[str, Any]) -> Adapter:
+    tensors, length = _tensors(folder), about.get("num_virtual_tokens")
+    if _PROMPT not in tensors:
+        raise UserError(f"{folder / _WEIGHTS} has no {_PROMPT}")
+    if not isinstance(length, int) or length < 1:
+        raise UserError(f"{folder / _CONFIG}: num_virtual_tokens is {length}, expected a number")
+    rows = safetensors_files.read(tensors[_PROMPT])
+    if rows.ndim != 2 or len(rows) < length:
+        raise UserError(
+            f"{folder / _WEIGHTS}: {_PROMPT} has shape {rows.shape}, expected at least {length} "
+            f"rows (num_virtual_tokens in {_CONFIG})"
+        )
+    # Of an encoder-decoder PEFT keeps twice the rows and uses the first half.
+    prompt = rows[:length].astype(np.float32)
+    return Adapter("prompt", about.get("base_model_name_or_path"), prompt=prompt)
+
+
+def _check_plain(file: pathlib.Path, about: Mapping[str, Any]) -> None:
+    for name, allowed in _PLAIN.items():
+        value = about.get(name)
+        if value and value not in allowed:
+            raise UserError(f"{file}: {name} is {value}, which only PEFT can apply")
+    if not isinstance(about.get("r"), int) or about["r"] < 1:
+        raise UserError(f"{file}: r is {about.get('r')}, expected a rank")
+    if not isinstance(about.get("lora_alpha"), int | float):
+        raise UserError(f"{file}: lora_alpha is {about.get('lora_alpha')}, expected a number")
+
+
+def _read_lora(
+    folder: pathlib.Path, about: Mapping[str, Any], family: str, config: Mapping[str, Any]
+) -> Adapter:
+    _check_plain(folder / _CONFIG, about)
+    modules, rank, file = names.modules(family, config), about["r"], folder / _WEIGHTS
+    leaves = {}
+    for name, tensor in _tensors(folder).items():
+        # PEFT adds the frozen weight of an adapted output layer, which the base model has.
+        output = [config["vocab_size"], config["emb_dim"]]
+        if name.endswith(f".{_OUTPUT}.base_layer.weight") and list(tensor.shape) == output:
+            continue
+        match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
+        if match is None or match[1] not in modules:
+            raise UserError(f"{file}: the model has no place for {name}; is it of another model?")
+        path, rename = modules[match[1]]
+        if len(tensor.shape) != 2 or tensor.shape["AB".index(match[2])] != rank:
+            raise UserError(f"{file}: {name} has shape {tensor.shape}, which is not of rank {rank}")
+        array = safetensors_files.read(tensor).astype(np.float32)
+        if match[2] == "A":
+            leaves[f"{path}/lora_a"] = array.T
+        elif rename.head_dim and len(array) % rename.head_dim:
+            raise UserError(f"{file}: {name} has shape {tensor.shape}, it belongs to another model")
+        else:
+            leaves[f"{path}/lora_b"] = rename.to_ours(array)
+    paths = _pairs(leaves, str(file))
+    alpha = float(about["lora_alpha"])
+    return Adapter(
+        "lora",
+        about.get("base_model_name_or_path"),
+        leaves=leaves,
+        pattern=_pattern(paths, [path for path, _ in modules.values()]),
+        rank=rank,
+        alpha=alpha * math.sqrt(rank) if about.get("use_rslora") else alpha,
+    )
+
+
+def _pairs(leaves: Mapping[str, Any], where: str) -> list[str]:
+    """Returns the paths of the adapted layers, each of which has both matrices."""
+    paths = sorted({path.rpartition("/")[0] for path in leaves})
+    if not paths:
+        raise UserError(f"{where} holds no matrices of a LoRA")
+    for path in paths:
+        for name in ("lora_a", "lora_b"):
+            if f"{path}/{name}" not in leaves:
+                raise UserError(f"{where}: {path}/{name} is missing")
+    return paths
+
+
+def _pattern(paths: list[str], modules: list[str]) -> str:
+    """Returns a pattern that matches the kernels of `paths` and no other of `modules`."""
+    every_layer = "|".join(sorted({re.sub(r"layers_\d+", r"layers_\\d+", path) for path in paths}))
+    if {path for path in modules if re.fullmatch(every_layer, path)} == set(paths):
+        return f"({every_layer})/kernel"
+    return f"({'|'.join(paths)})/kernel"
+
+
+def _write(
+    folder: str | os.PathLike, about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    shapes = {name: array.shape for name, array in tensors.items()}
+    with new_folder(folder) as partial:
+        content = {"inference_mode": True, **about}
+        (partial / _CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        safetensors_files.write(
+            partial / _WEIGHTS, shapes, np.dtype(np.float32), tensors.__getitem__
+        )
+
+
+def write_prompt(
+    folder: str | os.PathLike, prompt: np.ndarray, family: str, base_model: str | None
+) -> None:
+    """Writes a soft prompt that `PeftModel.from_pretrained` loads.
+
+    Args:
+      folder: must not exist.
+      prompt: `[P, H]`.
+      family: `t5` or `decoder`, of the base model.
+      base_model: its name on the hub, or its folder.
+
+    Raises:
+      UserError: the folder exists or cannot be written.
+    """
+    prompt = np.asarray(prompt)
+    length, width = prompt.shape
+    about = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": _TASKS[family],
+        "base_model_name_or_path": base_model,
+        "num_virtual_tokens": length,
+        "token_dim": width,
+        # PEFT's own folders have 2 for an encoder-decoder, with rows for a decoder that never
+        # sees them.
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM",
+    }
+    _write(folder, about, {_PROMPT: prompt})
+
+
+def write_lora(
+    folder: str | os.PathLike,
+    leaves: Mapping[str, Any],
+    family: str,
+    rank: int,
+    alpha: float,
+    config: Mapping[str, Any],
+    base_model: str | None,
+) -> None:
+    """Writes a low-rank adapter that `PeftModel.from_pretrained` loads.
+
+    Args:
+      folder: must not exist.
+      leaves: `lora_a` and `lora_b` of the adapted kernels, as a tree or as {our path: array}.
+      family: `t5` or `decoder`, of the base model.
+      rank: r.
+      alpha: the product of the two matrices is multiplied by `alpha / rank`.
+      config: fields of the base model's configuration.
+      base_model: its name on the hub, or its folder.
+
+    Raises:
+      UserError: the folder exists or cannot be written; leaves of another rank, without their
+        partner, or of kernels that the base model does not have in `transformers`.
+    """
+    leaves = trees.flatten(dict(leaves))
+    modules = names.modules(family, config)
+    theirs = {path: (module, rename) for module, (path, rename) in modules.items()}
+    tensors, adapted = {}, []
+    for path in _pairs(leaves, "the adapter"):
+        if path not in theirs:
+            raise UserError(f"{path}/kernel has no name in transformers, so PEFT cannot adapt it")
+        module, rename = theirs[path]
+        a, b = (np.asarray(leaves[f"{path}/{name}"]) for name in ("lora_a", "lora_b"))
+        if a.shape[1:] != (rank,) or b.shape[:1] != (rank,):
+            raise UserError(f"{path}: lora_a {a.shape} and lora_b {b.shape} are not of rank {rank}")
+        tensors[f"base_model.model.{module}.lora_A.weight"] = a.T
+        tensors[f"base_model.model.{module}.lora_B.weight"] = rename.to_theirs(b)
+        adapted.append(module)
+    about = {
+        "peft_type": "LORA",
+        "task_type": _TASKS[family],
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": _target_modules(adapted, list(modules)),
+    }
+    _write(folder, about, tensors)
+
+
+def _target_modules(adapted: list[str], modules: list[str]) -> list[str]:
+    """Returns the modules' last names where those mean exactly `adapted`, else their full names."""
+    last = {module.rpartition(".")[2] for module in adapted}
+    if {module for module in modules if module.rpartition(".")[2] in last} == set(adapted):
+        return sorted(last)
+    return sorted(adapted)

@@ -1,0 +1,180 @@
+"""From a checkpoint of any format to a model and its parameters, and from a model to a folder."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from promot_jax import checkpoints, files, models, partitioning, trees, vocabularies
+from promot_jax.errors import UserError
+from promot_jax.interop import formats, peft
+from promot_jax.interop import source as sources
+from promot_jax.interop.source import Plan, Source
+from promot_jax.networks import lora, prompt
+from promot_jax.trees import Tree
+
+
+def open_model(
+    path: str, vocabulary: str | None = None, **changes: Any
+) -> tuple[models.Model, Source]:
+    """Opens a checkpoint and builds the model that it is of, its soft prompts included.
+
+    Args:
+      path: a checkpoint of any format that `interop` reads.
+      vocabulary: a SentencePiece model or a `tokenizer.json`, for a checkpoint that has none.
+      **changes: fields of the network's configuration to set, such as `dtype`.
+
+    Raises:
+      UserError: no checkpoint, or one that does not tell its architecture.
+    """
+    source = formats.open_checkpoint(path)
+    if source.family is None:
+        raise UserError(
+            f"{path} does not tell its architecture; name the network in a gin file and give the "
+            "checkpoint as INITIAL_CHECKPOINT_PATH"
+        )
+    words = find_vocabulary(source, vocabulary)
+    model = models.build(source.family, {**source.config, **changes}, words, **source.options)
+    shapes = trees.unflatten(dict(source.leaves))
+    return model.with_prompts(models.prompts_of(shapes)), source
+
+
+def find_vocabulary(source: Source, path: str | None):
+    """Returns the vocabulary at `path`, else the checkpoint's own, else None."""
+    if path is None:
+        return source.vocabulary and vocabularies.load(source.vocabulary, source.path)
+    kind = "tokenizers" if path.endswith(".json") else "sentencepiece"
+    return vocabularies.load({"kind": kind, "file": path}, "")
+
+
+def expected_leaves(model: models.Model, mesh: jax.sharding.Mesh | None) -> Tree:
+    """Returns the shapes of all parameters, with their shardings on a mesh."""
+    shapes, axes = model.shapes_and_axes()
+    if mesh is None:
+        return shapes
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        partitioning.params_sharding(mesh, axes, shapes),
+    )
+
+
+def load(
+    source: Source,
+    model: models.Model,
+    mesh: jax.sharding.Mesh,
+    *,
+    may_miss: Sequence[str] = (),
+    may_skip: Sequence[str] = (),
+    seed: int = 0,
+) -> Tree:
+    """Reads a checkpoint into the parameters of a model, leaf by leaf into their shards.
+
+    Args:
+      source: an opened checkpoint.
+      model: what it must fill.
+      mesh: devices.
+      may_miss: patterns of paths that are initialised, from `seed`, where the checkpoint has none.
+      may_skip: patterns of names that the checkpoint may have beyond the model.
+      seed: of the initialisation.
+
+    Raises:
+      UserError: as `interop.source.plan`, or a damaged file.
+    """
+    _check_same_maths(source, model)
+    expected = expected_leaves(model.unstacked(), mesh)
+    planned = sources.plan(source, expected, may_miss=may_miss, may_skip=may_skip)
+    leaves = dict(sources.stream(source, expected))
+    if planned.initialised:
+        leaves |= _initialised(model, expected, planned, seed)
+    params = trees.unflatten(dict(sorted(leaves.items())))
+    if not model.stacked:
+        return params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, expected_leaves(model, mesh))
+    return jax.jit(trees.stack_layers, out_shardings=shardings)(params)
+
+
+# Fields of a configuration that no shape shows, and that change what a network computes.
+MATHS = (
+    *("mlp_activations", "norm", "norm_epsilon", "parallel", "logit_scale"),
+    *("rope_base", "rope_scaling", "num_heads", "num_kv_heads"),
+)
+
+
+def _check_same_maths(source: Source, model: models.Model) -> None:
+    if source.family not in (None, model.family):
+        raise UserError(
+            f"{source.path} is of the family {source.family!r}, the model of {model.family!r}"
+        )
+    for name in MATHS:
+        here, there = getattr(model.network.config, name, None), source.config.get(name)
+        if there is not None and here != there:
+            raise UserError(
+                f"{source.path} has {name} = {there}, the model {here}; change the model's "
+                "configuration"
+            )
+
+
+def _initialised(model: models.Model, expected: Tree, planned: Plan, seed: int) -> dict[str, Any]:
+    """Draws the missing leaves alone; the compiler drops the others."""
+    shardings = {path: trees.flatten(expected)[path].sharding for path in planned.initialised}
+
+    def draw(rng):
+        leaves = trees.flatten(model.unstacked().init(rng))
+        return {path: leaves[path] for path in planned.initialised}
+
+    return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
+
+
+def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[models.Model, Tree]:
+    """Adds an adapter: a soft prompt (`.npy` or PEFT folder) under a name, or a PEFT LoRA.
+
+    Raises:
+      UserError: an adapter of another model, or one of a kind that is not supported.
+    """
+    if peft.is_format(path):
+        adapter = peft.read(path, model.family, models.describe(model)["config"])
+    else:
+        adapter = peft.Adapter("prompt", None, prompt=prompt.read_file(path))
+    if adapter.kind == "prompt":
+        prompt.check_width(adapter.prompt, params["token_embedder"]["embedding"].shape[1], path)
+        if name in models.prompts_of(params):
+            raise UserError(f"{path}: the model has a prompt {name!r} already; give NAME={path}")
+        params = models.add_prompt(params, name, jnp.asarray(adapter.prompt))
+        return model.with_prompts(models.prompts_of(params)), params
+    if model.network.config.lora is not None:
+        raise UserError(f"{path}: the model has a low-rank adapter already; merge that one first")
+    model = model.with_lora(lora.Lora(adapter.pattern, adapter.rank, adapter.alpha))
+    leaves = trees.unflatten(adapter.leaves)
+    if lines := trees.difference(lora.adapters(expected_leaves(model, None)), leaves):
+        raise UserError(f"{path} belongs to another model: {lines[0]}")
+    return model, trees.combine(params, jax.tree.map(jnp.asarray, leaves))
+
+
+def save(
+    folder: pathlib.Path, model: models.Model, params: Tree, origin: Mapping[str, Any]
+) -> None:
+    """Writes a model folder: `params`, `model.json`, the vocabulary, each soft prompt as `.npy`.
+
+    Args:
+      folder: must not exist.
+      model: the model of `params`, its prompts and adapter included; not scanned.
+      params: parameters.
+      origin: where it comes from, for `model.json`.
+
+    Raises:
+      UserError: `folder` exists or cannot be written.
+    """
+    with files.new_folder(folder) as partial:
+        checkpoints.save_params(partial / "params", params)
+        for path, leaf in trees.flatten(params).items():
+            if match := models.PROMPT.fullmatch(path):
+                np.save(partial / f"{match[2]}.npy", leaf)
+        about = {**models.describe(model), "origin": dict(origin)}
+        if model.vocabulary is not None:
+            about["vocabulary"] = vocabularies.save(model.vocabulary, partial)
+        (partial / "model.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -1,0 +1,283 @@
+"""Vocabularies as files: Hugging Face tokenizers for seqio, saved beside a model and loaded again.
+
+A saved vocabulary is a description, such as `{"kind": "sentencepiece", "file": "spiece.model",
+"extra_ids": 100}` or `{"kind": "tokenizers", "file": "tokenizer.json", "eos_token": "</s>"}`.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tokenizers
+
+from promot_jax.errors import UserError
+
+# The ends of sequence of the usual models, for a tokenizer.json that stands alone.
+KNOWN_EOS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>")
+# Files beside a tokenizer.json that name its end of sequence; the first that does so counts.
+NEIGHBOURS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "config.json",
+)
+
+
+class Tokenizer(seqio.Vocabulary):
+    """The `tokenizer.json` of Hugging Face's tokenizers as a seqio vocabulary.
+
+    Nothing is read before the first use. `encode` adds no tokens; special tokens that the text
+    spells out, such as `<|im_end|>`, become their ids. `decode` ends before the first
+    end-of-sequence token and shows every other token, special or not. Id 0 is an ordinary token
+    here: whoever pads with 0 must cut the padding.
+
+    Attributes:
+      path: local or remote path of the file, as given; a mere name after `from_json`.
+      eos_token: as given.
+    """
+
+    def __init__(self, path: str, eos_token: str | None = None):
+        """Names the file.
+
+        Args:
+          path: a tokenizer.json.
+          eos_token: ends a sequence. By default the files beside `path` tell (see `NEIGHBOURS`);
+            where none does, it is the first of `KNOWN_EOS` in the vocabulary.
+        """
+        super().__init__()
+        self.path = os.fspath(path)
+        self.eos_token = eos_token
+        self._given: str | None = None
+
+    @classmethod
+    def from_json(
+        cls, text: str, eos_token: str | None = None, name: str = "tokenizer.json"
+    ) -> "Tokenizer":
+        """Returns the tokenizer whose file would hold `text`; errors call it `name`."""
+        tokenizer = cls(name, eos_token)
+        tokenizer._given = text
+        return tokenizer
+
+    @functools.cached_property
+    def text(self) -> str:
+        """Content of the file.
+
+        Raises:
+          UserError: there is no such file.
+        """
+        if self._given is not None:
+            return self._given
+        return _read(self.path).decode(errors="replace")
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer, without padding and truncation.
+
+        Raises:
+          UserError: the file is missing or is no tokenizer.
+        """
+        try:
+            opened = tokenizers.Tokenizer.from_str(self.text)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises nothing more specific
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"{self.path} holds no tokenizer that the tokenizers library reads: {reason}"
+            ) from None
+        opened.no_padding()
+        opened.no_truncation()
+        return opened
+
+    @functools.cached_property
+    def eos_id(self) -> int:
+        """Id of the end-of-sequence token.
+
+        Raises:
+          UserError: the vocabulary lacks the token, or nothing tells which it is.
+        """
+        named = self.eos_token if self.eos_token is not None else self._neighbours_eos()
+        candidates = KNOWN_EOS if named is None else (named,)
+        ids = [self.tokenizer.token_to_id(token) for token in candidates]
+        if found := [i for i in ids if i is not None]:
+            return found[0]
+        what = "nothing tells" if named is None else f"it has no token {named!r}, which should be"
+        raise UserError(f"{self.path}: {what} the end of a sequence; set eos_token")
+
+    def _neighbours_eos(self) -> str | None:
+        if self._given is not None:
+            return None
+        for name in NEIGHBOURS:
+            path = os.path.join(os.path.dirname(self.path), name)
+            if not tf.io.gfile.exists(path):
+                continue
+            try:
+                content = json.loads(_read(path))
+            except ValueError:
+                raise UserError(f"{path} is not JSON; mend it or set eos_token") from None
+            token, number = content.get("eos_token"), content.get("eos_token_id")
+            token = token.get("content") if isinstance(token, Mapping) else token
+            number = number[0] if isinstance(number, list) else number
+            if token is None and number is not None:
+                token = self.tokenizer.id_to_token(number)
+            if token is not None:
+                return token
+        return None
+
+    @functools.cached_property
+    def start_id(self) -> int | None:
+        """Id of the token that this tokenizer puts before every text; None where it puts none."""
+        encoded = self.tokenizer.encode("a")
+        return encoded.ids[0] if encoded.special_tokens_mask[0] else None
+
+    @property
+    def bos_id(self) -> int | None:
+        """As `start_id`."""
+        return self.start_id
+
+    @property
+    def unk_id(self) -> None:
+        """None: an unknown token, if there is one, is an ordinary token."""
+        return None
+
+    @functools.cached_property
+    def _base_vocab_size(self) -> int:
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def _encode(self, s: str) -> list[int]:
+        return self.tokenizer.encode(s, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Returns the text of the ids before the first end of sequence."""
+        ids = np.asarray(ids if tf.is_tensor(ids) else list(ids), np.int64).tolist()
+        return self._decode(ids[: ids.index(self.eos_id)] if self.eos_id in ids else ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+        """Ids [T] of one text, ragged [texts, T] of several."""
+        _ = self.tokenizer  # A bad file is found here, before TensorFlow hides the error.
+
+        def encode(texts):
+            rows = [self._encode(t.decode(errors="replace")) for t in np.reshape(texts, -1)]
+            lengths = np.array([len(row) for row in rows], np.int64)
+            return np.array([i for row in rows for i in row], np.int32), lengths
+
+        s = tf.convert_to_tensor(s, tf.string)
+        if s.shape.rank not in (0, 1):
+            raise ValueError(f"texts of shape {s.shape}; one text or a list of texts expected")
+        ids, lengths = tf.numpy_function(encode, [s], [tf.int32, tf.int64], stateful=False)
+        ids.set_shape([None])
+        lengths.set_shape([None])
+        return tf.RaggedTensor.from_row_lengths(ids, lengths) if s.shape.rank else ids
+
+    def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns the texts [...] of ids [..., T], each ended as `decode` does."""
+        return self._decode_tf(ids)
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(rows):
+            count = int(np.prod(rows.shape[:-1]))
+            texts = [self.decode(row).encode() for row in rows.reshape(count, rows.shape[-1])]
+            return np.array(texts, object).reshape(rows.shape[:-1])
+
+        ids = tf.convert_to_tensor(ids)
+        texts = tf.numpy_function(decode, [ids], tf.string, stateful=False)
+        texts.set_shape(ids.shape[:-1])
+        return texts
+
+    def __getstate__(self) -> dict[str, Any]:
+        # gin copies its arguments; what was read is read again.
+        lazy = {"text", "tokenizer", "eos_id", "start_id", "_base_vocab_size"}
+        return {name: value for name, value in self.__dict__.items() if name not in lazy}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokenizer):
+            return False
+        if self.__getstate__() == other.__getstate__():
+            return True
+        return self.text == other.text and self.eos_id == other.eos_id
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __str__(self) -> str:
+        return f"Tokenizer(path={self.path}, eos_token={self.eos_token})"
+
+
+def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Vocabulary:
+    """Returns the vocabulary that a description names.
+
+    Args:
+      description: of kind `sentencepiece` with `file` and, optionally, `extra_ids`; or of kind
+        `tokenizers` with `file`, or with the file's content as `json`, and, optionally,
+        `eos_token`.
+      folder: local or remote; `file` is relative to it unless absolute or remote. Errors of a
+        `json` name it.
+
+    Raises:
+      UserError: an unknown kind, or a local file that does not exist.
+    """
+    kind = description.get("kind")
+    if kind not in ("sentencepiece", "tokenizers"):
+        raise UserError(
+            f"{folder} has a vocabulary of kind {kind!r}; it must be sentencepiece or tokenizers"
+        )
+    if kind == "tokenizers" and "json" in description:
+        return Tokenizer.from_json(
+            description["json"], description.get("eos_token"), os.fspath(folder)
+        )
+    if "file" not in description:
+        raise UserError(f"{folder}: its vocabulary of kind {kind} names no file")
+    file = description["file"]
+    path = file if "://" in file else os.path.join(folder, file)
+    if "://" not in path and not os.path.isfile(path):
+        raise UserError(f"there is no vocabulary {path}")
+    if kind == "tokenizers":
+        return Tokenizer(path, description.get("eos_token"))
+    return seqio.SentencePieceVocabulary(path, description.get("extra_ids", 0))
+
+
+def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, Any] | None:
+    """Copies a vocabulary into a folder, which may be remote and need not exist.
+
+    Returns:
+      The description that `load` takes; None, with nothing written, for a vocabulary that is
+      neither a `Tokenizer` nor a SentencePieceVocabulary with seqio's default settings.
+
+    Raises:
+      UserError: the vocabulary's file cannot be read.
+    """
+    if isinstance(vocabulary, Tokenizer):
+        eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
+        _write(folder, "tokenizer.json", vocabulary.text.encode())
+        return {"kind": "tokenizers", "file": "tokenizer.json", "eos_token": eos_token}
+    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return None
+    file, extra_ids = vocabulary.sentencepiece_model_file, vocabulary.extra_ids
+    if vocabulary != seqio.SentencePieceVocabulary(file, extra_ids):
+        return None
+    # The file itself: seqio adds the extra ids after it has read it.
+    _write(folder, "spiece.model", _read(file))
+    return {"kind": "sentencepiece", "file": "spiece.model", "extra_ids": extra_ids}
+
+
+def _read(path: str) -> bytes:
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        reason = "does not exist" if isinstance(error, tf.errors.NotFoundError) else "is unreadable"
+        raise UserError(f"vocabulary {path} {reason}; check its path") from None
+
+
+def _write(folder: str | os.PathLike, name: str, content: bytes) -> None:
+    tf.io.gfile.makedirs(os.fspath(folder))
+    with tf.io.gfile.GFile(os.path.join(folder, name), "wb") as file:
+        file.write(content)
