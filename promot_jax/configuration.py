@@ -6,7 +6,6 @@ The only file that knows gin. It imports neither gin nor jax before a configurat
 import contextlib
 import difflib
 import inspect
-import logging
 import os
 import pathlib
 import re
@@ -32,6 +31,7 @@ IMPORTS = (
     "from promot_jax import experiment",
     "from promot_jax import models",
     "from promot_jax import optimizers",
+    "from promot_jax import pretrained",
     "from promot_jax import stages",
     "from promot_jax import vocabularies",
     "from promot_jax.networks import decoder",
@@ -100,17 +100,15 @@ def parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[st
     for folder in (*searched, str(GIN_FOLDER)):
         gin.add_config_file_search_path(folder)
     gin.clear_config()
-    # gin logs every search path that does not hold a file.
-    logging.disable(logging.ERROR)
-    try:
-        for file in files:
-            with _explained(file):
-                gin.parse_config_file(file)
-        for flag in flags:
-            with _explained(flag):
-                gin.parse_config([*IMPORTS, flag.removeprefix("--gin.")])
-    finally:
-        logging.disable(logging.NOTSET)
+    # gin also takes `models/x.gin` for a file of the package `models`, logs that there is none, and
+    # fails where a plain folder has that name. Files alone are looked up here.
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+    for file in files:
+        with _explained(file):
+            gin.parse_config_file(file)
+    for flag in flags:
+        with _explained(flag):
+            gin.parse_config([*IMPORTS, flag.removeprefix("--gin.")])
 
 
 def built():

@@ -207,13 +207,13 @@ class Runner:
             "validation/score": self.evaluator.evaluate(params, target, **options).score,
             "validation/loss": self.evaluator.loss(params, target, **options),
         }
-        if stage.follow_unseen:
+        tasks = [task for task in self.experiment.tasks if task.generative]
+        if stage.follow_unseen and tasks:
             unseen = [
                 self.evaluator.evaluate(
                     params, task, split="validation", limit=self.experiment.unseen_examples
                 )
-                for task in self.experiment.tasks
-                if task.generative
+                for task in tasks
             ]
             answers = [answer for found in unseen for answer in found.predictions]
             scalars["unseen/label_share"] = metrics.label_share(answers, self.experiment.labels)

@@ -43,6 +43,30 @@ def open_model(
     return model.with_prompts(models.prompts_of(shapes)), source
 
 
+def bare_model(
+    path: str,
+    vocabulary: str | None = None,
+    dtype: str = "float32",
+    scan_layers: bool = False,
+    remat: str = "none",
+) -> models.Model:
+    """Returns the model that a checkpoint is of, without prompts; `load` then reads it.
+
+    Args:
+      path, vocabulary: see `open_model`.
+      dtype: of activations.
+      scan_layers: whether to stack the parameters of equal layers.
+      remat: what the backward pass computes again, see `networks.stack`.
+
+    Raises:
+      UserError: as `open_model`.
+    """
+    model, _ = open_model(
+        path, vocabulary, dtype=dtype, scan_layers=scan_layers, remat=remat, dropout_rate=0.0
+    )
+    return model.with_prompts({})
+
+
 def find_vocabulary(source: Source, path: str | None):
     """Returns the vocabulary at `path`, else the checkpoint's own, else None."""
     if path is None:

@@ -19,7 +19,7 @@ def params_with_prompt(rows=3):
     return models.add_prompt(params, "rte", np.full((rows, 16), 0.1, np.float32))
 
 
-def run_stage(folder, stage, params=None, scores=(), evaluations=None):
+def run_stage(folder, stage, params=None, scores=(), evaluations=None, model=None):
     """Trains a stage; `scores` are what its evaluations say, in order."""
     mesh = partitioning.make_mesh()
     left = list(scores)
@@ -32,7 +32,7 @@ def run_stage(folder, stage, params=None, scores=(), evaluations=None):
 
     run = train.StageRun(stage, folder, seed=3, label=stage.name, evaluate=evaluate)
     params = params_with_prompt() if params is None else params
-    return train.train_stage(run, params, tiny.model(), mesh)
+    return train.train_stage(run, params, model or tiny.model(), mesh)
 
 
 def checkpoints_to_host(params):
@@ -61,6 +61,34 @@ def test_trainable_leaves_change_and_frozen_ones_keep_every_bit(tmp_path, name):
     saved = json.loads((tmp_path / "stage.json").read_text())
     assert saved["trainable"]["leaves"] == len(chosen)
     assert saved["frozen"]["leaves"] == len(old) - len(chosen)
+
+
+def test_a_scanned_model_trains_and_resumes_like_an_unrolled_one(tmp_path):
+    layers = {"num_encoder_layers": 2, "num_decoder_layers": 2}
+    # Large rates, so that Adafactor's clipping by the norm of each parameter matters.
+    stage = tiny.stage(
+        prompt="rte",
+        prompt_length=3,
+        dropout_rate=0.0,
+        optimizer=lambda: optimizers.model_adafactor(0.05),
+    )
+    unrolled, scanned = tiny.model(**layers), tiny.model(**layers, scan_layers=True)
+    params = models.add_prompt(unrolled.init(jax.random.key(0)), "rte", np.ones((3, 16)) / 10)
+    expected = run_stage(tmp_path / "unrolled", stage, params, model=unrolled)
+    stacked = trees.stack_layers(params)
+    whole = run_stage(tmp_path / "scanned", stage, stacked, model=scanned)
+    found = trees.flatten(trees.unstack_layers(whole))
+    before = trees.flatten(params)
+    for path, leaf in trees.flatten(expected).items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
+        moved = np.abs(np.asarray(leaf) - before[path]).max()
+        assert (moved > 1e-3) == ("/prompt/" not in path), path
+    # A stage checkpoint has a place for each layer.
+    saved = (tmp_path / "scanned/checkpoints/4/state/_METADATA").read_text()
+    assert "layers_1" in saved
+    run_stage(tmp_path / "parts", dataclasses.replace(stage, steps=2), stacked, model=scanned)
+    (tmp_path / "parts" / "stage.json").unlink()
+    assert tiny.leaves_equal(whole, run_stage(tmp_path / "parts", stage, stacked, model=scanned))
 
 
 def test_gradients_and_slots_exist_for_trainable_leaves_only():

@@ -45,8 +45,9 @@ def _scores(records: Records) -> str:
         _table_row(["Task", "Metric", *heads]),
         _table_row(["---", "---", *["---:"] * len(heads)]),
         _score_row(table.target, f"**{_escaped(table.target.label)}**, fine-tuned on"),
-        _score_row(table.average, "**Norm. Avg.**"),
     ]
+    if table.average:
+        lines.append(_score_row(table.average, "**Norm. Avg.**"))
     for family, rows in table.families:
         lines.append(_table_row([f"*{_escaped(family)}*", "", *[""] * len(heads)]))
         lines += [_score_row(row, _escaped(row.label)) for row in rows]

@@ -11,10 +11,10 @@ from promot_jax.report.tables import Cell, Row, labels_name, score_table
 def glance(records: Records, places: dict[str, int]) -> str:
     """Returns a card with bars each for the target, the average and the share of labels."""
     table = score_table(records)
-    cards = [
-        (f"{records.target.label}, the fine-tuned task", table.target.unit, table.target),
-        ("Average of the other tasks", f"Norm. Avg., {table.average.unit}", table.average),
-    ]
+    cards = [(f"{records.target.label}, the fine-tuned task", table.target.unit, table.target)]
+    if table.average:
+        unit = f"Norm. Avg., {table.average.unit}"
+        cards.append(("Average of the other tasks", unit, table.average))
     if table.share:
         heading = f"{labels_name(records.target)} as an answer"
         cards.append((heading, "% of outputs on unseen generative tasks", table.share))
@@ -64,7 +64,8 @@ def score_section(records: Records, places: dict[str, int]) -> str:
         for method in records.methods
     )
     body = _lead(_row(table.target, wide, remark=", fine-tuned"))
-    body += _lead(_row(table.average, wide))
+    if table.average:
+        body += _lead(_row(table.average, wide))
     for family, members in table.families:
         body += (
             f'<tbody><tr class="family"><th scope="rowgroup">{escape(family)}</th>'

@@ -44,10 +44,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreTable:
-    """The rows of the results: target, average, tasks by family, and the share of labels."""
+    """The rows of the results: target, average, tasks by family, and the share of labels.
+
+    Without other tasks there is no average.
+    """
 
     target: Row
-    average: Row
+    average: Row | None
     families: tuple[tuple[str, tuple[Row, ...]], ...]
     share: Row | None
 
@@ -55,7 +58,7 @@ class ScoreTable:
     def rows(self) -> list[Row]:
         """All rows, from top to bottom."""
         tasks = [row for _, rows in self.families for row in rows]
-        return [self.target, self.average, *tasks, *([self.share] if self.share else [])]
+        return [row for row in (self.target, self.average, *tasks, self.share) if row]
 
 
 def metric_name(metric: str) -> str:
@@ -84,6 +87,9 @@ def score_table(records: Records) -> ScoreTable:
     grouped = itertools.groupby(
         sorted(records.tasks, key=lambda task: order[task.family]), key=lambda task: task.family
     )
+    mean = None
+    if records.tasks:
+        mean = Row("Norm. Avg.", f"mean of {len(records.tasks)} tasks", tuple(average))
     share = None
     if records.target.labels and records.generative:
         label = f"{labels_name(records.target)} share, unseen generative tasks"
@@ -91,7 +97,7 @@ def score_table(records: Records) -> ScoreTable:
         share = Row(label, "%", tuple(cells))
     return ScoreTable(
         target=_task_row(records, records.target),
-        average=Row("Norm. Avg.", f"mean of {len(records.tasks)} tasks", tuple(average)),
+        average=mean,
         families=tuple(
             (family, tuple(_task_row(records, task) for task in tasks)) for family, tasks in grouped
         ),
@@ -127,12 +133,12 @@ def _lines(table: ScoreTable) -> list[tuple[str, list[str]] | None]:
     lines: list[tuple[str, list[str]] | None] = [
         None,
         (f"{table.target.label}  {table.target.unit} (fine-tuned)", _texts(table.target, wide)),
-        None,
-        (f"{average.label}  {average.unit}", _texts(average, wide)),
     ]
-    if any(cell.difference is not None for cell in average.cells):
-        lines.append(("  against pretrained", _differences(average, wide)))
-    lines.append(None)
+    if average:
+        lines += [None, (f"{average.label}  {average.unit}", _texts(average, wide))]
+        if any(cell.difference is not None for cell in average.cells):
+            lines.append(("  against pretrained", _differences(average, wide)))
+        lines.append(None)
     for family, rows in table.families:
         lines.append((family, [""] * len(average.cells)))
         lines += [(f"  {row.label}  {row.unit}", _texts(row, wide)) for row in rows]
