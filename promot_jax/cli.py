@@ -241,6 +241,7 @@ def _inspect(arguments, overrides) -> None:
 
 def _generate(arguments, overrides) -> None:
     _no_overrides(overrides)
+    _check_generate(arguments)
     if arguments.checkpoint is None:
         run, *texts = arguments.words
         if not texts:
@@ -263,6 +264,19 @@ def _generate(arguments, overrides) -> None:
     decoder = _decoder(arguments, decoder)
     evaluator = Evaluator(model, partitioning.make_mesh(), decoder, len(texts), buckets)
     print("\n".join(evaluator.answer(params, texts, arguments.max_length, prompt)))
+
+
+def _check_generate(arguments) -> None:
+    """Raises UserError for what would fail only inside the network or the tokenizer."""
+    if arguments.max_length < 1:
+        raise UserError(f"--max_length {arguments.max_length}: give at least 1 token")
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed {arguments.seed}: give a number from 0 to {2**31 - 1}")
+    for text in arguments.words:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{text!a} is not UTF-8; give the text in that encoding") from None
 
 
 def _conversion():
@@ -290,7 +304,7 @@ def _decoder(arguments, usual):
     """Returns the search that the flags ask for, else the usual one, else greedy search."""
     from promot_jax import decoding
 
-    if arguments.temperature is not None or arguments.top_k or arguments.top_p < 1:
+    if arguments.temperature is not None or arguments.top_k or arguments.top_p != 1:
         if arguments.beams is not None:
             raise UserError("--beams searches and --temperature samples; give one of them")
         temperature = 1.0 if arguments.temperature is None else arguments.temperature

@@ -1,5 +1,6 @@
 """What a checkpoint is, and the way from one format to another: inspect, import, export."""
 
+import json
 import math
 import pathlib
 import tempfile
@@ -18,10 +19,7 @@ from promot_jax.networks.prompt import nearest_tokens, read_file
 from promot_jax.trees import Tree
 
 KINDS = {"t5": "t5 (encoder-decoder)", "decoder": "decoder (decoder-only)"}
-SIZES = (
-    *("vocab_size", "emb_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"),
-    *("num_layers", "num_encoder_layers", "num_decoder_layers"),
-)
+SIZES = pretrained.SIZES
 # What does not belong to the checkpoint but to how it was last used.
 RUNTIME = ("dropout_rate", "dtype", "prompt_names", "prompt_length", "scan_layers", "remat")
 # Name of the low-rank adapter among the names of soft prompts.
@@ -109,7 +107,7 @@ def import_model(
 def named(adapter: str) -> tuple[str, str]:
     """Splits `NAME=PATH`; without a name it is that of the file or folder."""
     name, equals, path = adapter.partition("=")
-    return (name, path) if equals else (pathlib.Path(adapter).stem, adapter)
+    return (name, path) if equals and "/" not in name else (pathlib.Path(adapter).stem, adapter)
 
 
 def export_model(
@@ -229,8 +227,9 @@ def _write_adapter(
 def _write_huggingface(out: pathlib.Path, model: models.Model, leaves: Mapping[str, Any]) -> None:
     vocabulary, ids = model.vocabulary, {}
     with tempfile.TemporaryDirectory() as scratch:
-        if vocabulary is not None:
-            vocabularies.save(vocabulary, scratch)
+        if vocabulary is not None and vocabularies.save(vocabulary, scratch):
+            settings = vocabularies.huggingface_settings(vocabulary)
+            pathlib.Path(scratch, "tokenizer_config.json").write_text(json.dumps(settings))
             ids = {"eos": vocabulary.eos_id, "pad": vocabulary.pad_id}
         if model.family == "t5":
             ids["decoder_start"] = decoding.START_ID

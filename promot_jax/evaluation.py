@@ -62,7 +62,8 @@ class Evaluator:
         Args:
           model: bare model; prompts are found in the parameters.
           mesh: devices.
-          decoder: greedy or beam search.
+          decoder: greedy, sampling or beam search; one that draws has a `seed`, and each batch
+            draws with a key of its own.
           batch_size: rows of each evaluation batch.
           buckets: lengths that a batch may be padded to.
         """
@@ -70,9 +71,10 @@ class Evaluator:
         self._batch_size, self._buckets = batch_size, buckets
         self._loaded: dict[tuple, tuple] = {}
 
-        def predict(params, batch, prompts, max_length):
+        def predict(params, batch, number, prompts, max_length):
             model_with_prompts = model.with_prompts(dict(prompts))
-            return model_with_prompts.predict_batch(params, batch, decoder, max_length)
+            rng = jax.random.fold_in(jax.random.key(getattr(decoder, "seed", 0)), number)
+            return model_with_prompts.predict_batch(params, batch, decoder, max_length, rng)
 
         def loss(params, batch, prompts):
             total = model.with_prompts(dict(prompts)).loss_fn(params, batch, None)
@@ -111,8 +113,8 @@ class Evaluator:
         with partitioning.activate(self._mesh):
             # All batches are dispatched before the first answer is read back.
             tokens = [
-                self._predict(params, self._place(batch, prompt), prompts, max_length)
-                for batch, _ in batches
+                self._predict(params, self._place(batch, prompt), number, prompts, max_length)
+                for number, (batch, _) in enumerate(batches)
             ]
         texts: dict[int, str] = {}
         for (_, numbers), ids in zip(batches, tokens, strict=True):
@@ -151,7 +153,7 @@ class Evaluator:
         batch = data.trim(batch, self._buckets)
         params, prompts = _attach(params, prompt)
         with partitioning.activate(self._mesh):
-            found = self._predict(params, self._place(batch, prompt), prompts, max_length)
+            found = self._predict(params, self._place(batch, prompt), 0, prompts, max_length)
         return self._model.texts(np.asarray(found)[: len(ids)])
 
     def _rows(self, task, split, limit):

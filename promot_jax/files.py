@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -16,9 +17,13 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     What an interrupted block leaves is `PATH.partial`; the next attempt removes it.
 
     Raises:
-      UserError: `path` exists, or it cannot be written.
+      UserError: `path` exists, lies in a bucket, or cannot be written.
     """
     final = pathlib.Path(path)
+    if re.match(r"\w+:/", str(final)):
+        raise UserError(f"{final}: write to a local folder, then copy it into the bucket")
+    if "\0" in str(final):
+        raise UserError(f"{str(final)!r} cannot be the name of a folder; choose another")
     if final.exists():
         raise UserError(f"{final} exists already; choose another folder or remove it")
     partial = final.with_name(final.name + ".partial")

@@ -236,7 +236,9 @@ class DecoderOnlyModel(Model):
     Inputs are padded on the left, so that every row's last input token stands in one column and the
     logits of the targets in the last U ones. An end-of-sequence token that closes the inputs, as
     tasks for encoder-decoders have it, is dropped: to a language model the text would end there.
-    An id 0 is a token like others; `encoder_segment_ids` say what is padding.
+    An id 0 is a token like others; `encoder_segment_ids` say what is padding. Inputs without any
+    token, to a model without a start token, are the first token of their padding: something must
+    stand before the first target.
 
     Attributes:
       prefix_lm: inputs see each other in both directions (Raffel et al. 2020, section 3.2.1).
@@ -317,11 +319,12 @@ class DecoderOnlyModel(Model):
     def _inputs(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the inputs moved to the right end, and where they are: two int32 [B, W]."""
         tokens = batch["encoder_input_tokens"]
+        starts = 0 if self.start_id is None else 1
         length = jnp.sum(batch["encoder_segment_ids"] > 0, axis=1, keepdims=True)
+        length = jnp.maximum(length, 1 - starts)
         final = jnp.take_along_axis(tokens, jnp.maximum(length - 1, 0), axis=1)
         if (eos_id := getattr(self.vocabulary, "eos_id", None)) is not None:
-            length -= (final == eos_id) & (length > 1)
-        starts = 0 if self.start_id is None else 1
+            length -= (final == eos_id) & (starts + length > 1)
         width = starts + tokens.shape[1]
         # The place of each column in its row before; -1 is that of a start token.
         source = jnp.arange(width) - (width - length)

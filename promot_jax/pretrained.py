@@ -1,8 +1,10 @@
 """From a checkpoint of any format to a model and its parameters, and from a model to a folder."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,10 +39,47 @@ def open_model(
             f"{path} does not tell its architecture; name the network in a gin file and give the "
             "checkpoint as INITIAL_CHECKPOINT_PATH"
         )
+    _check_sizes(source)
     words = find_vocabulary(source, vocabulary)
-    model = models.build(source.family, {**source.config, **changes}, words, **source.options)
+    with _reporting_configuration(path):
+        model = models.build(source.family, {**source.config, **changes}, words, **source.options)
     shapes = trees.unflatten(dict(source.leaves))
     return model.with_prompts(models.prompts_of(shapes)), source
+
+
+# Sizes that a configuration may hold.
+SIZES = (
+    *("vocab_size", "emb_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"),
+    *("num_layers", "num_encoder_layers", "num_decoder_layers"),
+)
+
+
+def _check_sizes(source: Source) -> None:
+    """Raises UserError for sizes with which no network can be built."""
+    for name in SIZES:
+        value = source.config.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(
+                f"{source.path} has {name} = {value!r}, expected a positive integer; correct its "
+                "configuration"
+            )
+        if name.endswith("layers") and value > max(1, len(source.leaves)):
+            raise UserError(
+                f"{source.path} has {name} = {value}, but only {len(source.leaves)} leaves; "
+                "correct its configuration"
+            )
+
+
+@contextlib.contextmanager
+def _reporting_configuration(what: str) -> Iterator[None]:
+    """Says in one line that a field of a configuration has a value which no network takes."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{what} has a configuration of which no network can be built ({reason}); correct it"
+        ) from error
 
 
 def bare_model(
@@ -77,7 +116,8 @@ def find_vocabulary(source: Source, path: str | None):
 
 def expected_leaves(model: models.Model, mesh: jax.sharding.Mesh | None) -> Tree:
     """Returns the shapes of all parameters, with their shardings on a mesh."""
-    shapes, axes = model.shapes_and_axes()
+    with _reporting_configuration("the model"):
+        shapes, axes = model.shapes_and_axes()
     if mesh is None:
         return shapes
     return jax.tree.map(
@@ -154,6 +194,10 @@ def _initialised(model: models.Model, expected: Tree, planned: Plan, seed: int) 
     return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
 
 
+# What the flag --prompt of the command line calls no prompt, and the low-rank adapter.
+RESERVED = ("none", "lora")
+
+
 def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[models.Model, Tree]:
     """Adds an adapter: a soft prompt (`.npy` or PEFT folder) under a name, or a PEFT LoRA.
 
@@ -164,7 +208,17 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         adapter = peft.read(path, model.family, models.describe(model)["config"])
     else:
         adapter = peft.Adapter("prompt", None, prompt=prompt.read_file(path))
+    arrays = {"the prompt": adapter.prompt} if adapter.kind == "prompt" else adapter.leaves
+    for what, array in arrays.items():
+        sources.check_finite(array, f"{what} in {path}")
     if adapter.kind == "prompt":
+        if not re.fullmatch(r"\w[\w.-]*", name) or name in RESERVED:
+            raise UserError(
+                f"{path}: {name!r} cannot name a prompt (letters, digits and ._- can, "
+                f"{' and '.join(RESERVED)} mean something else); give NAME=PATH"
+            )
+        if not len(adapter.prompt):
+            raise UserError(f"{path} holds a prompt without rows; save one with at least one")
         prompt.check_width(adapter.prompt, params["token_embedder"]["embedding"].shape[1], path)
         if name in models.prompts_of(params):
             raise UserError(f"{path}: the model has a prompt {name!r} already; give NAME={path}")
@@ -194,7 +248,12 @@ def save(
       UserError: `folder` exists or cannot be written.
     """
     with files.new_folder(folder) as partial:
-        checkpoints.save_params(partial / "params", params)
+        try:
+            checkpoints.save_params(partial / "params", params)
+        except ValueError as error:  # which TensorStore raises for a full disk, too
+            full = "No space left" in str(error)
+            reason = "the disk is full" if full else str(error).strip().splitlines()[0][:160]
+            raise UserError(f"{folder} cannot be written: {reason}") from error
         for path, leaf in trees.flatten(params).items():
             if match := models.PROMPT.fullmatch(path):
                 np.save(partial / f"{match[2]}.npy", leaf)

@@ -222,7 +222,7 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
         `json` name it.
 
     Raises:
-      UserError: an unknown kind, or a local file that does not exist.
+      UserError: an unknown kind, a local file that does not exist, or no SentencePiece model.
     """
     kind = description.get("kind")
     if kind not in ("sentencepiece", "tokenizers"):
@@ -241,7 +241,13 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
         raise UserError(f"there is no vocabulary {path}")
     if kind == "tokenizers":
         return Tokenizer(path, description.get("eos_token"))
-    return seqio.SentencePieceVocabulary(path, description.get("extra_ids", 0))
+    vocabulary = seqio.SentencePieceVocabulary(path, description.get("extra_ids", 0))
+    try:
+        _ = vocabulary.vocab_size
+    except Exception as error:  # of the file system, of protocol buffers or of SentencePiece
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"{path} holds no SentencePiece model ({reason}); copy it again") from None
+    return vocabulary
 
 
 def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -266,6 +272,19 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
     # The file itself: seqio adds the extra ids after it has read it.
     _write(folder, "spiece.model", _read(file))
     return {"kind": "sentencepiece", "file": "spiece.model", "extra_ids": extra_ids}
+
+
+def huggingface_settings(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
+    """Returns the `tokenizer_config.json` that transformers needs beside the file of `save`."""
+    if isinstance(vocabulary, Tokenizer):
+        eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
+        return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
+    pieces = {"pad": vocabulary.pad_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id}
+    return {
+        "tokenizer_class": "T5Tokenizer",
+        "extra_ids": vocabulary.extra_ids,
+        **{f"{name}_token": vocabulary.tokenizer.id_to_piece(i) for name, i in pieces.items()},
+    }
 
 
 def _read(path: str) -> bytes:

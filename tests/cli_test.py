@@ -168,6 +168,49 @@ def test_pretraining_runs_a_few_steps(tmp_path):
     assert "Pretraining" in (tmp_path / "run" / "report.md").read_text()
 
 
+SMALL = ["EMB_DIM=16", "NUM_HEADS=2", "NUM_LAYERS=1", "MLP_DIM=32", "BATCH_SIZE=8"]
+SHORT = ["TRAIN_STEPS=2", "PROMPT_TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_PERIOD=2"]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "settings"),
+    [
+        ("cpu_smoke", ["VOCAB_SIZE=1280", "SCAN_LAYERS=True"]),
+        (
+            "mini",
+            [
+                *("INITIAL_CHECKPOINT_PATH=None", "HEAD_DIM=8", "SEEDS=(0,)"),
+                "experiment.Experiment.methods=[@promot/stages.Method()]",
+                "experiment.Experiment.decoder=@decoding.Greedy()",
+                "experiment.Experiment.eval_batch_size=4",
+                *("EVAL_EXAMPLES=4", "VALIDATION_EXAMPLES=4"),
+                "experiment.Experiment.unseen_examples=2",
+            ],
+        ),
+    ],
+    ids=["cpu_smoke", "decoder_only"],
+)
+def test_other_models_run_both_stages(tmp_path, capsys, experiment, settings):
+    flags = [f"--gin.{binding}" for binding in (*SMALL, *SHORT, *settings)]
+    if experiment == "mini":
+        flags.append("--gin_file=models/palm/tiny.gin")
+    folder = tmp_path / "run"
+    assert cli.main(["run", experiment, at(folder), *flags]) == 0
+    side = "decoder" if experiment == "mini" else "encoder"
+    for stage, trained in [("prompt", True), ("prompt-model", False)]:
+        saved = next((folder / "seed_0" / stage / "checkpoints").glob("*/state/_METADATA"))
+        paths = json.loads(saved.read_text())["tree_metadata"]
+        prompt = [path for path in paths if "'trainable'" in path and "'prompt', 'rte'" in path]
+        assert bool(prompt) == trained
+        assert all(f"'{side}'" in path for path in prompt)
+    assert cli.main(["generate", str(folder), "--prompt", "rte", "x", "--max_length", "2"]) == 0
+    # Scanned or not, a model that leaves has a place for each layer.
+    assert cli.main(["export", str(folder), str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", str(tmp_path / "out"), "--leaves"]) == 0
+    assert "decoder/layers_0/self_attention/query/kernel" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "command", [[], ["run"], ["generate"], ["report"], ["inspect"], ["import"], ["export"]]
 )

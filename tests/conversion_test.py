@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import transformers
 
 from promot_jax import cli, models, pretrained, trees
 from promot_jax.interop import formats
@@ -63,14 +65,21 @@ def test_a_model_goes_through_every_format_and_back(folder, tmp_path, capsys):
     for name in ("huggingface", "t5x", "t5x_orbax"):
         out = tmp_path / name
         assert "written" in run(capsys, "export", folder, out, "--format", name)
+        # T5X's has no vocabulary; Hugging Face's has the prompt beside it, as a folder of PEFT.
         words = ["--vocabulary", folder / "spiece.model"]
-        # The prompt is a folder of PEFT beside Hugging Face's model, and a leaf in T5X's.
         if name == "huggingface":
             assert fingerprint(out) != fingerprint(folder)
-            words += ["--adapter", out / "rte"]
+            words = ["--adapter", out / "rte"]
         run(capsys, "import", out, tmp_path / f"from_{name}", *words)
         assert fingerprint(tmp_path / f"from_{name}") == fingerprint(folder)
-    assert set(models.prompts_of(load(tmp_path / "from_t5x")[1])) == {"rte"}
+    again, params = load(tmp_path / "from_t5x")
+    assert set(models.prompts_of(params)) == {"rte"}
+    assert again.vocabulary.vocab_size == mini.vocabulary().vocab_size
+    again, _ = load(tmp_path / "from_huggingface")
+    assert again.vocabulary.vocab_size == mini.vocabulary().vocab_size
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "huggingface")
+    text = "Q: what is the capital of mali?"
+    assert tokenizer(text)["input_ids"] == [*mini.vocabulary().encode(text), tokenizer.eos_token_id]
 
 
 def load(path):
@@ -179,6 +188,57 @@ def test_a_model_folder_keeps_what_the_network_computes(adapted, tmp_path):
     assert again.vocabulary.encode("mali") == mini.vocabulary().encode("mali")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_heads": "2"}, "num_heads = '2', expected a positive integer"),
+        ({"num_encoder_layers": 10**9}, "num_encoder_layers = 1000000000, but only"),
+        ({"mlp_activations": 5}, "no network can be built"),
+        ({"mlp_activations": ["zzz"]}, "no network can be built"),
+        ({"dtype": "float7"}, "no network can be built"),
+        ({"lora": 3}, "no network can be built"),
+    ],
+)
+def test_a_configuration_edited_by_hand_is_refused(folder, tmp_path, capsys, changes, expected):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    about = json.loads((damaged / "model.json").read_text())
+    about["config"] |= changes
+    (damaged / "model.json").write_text(json.dumps(about))
+    assert expected in fails(capsys, "import", str(damaged), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_values_that_are_no_numbers_are_refused(folder, tmp_path, capsys):
+    model, params = load(folder)
+    params["decoder"]["decoder_norm"]["scale"] *= np.nan
+    pretrained.save(tmp_path / "nan", model, params, {})
+    line = fails(capsys, "import", str(tmp_path / "nan"), str(tmp_path / "new"))
+    assert "decoder/decoder_norm/scale in" in line
+    assert "NaN" in line
+    np.save(tmp_path / "inf.npy", np.full((2, 16), -np.inf, np.float32))
+    np.save(tmp_path / "none.npy", np.zeros((0, 16), np.float32))
+    for name, expected in [("inf", "NaN or infinite"), ("none", "cannot name a prompt")]:
+        adapter = ["--adapter", str(tmp_path / f"{name}.npy")]
+        assert expected in fails(capsys, "import", str(folder), str(tmp_path / "new"), *adapter)
+    adapter = ["--adapter", f"a={tmp_path}/none.npy"]
+    assert "without rows" in fails(capsys, "import", str(folder), str(tmp_path / "new"), *adapter)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a b", "lora", "none", "*", "a\nb"])
+def test_names_that_a_prompt_cannot_have(folder, tmp_path, capsys, name):
+    adapter = ["--adapter", f"{name}={folder}/rte.npy"]
+    line = fails(capsys, "import", str(folder), str(tmp_path / "new"), *adapter)
+    assert "cannot name a prompt" in line
+
+
+def test_a_path_may_have_an_equals_sign(folder, tmp_path, capsys):
+    odd = shutil.copy(folder / "rte.npy", tmp_path / "a=b.npy")
+    line = fails(capsys, "import", str(folder), str(tmp_path / "new"), "--adapter", str(odd))
+    assert "'a=b' cannot name a prompt" in line
+    run(capsys, "import", folder, tmp_path / "new", "--adapter", f"c={odd}")
+    assert set(models.prompts_of(load(tmp_path / "new")[1])) == {"rte", "c"}
+
+
 def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
     wide = tmp_path / "wide.npy"
     np.save(wide, np.zeros((3, 8), np.float32))
@@ -200,6 +260,14 @@ def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
         (["generate", ours], "give the folder of a run and a text"),
         (["generate", "--checkpoint", ours, "--prompt", "x", "t"], "use rte, none"),
         (["generate", "--checkpoint", ours, "--beams", "2", "--top_k", "3", "t"], "one of them"),
+        (["generate", "--checkpoint", ours, "--top_p", "2", "t"], "top_p = 2"),
+        (["generate", "--checkpoint", ours, "--top_p", "nan", "t"], "top_p = nan"),
+        (["generate", "--checkpoint", ours, "--max_length", "0", "t"], "at least 1 token"),
+        (["generate", "--checkpoint", ours, "--seed", str(2**70), "t"], "--seed 11805916207"),
+        (["generate", "--checkpoint", ours, "\udcff"], "is not UTF-8"),
+        (["generate", "--checkpoint", ours, "--vocabulary", str(wide), "t"], "no SentencePiece"),
+        (["import", ours, "gs://b/x"], "write to a local folder"),
+        (["import", ours, "a\0b"], "cannot be the name of a folder"),
     ]:
         assert expected in fails(capsys, *arguments)
     assert not (tmp_path / "new").exists()

@@ -144,7 +144,9 @@ def test_missing_extra_and_misshapen_leaves(broken):
     path = "encoder/layers_0/attention/query/kernel"
     tiny.fails(rf"missing {path} \(32, 24\)", plan, {name: None})
     tiny.fails(r"unexpected score.weight", plan, {"score.weight": np.zeros(3)})
-    tiny.fails(rf"model.safetensors: {name} has shape \(32, 23\)", plan, {name: np.zeros((23, 32))})
+    tiny.fails(
+        rf"model.safetensors: {name}\) has shape \(32, 23\)", plan, {name: np.zeros((23, 32))}
+    )
     # Without output weights of its own, a file that unties them is short of a leaf.
     folder = broken({"lm_head.weight": None}, tie_word_embeddings=False)
     source = huggingface.open_checkpoint(str(folder))
@@ -229,6 +231,64 @@ def test_damaged_files(saved, tmp_path):
     tiny.fails("has neither model.safetensors nor", opening)
     (tmp_path / "config.json").write_text("{'model_type': 't5'}")
     tiny.fails("config.json is not JSON", opening)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"data_offsets": [-400, -400 + 64 * 32 * 4]},
+        {"data_offsets": [0.0, 8192.0]},
+        {"shape": [-64, -32]},
+        {"shape": [64.0, 32]},
+    ],
+)
+def test_headers_that_place_a_tensor_nowhere(tmp_path, entry):
+    about = {"dtype": "F32", "shape": [64, 32], "data_offsets": [0, 8192], **entry}
+    header = json.dumps({"x": about}).encode()
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8192))
+    tiny.fails("a.safetensors is damaged: x has the shape", safetensors_files.read_header, file)
+
+
+def test_weights_without_an_embedding_can_be_inspected(tmp_path):
+    tiny.random_model("llama").save_pretrained(tmp_path)
+    safetensors_files.write(
+        tmp_path / "model.safetensors",
+        {"model.norm.weight": (32,)},
+        np.dtype(np.float32),
+        lambda name: np.ones(32),
+    )
+    about = json.loads((tmp_path / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    source = huggingface.open_checkpoint(str(tmp_path))
+    assert list(source.leaves) == ["decoder/decoder_norm/scale"]
+
+
+def test_more_layers_than_tensors(tmp_path):
+    tiny.random_model("llama").save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text()) | {"num_hidden_layers": 10**9}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    opening = (huggingface.open_checkpoint, str(tmp_path))
+    tiny.fails("config.json says 1000000000 layers, but the weights are", *opening)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "match"),
+    [
+        ("llama", {"num_key_value_heads": "2"}, "num_key_value_heads is 2, expected a positive"),
+        ("llama", {"head_dim": -6}, "head_dim is -6"),
+        ("llama", {"head_dim": 6.5}, "head_dim is 6.5"),
+        ("llama", {"vocab_size": True}, "vocab_size is True"),
+        ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ("llama", {"rope_theta": -5, "rope_parameters": None}, "rope_theta is -5"),
+        ("mt5", {"num_decoder_layers": "x"}, "num_decoder_layers is x"),
+        ("mt5", {"num_decoder_layers": -1}, "num_decoder_layers is -1"),
+    ],
+)
+def test_settings_of_impossible_values(case, changes, match):
+    kind, values = tiny.CASES[case]
+    config = {"model_type": kind, "vocab_size": 64, **values, **changes}
+    tiny.fails(match, configs.read, config, "config.json")
 
 
 def test_tensors_of_other_types(saved, tmp_path):

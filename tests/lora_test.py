@@ -13,6 +13,7 @@ from promot_jax.errors import UserError
 from promot_jax.networks import layers, lora, t5
 from promot_jax.networks.lora import Lora
 from tests import jaxprs
+from tests.quick import quick_jit
 
 CONFIG = t5.T5Config(
     vocab_size=32,
@@ -41,7 +42,7 @@ def shapes_of(net):
     return jax.eval_shape(lambda: net.init(RNG, *TOKENS, enable_dropout=False))["params"]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(quick_jit, static_argnums=0)
 def logits(net, params):
     return net.apply({"params": params}, *TOKENS, enable_dropout=False)
 

@@ -85,3 +85,34 @@ def test_macros_reach_the_model(tmp_path):
 def test_a_wrong_macro_is_one_line(tmp_path):
     with pytest.raises(UserError, match="remat = 'all' is unknown"):
         built(tmp_path, "mt5/small", "--gin.REMAT='all'")
+
+
+# Chowdhery et al. 2022, table 1 (8.63B); the model cards of SmolLM2, Llama 3.2 and Qwen2.5.
+DECODERS = {
+    "palm/8b": 8632.01,
+    "palm/tiny": 0.73,
+    "llama/smollm2_135m": 134.52,
+    "llama/smollm2_360m": 361.82,
+    "llama/llama_3_2_1b": 1235.81,
+    "llama/qwen2_5_0_5b": 494.03,
+}
+
+
+def test_every_decoder_has_a_known_count():
+    folder = configuration.GIN_FOLDER / "models"
+    files = [*folder.glob("palm/*.gin"), *folder.glob("llama/*.gin")]
+    assert {str(f.relative_to(folder).with_suffix("")) for f in files} == set(DECODERS)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_has_the_published_size(tmp_path, name):
+    flags = ["--gin.TOKENIZER='none'"] * name.startswith("llama")
+    flags += ["--gin.VOCABULARY='none'"] * (name == "palm/8b")
+    shapes, axes = built(tmp_path, name, *flags).shapes_and_axes()
+    assert round(trees.count(shapes) / 1e6, 2) == DECODERS[name]
+    names = flatten_dict(axes, is_leaf=lambda _, x: type(x) is tuple)
+    assert {path: len(leaf.shape) for path, leaf in flatten_dict(shapes).items()} == {
+        path: len(axis_names) for path, axis_names in names.items()
+    }
+    scanned = built(tmp_path, name, *flags, "--gin.SCAN_LAYERS=True")
+    assert trees.difference(scanned.shapes_and_axes()[0], trees.stack_layers(shapes)) == []

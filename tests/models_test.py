@@ -14,6 +14,7 @@ from promot_jax.networks import decoder
 from promot_jax.networks.lora import Lora
 from promot_jax.tasks import mini
 from tests import tiny
+from tests.quick import quick_jit
 
 
 def decoder_model(vocab_size=1280, vocabulary=None, num_layers=1, **options):
@@ -54,7 +55,7 @@ def params_of(model):
 
 @functools.cache
 def params_of_network(kind, network):
-    return jax.jit(kind(network, None).init)(jax.random.key(0))
+    return quick_jit(kind(network, None).init)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def batch():
 
 
 def test_scores_sum_to_the_loss(model, batch):
-    scores, loss = jax.jit(lambda p, b: (model.score_batch(p, b), model.loss_fn(p, b, None)))(
+    scores, loss = quick_jit(lambda p, b: (model.score_batch(p, b), model.loss_fn(p, b, None)))(
         params_of(model), batch
     )
     assert scores.shape == (4,)
@@ -77,7 +78,7 @@ def test_a_greedy_answer_is_the_best_continuation_at_every_token(model, batch):
     model = model.with_prompts(models.prompts_of(params))
     batch = {**batch, "prompt_ids": np.array([0, -1, 0, -1])}
 
-    @jax.jit
+    @quick_jit
     def answer(params, batch):
         tokens = model.predict_batch(params, batch, decoding.Greedy(), max_length=4)
         given = {
@@ -96,7 +97,7 @@ def test_a_greedy_answer_is_the_best_continuation_at_every_token(model, batch):
 def test_buckets_and_neighbours_do_not_change_an_answer(kind, batch):
     model = KINDS[kind]()
     params, beam = params_of(model), decoding.Beam(num_beams=3)
-    predict = jax.jit(lambda batch: model.predict_batch(params, batch, beam, 3))
+    predict = quick_jit(lambda batch: model.predict_batch(params, batch, beam, 3))
     together = predict(batch)
     length = batch["encoder_segment_ids"][1].sum()
     alone = predict({name: array[1:2, :length] for name, array in batch.items()})
@@ -120,14 +121,15 @@ class Ids(seqio.PassThroughVocabulary):
 def test_a_score_is_that_of_the_targets_behind_the_inputs(start_id, prefix_lm):
     model = decoder_model(31, Ids(), num_layers=2, start_id=start_id, prefix_lm=prefix_lm)
     params = params_of(model)
-    apply = jax.jit(functools.partial(model.network.apply, enable_dropout=False))
-    # Tokens 0 at every place; the second inputs close with the end-of-sequence token.
-    rows = [([0, 5, 0, 9], [0, 3]), ([4, 0, 7], [8, 0, 7]), ([0], [0])]
+    apply = quick_jit(functools.partial(model.network.apply, enable_dropout=False))
+    # Tokens 0 at every place; the second inputs close with the end-of-sequence token, the last are
+    # this alone or nothing.
+    rows = [([0, 5, 0, 9], [0, 3]), ([4, 0, 7], [8, 0, 7]), ([0], [0]), ([7], [2]), ([], [3, 1])]
     batch = {
-        "encoder_input_tokens": np.full((3, 6), 11),
-        "encoder_segment_ids": np.zeros((3, 6), int),
-        "decoder_target_tokens": np.zeros((3, 4), int),
-        "decoder_loss_weights": np.zeros((3, 4), int),
+        "encoder_input_tokens": np.full((5, 6), 11),
+        "encoder_segment_ids": np.zeros((5, 6), int),
+        "decoder_target_tokens": np.zeros((5, 4), int),
+        "decoder_loss_weights": np.zeros((5, 4), int),
     }
     expected = []
     for i, (inputs, targets) in enumerate(rows):
@@ -136,6 +138,8 @@ def test_a_score_is_that_of_the_targets_behind_the_inputs(start_id, prefix_lm):
         batch["decoder_target_tokens"][i, : len(targets)] = targets
         batch["decoder_loss_weights"][i, : len(targets)] = 1
         front = ([] if start_id is None else [start_id]) + [t for t in inputs if t != 7]
+        # Something must stand before the targets: the inputs as they are, or their padding.
+        front = front or inputs or [11]
         # What follows is never seen; it gives all rows one shape.
         width = 10 - len(front) - len(targets)
         marks = [1] * len(front) + [0] * (10 - len(front))
@@ -146,7 +150,7 @@ def test_a_score_is_that_of_the_targets_behind_the_inputs(start_id, prefix_lm):
         )
         log_probs = jax.nn.log_softmax(found[0])
         expected.append(sum(log_probs[len(front) + j - 1, t] for j, t in enumerate(targets)))
-    found = jax.jit(model.score_batch)(params, batch)
+    found = quick_jit(model.score_batch)(params, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -164,7 +168,7 @@ def test_a_decoder_learns_a_batch(batch):
     model = decoder_model()
     tx = optax.adam(0.01)
 
-    @jax.jit
+    @quick_jit
     def step(params, state):
         def mean(params):
             loss = model.loss_fn(params, batch, None)

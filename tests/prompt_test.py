@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from promot_jax.errors import UserError
-from promot_jax.networks import prompt, t5
+from promot_jax.networks import decoder, prompt, t5
 
 CONFIG = t5.T5Config(
     vocab_size=32,
@@ -69,6 +71,74 @@ def test_a_mixed_batch_equals_separate_ones(ids):
     for row, number in enumerate(ids):
         alone = logits(None if number < 0 else jnp.full(3, number))
         np.testing.assert_allclose(mixed[row], alone[row], atol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    ids=st.lists(st.integers(-1, 3), min_size=1, max_size=5),
+    names=st.permutations(["a", "b", "c", "d"]),
+)
+def test_a_bank_gives_each_row_the_prompt_of_its_number(ids, names):
+    """The order is that of `names`, not of the parameters; -1 is zeros."""
+    prompts = {name: np.full((3, 8), ord(name), np.float32) for name in names}
+    params = {name: {"prompt": rows} for name, rows in prompts.items()}
+    bank = prompt.PromptBank(tuple(names), 3, prompt.DEFAULT_INIT)
+    embedded = np.random.default_rng(0).normal(size=(len(ids), 2, 8)).astype(np.float32)
+    found = bank.apply({"params": params}, embedded, jnp.array(ids))
+    expected = [np.zeros((3, 8)) if i < 0 else prompts[names[i]] for i in ids]
+    np.testing.assert_array_equal(found, np.concatenate([expected, embedded], axis=1))
+
+
+DECODER = decoder.Transformer(
+    decoder.DecoderConfig(
+        vocab_size=32,
+        emb_dim=8,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        mlp_dim=16,
+        num_layers=2,
+        prompt_names=("rte", "wic"),
+        prompt_length=3,
+    )
+)
+
+
+@functools.cache
+def decoder_params():
+    init = functools.partial(DECODER.init, enable_dropout=False)
+    return jax.jit(init)(jax.random.key(0), INPUTS)["params"]
+
+
+@jax.jit
+def decoder_logits(params, segments, prefix, prompt_ids):
+    return DECODER.apply(
+        {"params": params},
+        INPUTS,
+        decoder_segment_ids=segments,
+        decoder_causal_attention=prefix,
+        prompt_ids=prompt_ids,
+        enable_dropout=False,
+    )
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    ids=st.lists(st.integers(-1, 1), min_size=3, max_size=3),
+    segments=arrays.arrays(np.int32, (3, 4), elements=st.integers(0, 1)),
+    prefix=st.integers(0, 4),
+)
+def test_a_mixed_batch_of_a_decoder_equals_separate_ones(ids, segments, prefix):
+    """Wherever padding stands, rows of nothing but padding included."""
+    marks = np.tile(np.arange(4) < prefix, (3, 1)).astype(np.int32)
+    params = decoder_params()
+    mixed = decoder_logits(params, segments, marks, jnp.array(ids))
+    assert np.isfinite(mixed).all()
+    for row, number in enumerate(ids):
+        numbers = None if number < 0 else jnp.full(3, number)
+        alone = decoder_logits(params, segments, marks, numbers)
+        valid = segments[row] > 0
+        np.testing.assert_allclose(mixed[row][valid], alone[row][valid], atol=1e-4)
 
 
 def test_a_prompt_reaches_only_the_rows_that_have_it():

@@ -15,6 +15,9 @@ from promot_jax.errors import UserError
 from promot_jax.networks import stack, t5
 from promot_jax.networks.lora import Lora
 from tests import jaxprs
+from tests.quick import quick_jit
+
+run_quickly = functools.partial(quick_jit, static_argnums=0)
 
 CONFIG = t5.T5Config(
     vocab_size=32,
@@ -45,7 +48,7 @@ def shapes_of(net):
     return jax.eval_shape(lambda: initial(net))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@run_quickly
 def random_params(net):
     """Values far from the initial ones, where norms are 1 and layers do little."""
     params = initial(net)["params"]
@@ -76,7 +79,8 @@ def test_scanned_parameters_are_the_stacked_ones_with_an_axis_in_front():
 
 def test_scanned_layers_start_different_and_at_the_scale_of_one_layer():
     net = network(scan_layers=True, emb_dim=256, mlp_dim=64)
-    kernel = jax.jit(lambda: initial(net))()["params"]["decoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+    params = run_quickly(initial)(net)["params"]
+    kernel = params["decoder"]["layers"]["mlp"]["wi_0"]["kernel"]
     assert kernel.shape == (3, 256, 64)
     np.testing.assert_allclose(kernel.std(axis=(1, 2)), 256**-0.5, rtol=0.05)
     assert not np.allclose(kernel[0], kernel[1])
@@ -87,10 +91,6 @@ def logits(net, params, prompt_ids):
     return net.apply({"params": params}, *tokens, prompt_ids=prompt_ids, enable_dropout=False)
 
 
-# Seconds in place of tens for programs that run once.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
 def loss_and_gradients(net, params):
     def loss(params):
         return jnp.mean(jnp.square(logits(net, params, PROMPTED)))
@@ -98,7 +98,7 @@ def loss_and_gradients(net, params):
     return jax.value_and_grad(loss)(params)
 
 
-run_gradients = jax.jit(loss_and_gradients, static_argnums=0, compiler_options=QUICK)
+run_gradients = run_quickly(loss_and_gradients)
 
 
 def close(found, expected):
@@ -114,7 +114,7 @@ def close(found, expected):
 
 @pytest.mark.parametrize("prompt_ids", [None, PROMPTED], ids=["bare", "prompted"])
 def test_scanned_logits_equal_unrolled_ones(prompt_ids):
-    run = jax.jit(logits, static_argnums=0)
+    run = run_quickly(logits)
     expected = run(PLAIN, PARAMS, prompt_ids)
     assert float(jnp.abs(expected).max()) > 1.0
     np.testing.assert_allclose(run(SCANNED, STACKED, prompt_ids), expected, rtol=1e-4, atol=1e-5)
@@ -159,11 +159,15 @@ class Layers(nn.Module):
 def test_remat_repeats_the_dropout_of_a_layer(scan):
     x = jax.random.normal(jax.random.key(0), (2, 4))
 
+    rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+    params = jax.jit(Layers(scan, "none").init)(rngs, x)["params"]
+
+    @run_quickly
     def run(remat, seed):
-        net = Layers(scan, remat)
-        rngs = {"dropout": jax.random.key(seed)}
-        params = net.init({"params": jax.random.key(1), **rngs}, x)["params"]
-        loss = jax.jit(lambda params: net.apply({"params": params}, x, rngs=rngs).sum())
+        def loss(params):
+            rngs = {"dropout": jax.random.key(seed)}
+            return Layers(scan, remat).apply({"params": params}, x, rngs=rngs).sum()
+
         return jax.value_and_grad(loss)(params)
 
     expected, gradients = run("none", 0)
@@ -232,7 +236,7 @@ def decode_step(net, params, variables, encoded, tokens, prompt_ids):
     return step, changed["cache"]
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@run_quickly
 def searched(net, params, prompt_ids):
     """Sequences and scores of a beam search."""
     encoded, start = started(net, params, prompt_ids)
@@ -273,7 +277,7 @@ def test_scanned_decoding_equals_teacher_forcing(prompt_ids, remat):
             prompt_ids,
         )
         steps.append(step[:, 0])
-    expected = jax.jit(logits, static_argnums=0)(net, STACKED, prompt_ids)
+    expected = run_quickly(logits)(net, STACKED, prompt_ids)
     np.testing.assert_allclose(jnp.stack(steps, axis=1), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -193,7 +193,7 @@ class Greedy:
 class Sample:
     """Decodes with `sample`; see `keep_probable` for the meaning and order of the first three.
 
-    Without a key from the caller every batch draws from `seed` anew, so that equal batches get
+    Without a key from the caller every call draws from `seed` anew, so that equal batches get
     equal tokens.
 
     Raises:

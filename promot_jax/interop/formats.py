@@ -3,7 +3,7 @@
 import os
 
 from promot_jax.errors import UserError
-from promot_jax.interop import gguf, huggingface, native, t5x
+from promot_jax.interop import gguf, huggingface, native, stores, t5x
 from promot_jax.interop.source import Source
 
 READERS = (native, huggingface, gguf, t5x)
@@ -17,7 +17,7 @@ def open_checkpoint(path: str | os.PathLike) -> Source:
     """
     path = os.fspath(path)
     for reader in READERS:
-        if reader.is_format(path):
+        if _is_format(reader, path):
             return reader.open_checkpoint(path)
     if "://" not in path and not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder")
@@ -25,3 +25,14 @@ def open_checkpoint(path: str | os.PathLike) -> Source:
         f"{path} holds no model checkpoint: expected a folder of promot_jax (model.json), of "
         "Hugging Face (config.json and safetensors) or of T5X (checkpoint_N), or a .gguf file"
     )
+
+
+def _is_format(reader, path: str) -> bool:
+    try:
+        return reader.is_format(path)
+    except UserError:
+        raise
+    # No network, no credentials, no such bucket: each raises its own.
+    except Exception as error:
+        reason = stores.first_line(error)
+        raise UserError(f"{path} cannot be reached ({reason}); check its address") from None

@@ -76,7 +76,8 @@ def open_checkpoint(path: str) -> Source:
     about = _read_json(file)
     family, config = huggingface_config.read(about, str(file))
     tensors = _find_tensors(folder)
-    found, copies = _match(about, family, config, tensors)
+    huggingface_config.check_depth(config, len(tensors), str(file))
+    found, embedding, copies = _match(about, family, config, tensors)
 
     def read(leaf: str) -> np.ndarray:
         rename, tensor = found[leaf]
@@ -85,7 +86,7 @@ def open_checkpoint(path: str) -> Source:
         return rename.to_ours(safetensors_files.read(tensor))
 
     used = {tensor.name for _, tensor in found.values()}
-    ignored = dict.fromkeys(copies, f"copy of {found[_EMBEDDING][1].name}")
+    ignored = dict.fromkeys(copies, f"copy of {embedding}")
     for name in sorted(tensors.keys() - used):
         for pattern, reason in names.IGNORED.items():
             if re.fullmatch(pattern, name):
@@ -109,8 +110,8 @@ def open_checkpoint(path: str) -> Source:
 
 def _match(
     about: Mapping[str, Any], family: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> tuple[dict[str, tuple[names.Rename, Tensor]], list[str]]:
-    """Returns {our path: (rename, tensor)}, and the names of the embedding's copies."""
+) -> tuple[dict[str, tuple[names.Rename, Tensor]], str, list[str]]:
+    """Returns {our path: (rename, tensor)}, the embedding's name and those of its copies."""
     table = names.table(family, config)
     aliases = [table[_EMBEDDING].theirs, *names.EMBEDDING_COPIES[family]]
     if _LOGITS not in table:
@@ -133,7 +134,7 @@ def _match(
                 f"{tensor.file}: {tensor.name} has shape {tensor.shape}, {leaf} expects heads of "
                 f"{rename.head_dim} rows"
             )
-    return found, copies
+    return found, source, copies
 
 
 def _check_copies(embedding: Tensor, copies: list[Tensor], file: pathlib.Path) -> None:
@@ -150,10 +151,10 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON: {error}; download it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object")
+        raise UserError(f"{file} holds no JSON object; download it again")
     return content
 
 

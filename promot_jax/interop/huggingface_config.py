@@ -118,6 +118,16 @@ def read(about: Mapping[str, Any], file: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{file} has a value of a wrong type: {error}") from None
 
 
+def check_depth(config: Mapping[str, Any], tensors: int, file: str) -> None:
+    """Raises UserError for more layers than tensors, before anything counts through them."""
+    deepest = max(value for name, value in config.items() if name.endswith("layers"))
+    if deepest > tensors:
+        raise UserError(
+            f"{file} says {deepest} layers, but the weights are {tensors} tensors; "
+            "correct it or download it again"
+        )
+
+
 def output_is_embedding(about: Mapping[str, Any], family: str) -> bool:
     """Says whether a file without output weights means the embedding, rather than lacks them."""
     kind = _DECODERS.get(about.get("model_type", ""))
@@ -152,9 +162,16 @@ def write(
 
 def _need(about: Mapping[str, Any], key: str, file: str) -> int:
     value = about.get(key)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise UserError(f"{file}: {key} is {value}, expected a positive integer")
     return value
+
+
+def _positive(value: Any, key: str, file: str) -> float:
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise UserError(f"{file}: {key} is {value}, expected a number above 0")
+    return number
 
 
 def _refuse(about: Mapping[str, Any], key: str, default: Any, supported: Any, file: str) -> None:
@@ -185,7 +202,11 @@ def _read_t5(about: Mapping[str, Any], file: str) -> dict[str, Any]:
         "head_dim": _need(about, "d_kv", file),
         "mlp_dim": _need(about, "d_ff", file),
         "num_encoder_layers": layers,
-        "num_decoder_layers": about.get("num_decoder_layers") or layers,
+        "num_decoder_layers": _need(
+            {"num_decoder_layers": about.get("num_decoder_layers") or layers},
+            "num_decoder_layers",
+            file,
+        ),
         "mlp_activations": _T5_MLPS[mlp],
         "logits_via_embedding": bool(scaled),
     }
@@ -202,18 +223,22 @@ def _read_decoder(about: Mapping[str, Any], file: str, kind: _Decoder) -> dict[s
             f"{file}: hidden_act is {activation}; supported are {', '.join(_ACTIVATIONS)}"
         )
     width, heads = _need(about, "hidden_size", file), _need(about, "num_attention_heads", file)
+    known = {
+        "num_key_value_heads": about.get("num_key_value_heads", kind.num_kv_heads) or heads,
+        "head_dim": about.get("head_dim", kind.head_dim) or width // heads,
+    }
     rope_base, rope_scaling = _read_rope(about, file, kind)
     epsilon, default_epsilon = kind.epsilon
     config = {
         "vocab_size": _need(about, "vocab_size", file),
         "emb_dim": width,
         "num_heads": heads,
-        "num_kv_heads": about.get("num_key_value_heads", kind.num_kv_heads) or heads,
-        "head_dim": about.get("head_dim", kind.head_dim) or width // heads,
+        "num_kv_heads": _need(known, "num_key_value_heads", file),
+        "head_dim": _need(known, "head_dim", file),
         "mlp_dim": _need(about, "intermediate_size", file),
         "num_layers": _need(about, "num_hidden_layers", file),
         "mlp_activations": (_ACTIVATIONS[activation], "linear"),
-        "norm_epsilon": float(about.get(epsilon, default_epsilon)),
+        "norm_epsilon": _positive(about.get(epsilon, default_epsilon), epsilon, file),
         "rope_base": rope_base,
         "rope_scaling": rope_scaling,
         "logits_via_embedding": bool(about.get("tie_word_embeddings", kind.tied)),
@@ -234,7 +259,8 @@ def _read_rope(
     fraction = rope.get("partial_rotary_factor", about.get("partial_rotary_factor", 1.0))
     if fraction != 1.0:
         raise UserError(f"{file}: partial_rotary_factor is {fraction}; only 1.0 is supported")
-    base = float(rope.get("rope_theta") or about.get("rope_theta") or kind.rope_base)
+    base = rope.get("rope_theta") or about.get("rope_theta") or kind.rope_base
+    base = _positive(base, "rope_theta", file)
     name = rope.get("rope_type", rope.get("type", "default"))
     if name == "default":
         return base, None
@@ -243,8 +269,10 @@ def _read_rope(
     values = {"original_max_position_embeddings": about.get("max_position_embeddings"), **rope}
     if missing := [key for key in _LLAMA3 if values.get(key) is None]:
         raise UserError(f"{file}: the llama3 rope parameters lack {missing[0]}")
-    factor, low, high, length = (values[key] for key in _LLAMA3)
-    return base, (float(factor), float(low), float(high), int(length))
+    factor, low, high, length = (_positive(values[key], key, file) for key in _LLAMA3)
+    if low >= high:
+        raise UserError(f"{file}: low_freq_factor is {low}, expected less than {high}")
+    return base, (factor, low, high, int(length))
 
 
 def _write_t5(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,10 +53,16 @@ def _about(file: epath.Path) -> Mapping[str, Any]:
         return {}
     try:
         about = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON ({error}); copy the model again") from error
     if not isinstance(about, dict):
         raise UserError(f"{file} must hold a JSON object, not a {type(about).__name__}")
+    for name, kind in (("family", str), ("config", dict), ("vocabulary", dict)):
+        if about.get(name) is not None and not isinstance(about[name], kind):
+            raise UserError(f"{file}: {name} is {about[name]!r}, expected a {kind.__name__}")
+    named = (about.get("vocabulary") or {}).get("file", "")
+    if not isinstance(named, str):
+        raise UserError(f"{file}: the vocabulary's file is {named!r}, expected its name")
     return about
 
 

@@ -125,10 +125,10 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
         about = json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON: {error}; download it again") from None
     if not isinstance(about, dict):
-        raise UserError(f"{file} holds no JSON object")
+        raise UserError(f"{file} holds no JSON object; download it again")
     return about
 
 

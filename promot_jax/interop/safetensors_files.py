@@ -84,12 +84,19 @@ def read_header(file: str | os.PathLike) -> dict[str, Tensor]:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
         return {name: _tensor(file, 8 + length, total, name, entries[name]) for name in entries}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} is not a safetensors file: its header is damaged") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{file} is not a safetensors file: its header is damaged; download it again"
+        ) from None
 
 
 def _tensor(file: pathlib.Path, data: int, total: int, name: str, entry: Mapping) -> Tensor:
     begin, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (begin, end, *entry["shape"])):
+        raise UserError(
+            f"{file} is damaged: {name} has the shape {entry['shape']} at bytes {begin} to {end}; "
+            "download it again"
+        )
     tensor = Tensor(file, name, entry["dtype"], tuple(entry["shape"]), data + begin, end - begin)
     if data + end > total:
         raise UserError(
@@ -99,7 +106,10 @@ def _tensor(file: pathlib.Path, data: int, total: int, name: str, entry: Mapping
     if tensor.dtype in _DTYPES:
         expected = math.prod(tensor.shape) * tensor.numpy_dtype.itemsize
         if expected != tensor.size:
-            raise UserError(f"{file} is damaged: {name} has {tensor.size} bytes, not {expected}")
+            raise UserError(
+                f"{file} is damaged: {name} has {tensor.size} bytes, not {expected}; "
+                "download it again"
+            )
     return tensor
 
 

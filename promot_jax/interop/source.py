@@ -97,15 +97,29 @@ def plan(
     )
 
 
+def check_finite(array: np.ndarray, where: str) -> None:
+    """Raises UserError, which names `where`, for an array that has NaN or infinite values."""
+    # One pass without an array of the same size: what is not finite shows in the extremes.
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise UserError(
+            f"{where} has values that are NaN or infinite; the file is damaged or its training "
+            "diverged, use another"
+        )
+
+
 def stream(source: Source, expected: Tree) -> Iterator[tuple[str, jax.Array]]:
     """Yields (path, array) of the leaves of `expected` that the checkpoint has, one at a time.
 
     Each has the dtype of `expected` and is placed by its sharding, if it names one.
+
+    Raises:
+      UserError: a damaged leaf, or one with values that are NaN or infinite.
     """
     for path, want in trees.flatten(expected).items():
         if path not in source.leaves:
             continue
         array = np.asarray(source.read(path)).astype(want.dtype, copy=False)
+        check_finite(array, source.where.get(path, f"{path} in {source.path}"))
         if want.sharding is None:
             yield path, jax.device_put(array)
         else:

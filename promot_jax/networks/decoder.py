@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from promot_jax.errors import UserError
-from promot_jax.networks import layers, rotary, stack
+from promot_jax.networks import layers, masks, rotary, stack
 from promot_jax.networks.grouped_attention import GroupedAttention
 from promot_jax.networks.lora import Lora
 from promot_jax.networks.prompt import DEFAULT_INIT, Initializer, PromptBank
@@ -103,22 +103,13 @@ class DecoderConfig:
         return bool(self.prompt_names) and self.prompt_length > 0
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(layers.RMSNorm):
     """Layer norm over the last axis without bias, computed in float32 (Ba et al. 2016)."""
 
-    epsilon: float = 1e-5
-    dtype: str = "float32"
-
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `scale * (x - mean) / std` in `dtype`, of the shape of `x`."""
-        scale = partitioning.param_with_axes(
-            "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
-        )
         x = x.astype(jnp.float32)
-        x -= jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-        return (scale * x * jax.lax.rsqrt(variance + self.epsilon)).astype(self.dtype)
+        return super().__call__(x - jnp.mean(x, axis=-1, keepdims=True))
 
 
 def _norm(config: DecoderConfig, name: str) -> nn.Module:
@@ -216,7 +207,7 @@ class Decoder(nn.Module):
                 segment_ids, positions, prefix = _in_front(
                     config.prompt_length, prompt_ids, segment_ids, positions, prefix
                 )
-            mask = _mask(segment_ids, prefix)
+            mask = masks.prefix_mask(segment_ids, prefix)
             if decode:
                 cache_slots = self._create(segment_ids > 0, positions, max_decode_length)
         angles = rotary.rotation(
@@ -274,15 +265,6 @@ def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
     if prefix is not None:
         prefix = jnp.concatenate([front, prefix], axis=1)
     return segment_ids, positions, prefix
-
-
-def _mask(segment_ids: jax.Array, prefix: jax.Array | None) -> jax.Array:
-    """Says which key each query may see: bool `[B, X, X]`, from int `[B, X]`."""
-    allowed = jnp.tri(segment_ids.shape[1], dtype=bool)
-    if prefix is not None:
-        allowed = allowed | ((prefix[:, :, None] > 0) & (prefix[:, None, :] > 0))
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return allowed & same & (segment_ids[:, None, :] > 0)
 
 
 def step_back(cache: dict) -> dict:
@@ -355,7 +337,7 @@ class Transformer(nn.Module):
           float32 `[B, S, V]`, or `[B, last, V]`; there are none for the prompt.
 
         Raises:
-          ValueError: `decode` without `max_decode_length`, or `last` above S.
+          ValueError: `decode` without `max_decode_length`, or `last` below 0 or above S.
         """
         tokens = decoder_input_tokens
         if decoder_segment_ids is None:
@@ -364,7 +346,7 @@ class Transformer(nn.Module):
             decoder_segment_ids = valid.astype(jnp.int32)
         if decoder_positions is None:
             decoder_positions = jnp.maximum(jnp.cumsum(decoder_segment_ids > 0, axis=1) - 1, 0)
-        if last is not None and last > tokens.shape[1]:
+        if last is not None and not 0 <= last <= tokens.shape[1]:
             raise ValueError(f"last = {last} logits of rows with {tokens.shape[1]} tokens")
         logits = self.decoder(
             self.token_embedder(tokens),

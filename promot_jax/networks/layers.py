@@ -1,4 +1,4 @@
-"""Building blocks of the T5 family: dense, norm, embedding, relative position, attention, MLP.
+"""Building blocks of networks: dense, norm, embedding, MLP; relative position, attention of T5.
 
 Parameters are float32 and carry T5X's names, shapes and logical axes; `dtype` is that of
 activations. Kernels are two-dimensional: heads and head dimension share one axis (`joined_kv`).
@@ -77,7 +77,7 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token embedding `[V, H]`, shared by encoder and decoder."""
+    """Token embedding `[V, H]`, shared by all that reads or scores tokens."""
 
     vocab_size: int
     features: int

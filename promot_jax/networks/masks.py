@@ -1,9 +1,9 @@
 """Attention masks that know about the soft prompt.
 
-Every mask is boolean, true where attention is allowed, and broadcasts to `[B, N, queries, keys]`.
-Padding has the token id 0. What padding itself attends to does not matter, so the masks of the
-encoder and of the attention to it hide keys only; a row without a prompt then gives the same
-output at every position whether or not other rows of its batch have one.
+Every mask is boolean, true where attention is allowed. Those of encoder-decoders broadcast to
+`[B, N, queries, keys]`; their padding has the token id 0. What padding itself attends to does not
+matter, so the masks of the encoder and of the attention to it hide keys only; a row without a
+prompt then gives the same output at every position whether or not other rows of its batch have one.
 """
 
 import jax
@@ -61,3 +61,21 @@ def decoder_mask(
     if decoder_segment_ids is not None:
         mask &= segment_mask(decoder_segment_ids, decoder_segment_ids)
     return mask
+
+
+def prefix_mask(segment_ids: jax.Array, prefix: jax.Array | None) -> jax.Array:
+    """Mask of a decoder-only network: causal, but for a prefix that sees all of itself.
+
+    Args:
+      segment_ids: int `[B, X]`, 0 is padding; equal numbers see each other.
+      prefix: int `[B, X]`, above 0 for tokens of the prefix (Raffel et al. 2020, section 3.2.1);
+        None is causal attention.
+
+    Returns:
+      bool `[B, X, X]`, query before key.
+    """
+    allowed = jnp.tri(segment_ids.shape[1], dtype=bool)
+    if prefix is not None:
+        allowed = allowed | ((prefix[:, :, None] > 0) & (prefix[:, None, :] > 0))
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return allowed & same & (segment_ids[:, None, :] > 0)
