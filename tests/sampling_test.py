@@ -30,7 +30,8 @@ def expected_distribution(logits, temperature, top_k, top_p):
     for token in order:
         kept.append(token)
         mass += probs[token] / total
-        if mass >= top_p:
+        # Rounding may bring the mass to 1 before the last token.
+        if mass >= top_p < 1:
             break
     result = np.zeros(len(probs))
     result[kept] = probs[kept] / probs[kept].sum()
