@@ -80,7 +80,9 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
             state = _train(run, state, model, mesh, checkpoints)
             checkpoints.wait()
             _write_summary(run, state, checkpoints.best(), time.monotonic() - started)
-        return checkpoints.restore(checkpoints.best(), state).params
+        if (best := checkpoints.best()) != int(state.step):
+            state = checkpoints.restore(best, state)
+        return state.params
     finally:
         checkpoints.close()
 
