@@ -46,8 +46,15 @@ class Model(abc.ABC):
     config_class: ClassVar[type]
 
     def with_prompts(self, prompts: Mapping[str, int]) -> Self:
-        """Returns the model with prompts of the given names and lengths (all of one length)."""
-        length = max(prompts.values(), default=0)
+        """Returns the model with prompts of the given names and lengths.
+
+        Raises:
+          UserError: the lengths differ, so that no batch can mix the prompts.
+        """
+        if len(lengths := set(prompts.values())) > 1:
+            found = ", ".join(f"{name} has {rows} rows" for name, rows in prompts.items())
+            raise UserError(f"all prompts of a model must be of one length: {found}")
+        length = max(lengths, default=0)
         return self._configured(prompt_names=tuple(prompts), prompt_length=length)
 
     def with_dropout(self, rate: float) -> Self:

@@ -240,6 +240,7 @@ def test_a_path_may_have_an_equals_sign(folder, tmp_path, capsys):
 def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
     wide = tmp_path / "wide.npy"
     np.save(wide, np.zeros((3, 8), np.float32))
+    np.save(tmp_path / "long.npy", np.zeros((5, 16), np.float32))
     (tmp_path / "notes.txt").write_text("")
     new = str(tmp_path / "new")
     ours, peft = str(folder), str(tmp_path / "lora")
@@ -251,6 +252,7 @@ def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
         (["import", ours, new, "--adapter", str(wide)], "has rows of 8 numbers"),
         (["import", ours, new, "--adapter", f"{ours}/rte.npy"], "has a prompt 'rte' already"),
         (["import", ours, new, "--adapter", f"a={tmp_path}/notes.txt"], "cannot be read"),
+        (["import", ours, new, "--adapter", f"{tmp_path}/long.npy"], "rte has 3 rows"),
         (["import", str(adapted), new, "--adapter", peft], "has a low-rank adapter already"),
         (["export", str(adapted), new, "--format", "t5x"], "give --merge_lora"),
         (["export", ours, new, "--merge_lora"], "the model has no low-rank adapter"),
