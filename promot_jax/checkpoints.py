@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from promot_jax import trees
-from promot_jax.errors import UserError
+from promot_jax.errors import UserError, first_line
 from promot_jax.train_state import TrainState
 from promot_jax.trees import Tree
 
@@ -101,7 +101,7 @@ class StageCheckpoints:
             )
         except Exception as error:
             raise UserError(
-                f"checkpoint {path} cannot be read ({_first_line(error)}); remove that folder to "
+                f"checkpoint {path} cannot be read ({first_line(error)}); remove that folder to "
                 "continue from an earlier one"
             ) from error
         if found["frozen"]["checksum"] != self._frozen:
@@ -127,24 +127,30 @@ class StageCheckpoints:
         try:
             yield
         except (OSError, ValueError) as error:
-            full = "No space left" in str(error)
-            cause = "the disk is full" if full else _first_line(error)
             raise UserError(
-                f"checkpoints in {self._folder} cannot be written ({cause}); mend that and give "
-                "the same command again: it continues from the last complete checkpoint"
+                f"checkpoints in {self._folder} cannot be written ({_cause(error)}); mend that and "
+                "give the same command again: it continues from the last complete checkpoint"
             ) from error
 
 
 def save_params(folder: pathlib.Path, params: Tree) -> None:
-    """Writes a parameter tree into a new folder, as `interop.native` reads it."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), params)
+    """Writes a parameter tree into a new folder, as `interop.native` reads it.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), params)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be written: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    # TensorStore raises a ValueError for a full disk, too.
+    return "the disk is full" if "No space left" in str(error) else first_line(error)
 
 
 def bundled(name: str = "mini") -> str:
     """Returns the folder of a model that comes with the package."""
     return str(pathlib.Path(__file__).parent / "assets" / name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

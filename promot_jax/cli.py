@@ -39,26 +39,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+ANY_CHECKPOINT = "a checkpoint: Hugging Face, T5X or promot_jax folder, .gguf file"
+VOCABULARY = "SentencePiece model or tokenizer.json, where the checkpoint has none"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="promot", description=promot_jax.__doc__, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=promot_jax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_run, _add_report, _add_inspect, _add_generate, _add_import, _add_export):
+        add(commands)
+    return parser
 
-    def command(name, function, summary, epilog=None):
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(command=function)
-        return sub
 
-    run = command(
+def _command(commands, name, function, summary, epilog=None) -> argparse.ArgumentParser:
+    sub = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(command=function)
+    return sub
+
+
+def _add_run(commands) -> None:
+    run = _command(
+        commands,
         "run",
         _run,
         "Run an experiment: train its stages, evaluate its methods, write the report.",
@@ -89,11 +100,18 @@ def _parser() -> argparse.ArgumentParser:
         help="change one value of the configuration, such as --gin.TRAIN_STEPS=800",
     )
 
-    report = command("report", _report, "Rebuild report.html and report.md of a run.")
+
+def _add_report(commands) -> None:
+    report = _command(commands, "report", _report, "Rebuild report.html and report.md of a run.")
     report.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
 
-    inspect = command(
-        "inspect", _inspect, "Say what a checkpoint or adapter is: format, sizes, leaves, prompts."
+
+def _add_inspect(commands) -> None:
+    inspect = _command(
+        commands,
+        "inspect",
+        _inspect,
+        "Say what a checkpoint or adapter is: format, sizes, leaves, prompts.",
     )
     inspect.add_argument("path", metavar="PATH", help=ANY_CHECKPOINT + ", an adapter or a prompt")
     inspect.add_argument("--vocabulary", help=VOCABULARY)
@@ -102,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
         "--nearest", type=int, default=0, metavar="K", help="K nearest tokens of each prompt row"
     )
 
-    generate = command(
+
+def _add_generate(commands) -> None:
+    generate = _command(
+        commands,
         "generate",
         _generate,
         "Answer texts with a model of a finished run, or of a checkpoint.",
@@ -124,11 +145,14 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top_k", type=int, default=0, help="sample from the K most probable")
     generate.add_argument("--top_p", type=float, default=1.0, help="sample from this probability")
 
-    load = command(
+
+def _add_import(commands) -> None:
+    load = _command(
+        commands,
         "import",
         _import,
         "Turn a checkpoint of another program into a model folder of promot_jax.",
-        "example:\n  promot import google/mt5-small models/mt5_small --dry-run",
+        "example:\n  promot import hf://google/mt5-small models/mt5_small --dry-run",
     )
     load.add_argument("source", metavar="PATH", help=ANY_CHECKPOINT)
     load.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder for the model")
@@ -143,7 +167,10 @@ def _parser() -> argparse.ArgumentParser:
         )
     _dry_run(load)
 
-    export = command(
+
+def _add_export(commands) -> None:
+    export = _command(
+        commands,
         "export",
         _export,
         "Write a model of a run, or of a checkpoint, for promot_jax or for another program.",
@@ -166,11 +193,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _which_model(export)
     _dry_run(export)
-    return parser
-
-
-ANY_CHECKPOINT = "a checkpoint: Hugging Face, T5X or promot_jax folder, .gguf file"
-VOCABULARY = "SentencePiece model or tokenizer.json, where the checkpoint has none"
 
 
 def _which_model(parser: argparse.ArgumentParser) -> None:
@@ -243,6 +265,7 @@ def _generate(arguments, overrides) -> None:
     _no_overrides(overrides)
     _check_generate(arguments)
     if arguments.checkpoint is None:
+        _refuse(arguments, ("vocabulary", "adapter"), "goes with --checkpoint, not with a run")
         run, *texts = arguments.words
         if not texts:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
@@ -251,6 +274,7 @@ def _generate(arguments, overrides) -> None:
         model, decoder = runner.experiment.model, runner.experiment.decoder
         buckets, names = runner.experiment.eval_buckets, [s.prompt for s in method.stages]
     else:
+        _refuse(arguments, ("method",), "goes with a run, not with --checkpoint")
         texts = arguments.words
         model, params = _open_checkpoint(arguments)
         decoder, buckets, names = None, (), model.network.config.prompt_names
@@ -334,12 +358,16 @@ def _export(arguments, overrides) -> None:
     from promot_jax import models, partitioning, pretrained
 
     run = pathlib.Path(arguments.source)
+    if arguments.format != "peft":
+        _refuse(arguments, ("prompt",), "goes with --format peft; other formats take all prompts")
     if (run / "config.gin").is_file():
+        _refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
         runner, method, seed = _open_run(run, arguments)
         params = runner.trained_params(method, seed, runner.initial_params(seed))
         model = runner.experiment.model
         origin = {"run": run.name, "method": method.name, "seed": seed}
     else:
+        _refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}
@@ -381,6 +409,13 @@ def _only_gin_flags(flags: Sequence[str]) -> None:
     for flag in flags:
         if not re.fullmatch(r"--gin\.[^=]+=.*", flag, re.DOTALL):
             raise UserError(f"unknown argument {flag!r}; values are set by --gin.NAME=VALUE")
+
+
+def _refuse(arguments, flags: Sequence[str], why: str) -> None:
+    """Raises UserError for a flag that was given and would do nothing."""
+    for flag in flags:
+        if getattr(arguments, flag) not in (None, []):
+            raise UserError(f"--{flag} {why}; leave it out")
 
 
 def _no_overrides(flags: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from promot_jax import decoding, models, partitioning, pretrained, trees, vocabularies
+from promot_jax import decoding, files, models, partitioning, pretrained, trees, vocabularies
 from promot_jax.errors import UserError
 from promot_jax.interop import formats, huggingface, peft, t5x
 from promot_jax.interop import source as sources
@@ -91,8 +91,7 @@ def import_model(
             ("skipped", str(len(planned.skipped)), "", "", _some(_reasons(reasons))),
         ],
     )
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another folder or remove it")
+    files.check_new(out)
     if dry_run:
         return
     params = pretrained.load(
@@ -162,8 +161,7 @@ def export_model(
         for name in (beside if format_name != "peft" else [""])
     ]
     yield from _columns(("", "leaves", "parameters", "memory", ""), rows)
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another folder or remove it")
+    files.check_new(out)
     if dry_run:
         return
     if format_name == "native":

@@ -1,11 +1,13 @@
-"""Folders that appear under their name only when they are complete."""
+"""New folders, which appear under their name only when they are complete, and JSON files."""
 
 import contextlib
+import json
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 from promot_jax.errors import UserError
 
@@ -20,12 +22,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       UserError: `path` exists, lies in a bucket, or cannot be written.
     """
     final = pathlib.Path(path)
-    if re.match(r"\w+:/", str(final)):
-        raise UserError(f"{final}: write to a local folder, then copy it into the bucket")
-    if "\0" in str(final):
-        raise UserError(f"{str(final)!r} cannot be the name of a folder; choose another")
-    if final.exists():
-        raise UserError(f"{final} exists already; choose another folder or remove it")
+    check_new(final)
     partial = final.with_name(final.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -34,3 +31,30 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         partial.rename(final)
     except OSError as error:
         raise UserError(f"{final} cannot be written: {error.strerror or error}") from error
+
+
+def check_new(final: pathlib.Path) -> None:
+    """Raises UserError for a folder that `new_folder` would refuse before it writes."""
+    if re.match(r"\w+:/", str(final)):
+        raise UserError(f"{final}: write to a local folder, then copy it into the bucket")
+    if "\0" in str(final):
+        raise UserError(f"{str(final)!r} cannot be the name of a folder; choose another")
+    if final.exists():
+        raise UserError(f"{final} exists already; choose another folder or remove it")
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not JSON: {error}; download it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no JSON object; download it again")
+    return content

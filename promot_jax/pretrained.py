@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promot_jax import checkpoints, files, models, partitioning, trees, vocabularies
-from promot_jax.errors import UserError
+from promot_jax.errors import UserError, first_line
 from promot_jax.interop import formats, peft
 from promot_jax.interop import source as sources
 from promot_jax.interop.source import Plan, Source
@@ -76,9 +76,9 @@ def _reporting_configuration(what: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{what} has a configuration of which no network can be built ({reason}); correct it"
+            f"{what} has a configuration of which no network can be built ({first_line(error)}); "
+            "correct it"
         ) from error
 
 
@@ -248,12 +248,7 @@ def save(
       UserError: `folder` exists or cannot be written.
     """
     with files.new_folder(folder) as partial:
-        try:
-            checkpoints.save_params(partial / "params", params)
-        except ValueError as error:  # which TensorStore raises for a full disk, too
-            full = "No space left" in str(error)
-            reason = "the disk is full" if full else str(error).strip().splitlines()[0][:160]
-            raise UserError(f"{folder} cannot be written: {reason}") from error
+        checkpoints.save_params(partial / "params", params)
         for path, leaf in trees.flatten(params).items():
             if match := models.PROMPT.fullmatch(path):
                 np.save(partial / f"{match[2]}.npy", leaf)

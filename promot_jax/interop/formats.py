@@ -2,8 +2,8 @@
 
 import os
 
-from promot_jax.errors import UserError
-from promot_jax.interop import gguf, huggingface, native, stores, t5x
+from promot_jax.errors import UserError, first_line
+from promot_jax.interop import gguf, huggingface, native, t5x
 from promot_jax.interop.source import Source
 
 READERS = (native, huggingface, gguf, t5x)
@@ -34,5 +34,5 @@ def _is_format(reader, path: str) -> bool:
         raise
     # No network, no credentials, no such bucket: each raises its own.
     except Exception as error:
-        reason = stores.first_line(error)
+        reason = first_line(error)
         raise UserError(f"{path} cannot be reached ({reason}); check its address") from None

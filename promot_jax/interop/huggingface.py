@@ -14,7 +14,7 @@ import numpy as np
 
 from promot_jax import trees
 from promot_jax.errors import UserError
-from promot_jax.files import new_folder
+from promot_jax.files import new_folder, read_json
 from promot_jax.interop import hub, huggingface_config, safetensors_files
 from promot_jax.interop import huggingface_names as names
 from promot_jax.interop.safetensors_files import Tensor
@@ -73,7 +73,7 @@ def open_checkpoint(path: str) -> Source:
         )
     folder = hub.local_folder(path)
     file = folder / "config.json"
-    about = _read_json(file)
+    about = read_json(file)
     family, config = huggingface_config.read(about, str(file))
     tensors = _find_tensors(folder)
     huggingface_config.check_depth(config, len(tensors), str(file))
@@ -146,18 +146,6 @@ def _check_copies(embedding: Tensor, copies: list[Tensor], file: pathlib.Path) -
             )
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}; download it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object; download it again")
-    return content
-
-
 def _find_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
     """Returns {name: tensor} of the single file, or of the files that the index names."""
     if (folder / _FILE).is_file():
@@ -171,7 +159,7 @@ def _find_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
                 f'installed: AutoModel….from_pretrained("{folder}").save_pretrained(NEW_FOLDER)'
             )
         raise UserError(f"{folder} has neither {_FILE} nor {_INDEX}")
-    weights = _read_json(index).get("weight_map")
+    weights = read_json(index).get("weight_map")
     if not isinstance(weights, dict) or not weights:
         raise UserError(f"{index} has no weight_map")
     headers = {}
@@ -200,7 +188,7 @@ def _find_vocabulary(folder: pathlib.Path, family: str) -> dict[str, Any] | None
             # T5's file lacks the 100 sentinels, which its tokenizer adds; mT5's has them, and
             # says so here.
             settings = folder / "tokenizer_config.json"
-            known = _read_json(settings) if settings.is_file() else {}
+            known = read_json(settings) if settings.is_file() else {}
             vocabulary["extra_ids"] = known.get("extra_ids", 100)
         return vocabulary
     return None

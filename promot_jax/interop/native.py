@@ -1,12 +1,12 @@
 """Our own model folders: `params`, an orbax tree, and `model.json`, which says what it is."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from promot_jax.errors import UserError
+from promot_jax.files import read_json
 from promot_jax.interop import orbax_leaves, stores, t5x
 from promot_jax.interop.source import Source
 
@@ -51,12 +51,7 @@ def open_checkpoint(path: str) -> Source:
 def _about(file: epath.Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
-    try:
-        about = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({error}); copy the model again") from error
-    if not isinstance(about, dict):
-        raise UserError(f"{file} must hold a JSON object, not a {type(about).__name__}")
+    about = read_json(file)
     for name, kind in (("family", str), ("config", dict), ("vocabulary", dict)):
         if about.get(name) is not None and not isinstance(about[name], kind):
             raise UserError(f"{file}: {name} is {about[name]!r}, expected a {kind.__name__}")

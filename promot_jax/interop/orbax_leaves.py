@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from promot_jax import trees
-from promot_jax.errors import UserError
+from promot_jax.errors import UserError, first_line
 from promot_jax.interop import stores
 
 
@@ -35,7 +35,7 @@ def open_tree(
         found = trees.flatten(ocp.PyTreeCheckpointHandler().metadata(folder).tree)
     except Exception as error:
         raise UserError(
-            f"{folder} is damaged ({stores.first_line(error)}); copy the checkpoint again"
+            f"{folder} is damaged ({first_line(error)}); copy the checkpoint again"
         ) from error
     arrays = {path: leaf for path, leaf in found.items() if hasattr(leaf, "shape")}
     leaves = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}

@@ -17,7 +17,7 @@ import numpy as np
 
 from promot_jax import trees
 from promot_jax.errors import UserError
-from promot_jax.files import new_folder
+from promot_jax.files import new_folder, read_json
 from promot_jax.interop import hub, safetensors_files
 from promot_jax.interop import huggingface_names as names
 
@@ -83,7 +83,7 @@ def read(path: str, family: str | None = None, config: Mapping[str, Any] | None 
       UserError: a damaged folder, an adapter that we cannot express, or one of another model.
     """
     folder = hub.local_folder(path)
-    about = _read_config(folder)
+    about = read_json(folder / _CONFIG)
     kind = about.get("peft_type")
     if kind == "PROMPT_TUNING":
         return _read_prompt(folder, about)
@@ -103,7 +103,7 @@ def describe(path: str) -> dict[str, Any]:
       UserError: a damaged folder.
     """
     folder = hub.local_folder(path)
-    about = _read_config(folder)
+    about = read_json(folder / _CONFIG)
     tensors = _tensors(folder)
     facts = {
         "peft_type": about.get("peft_type"),
@@ -117,19 +117,6 @@ def describe(path: str) -> dict[str, Any]:
         facts["prompt length"] = about.get("num_virtual_tokens")
         facts["embedding dimension"] = tensors[_PROMPT].shape[-1]
     return facts
-
-
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
-    file = folder / _CONFIG
-    try:
-        about = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}; download it again") from None
-    if not isinstance(about, dict):
-        raise UserError(f"{file} holds no JSON object; download it again")
-    return about
 
 
 def _tensors(folder: pathlib.Path) -> dict[str, safetensors_files.Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from promot_jax.errors import UserError
+from promot_jax.errors import UserError, first_line
 
 
 def absolute(path: str) -> epath.Path:
@@ -49,8 +49,3 @@ def read(where: str, spec: dict[str, Any], want: jax.ShapeDtypeStruct) -> np.nda
     except Exception as error:
         reason = first_line(error)
     raise UserError(f"{where} is damaged ({reason}); copy the checkpoint again")
-
-
-def first_line(error: Exception) -> str:
-    """Returns what an exception of a library says, short enough for a line of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -21,7 +21,7 @@ from etils import epath
 from flax import serialization
 
 from promot_jax import files, trees
-from promot_jax.errors import UserError
+from promot_jax.errors import UserError, first_line
 from promot_jax.interop import stores, t5x_state
 from promot_jax.interop.source import Source
 
@@ -58,7 +58,7 @@ def open_index(file: epath.Path) -> Source:
         try:
             leaves[path] = _shape(leaf)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = stores.first_line(error)
+            reason = first_line(error)
             raise UserError(
                 f"{path} in {file} is neither an array nor the place of one ({reason})"
             ) from error
@@ -83,7 +83,7 @@ def _index(file: epath.Path) -> tuple[dict[str, Any], dict[str, str]]:
         index = serialization.msgpack_restore(file.read_bytes())
     except Exception as error:
         raise UserError(
-            f"{file} is damaged ({stores.first_line(error)}); copy the checkpoint again"
+            f"{file} is damaged ({first_line(error)}); copy the checkpoint again"
         ) from error
     version = index.get("version", 0) if isinstance(index, dict) else 0
     if version not in READABLE:
@@ -177,7 +177,7 @@ def _store(folder: pathlib.Path, path: str, array: np.ndarray) -> Any:
         store = {"kvstore": stores.kvstore(str(folder.absolute()), name)}
         ts.open({**spec, **store}, create=True).result().write(array).result()
     except Exception as error:
-        raise UserError(f"{folder / name} cannot be written: {stores.first_line(error)}") from error
+        raise UserError(f"{folder / name} cannot be written: {first_line(error)}") from error
     return {**spec, "kvstore": {"driver": "file", "path": name}}
 
 

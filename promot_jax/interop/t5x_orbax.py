@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from promot_jax import files, trees
-from promot_jax.errors import UserError
-from promot_jax.interop import orbax_leaves, stores, t5x_state
+from promot_jax.errors import UserError, first_line
+from promot_jax.interop import orbax_leaves, t5x_state
 from promot_jax.interop.source import Source
 
 FORMAT = "T5X (orbax)"
@@ -84,5 +84,5 @@ def write(
                     force=True,
                 )
         except Exception as error:
-            reason = stores.first_line(error)
+            reason = first_line(error)
             raise UserError(f"{folder} cannot be written: {reason}") from error

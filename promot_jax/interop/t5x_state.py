@@ -22,10 +22,8 @@ def place(folder: pathlib.Path, step: int | None, dtype: str) -> tuple[str, int]
     checkpoint; any other becomes a model directory with one checkpoint in it.
 
     Raises:
-      UserError: a folder in a bucket, a step that contradicts the name, or an unknown dtype.
+      UserError: a step that contradicts the name, or an unknown dtype.
     """
-    if re.match(r"\w+:/", str(folder)):
-        raise UserError(f"{folder}: write to a local folder, then copy it into the bucket")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one that T5X stores; give one of {DTYPES}")
     match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
