@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from promot_jax import cli, configuration
+from promot_jax.commands import run as run_command
 
 # The miniature's experiment, shrunk to a run of a few steps of a tiny model.
 SHRINK = [
@@ -106,7 +107,7 @@ def test_a_folder_of_another_configuration_is_refused(run, capsys):
 
 
 def test_one_process_at_a_time(run, capsys):
-    with cli._locked(run):
+    with run_command.locked(run):
         assert "another process is running" in fails(capsys, "run", "mini", at(run), *MINI)
 
 

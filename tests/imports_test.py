@@ -18,6 +18,7 @@ LAYERS = [
     {"train", "probes"},
     {"experiment"},
     {"report", "configuration"},
+    {"commands"},
     {"cli"},
 ]
 # Packages that only some rooms may use.
@@ -35,7 +36,7 @@ ONLY = {
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
-    *("report", "tasks", "configuration", "cli"),
+    *("report", "tasks", "configuration", "commands", "cli"),
 }
 
 

@@ -1,0 +1,1 @@
+"""The commands of `promot`, one file each; nothing heavy is imported before one runs."""

@@ -1,0 +1,105 @@
+"""`promot import` and `promot export`: models of and for other programs."""
+
+import pathlib
+
+from promot_jax.commands import flags
+from promot_jax.commands import models as opened
+
+
+def add_import(commands) -> None:
+    """Adds the command and its flags."""
+    load = flags.command(
+        commands,
+        "import",
+        _import,
+        "Turn a checkpoint of another program into a model folder of promot_jax.",
+        "example:\n  promot import hf://google/mt5-small models/mt5_small --dry-run",
+    )
+    load.add_argument("source", metavar="PATH", help=flags.ANY_CHECKPOINT)
+    load.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder for the model")
+    load.add_argument("--vocabulary", help=flags.VOCABULARY)
+    flags.adapters(load)
+    for flag, meaning in [
+        ("--may_miss", "leaves that are initialised where the checkpoint has none"),
+        ("--may_skip", "names in the checkpoint that the model has no place for"),
+    ]:
+        load.add_argument(
+            flag, action="append", default=[], metavar="PATTERN", help=f"{meaning}; may be repeated"
+        )
+    flags.dry_run(load)
+
+
+def add_export(commands) -> None:
+    """Adds the command and its flags."""
+    export = flags.command(
+        commands,
+        "export",
+        _export,
+        "Write a model of a run, or of a checkpoint, for promot_jax or for another program.",
+        "examples:\n"
+        "  promot export runs/mini models/mini_rte\n"
+        "  promot export models/mini_rte hf/mini_rte --format huggingface",
+    )
+    export.add_argument("source", metavar="RUN", help="folder of a run, or " + flags.ANY_CHECKPOINT)
+    export.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder")
+    export.add_argument(
+        "--format",
+        choices=("native", "huggingface", "t5x", "t5x_orbax", "peft"),
+        default="native",
+        help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter",
+    )
+    export.add_argument("--prompt", help="the soft prompt that --format peft writes")
+    export.add_argument("--vocabulary", help=flags.VOCABULARY)
+    export.add_argument(
+        "--merge_lora", action="store_true", help="add the low-rank adapter to the kernels first"
+    )
+    flags.which_model(export)
+    flags.dry_run(export)
+
+
+def _import(arguments, overrides) -> None:
+    flags.no_overrides(overrides)
+    for line in opened.checkpoint_tools().import_model(
+        arguments.source,
+        arguments.out,
+        vocabulary=arguments.vocabulary,
+        adapters=arguments.adapter,
+        may_miss=arguments.may_miss,
+        may_skip=arguments.may_skip,
+        dry_run=arguments.dry_run,
+    ):
+        print(line)
+
+
+def _export(arguments, overrides) -> None:
+    flags.no_overrides(overrides)
+    conversion = opened.checkpoint_tools()
+    from promot_jax import models, partitioning, pretrained
+
+    run = pathlib.Path(arguments.source)
+    if arguments.format != "peft":
+        flags.refuse(
+            arguments, ("prompt",), "goes with --format peft; other formats take all prompts"
+        )
+    if (run / "config.gin").is_file():
+        flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
+        runner, method, seed = opened.open_run(run, arguments)
+        params = runner.trained_params(method, seed, runner.initial_params(seed))
+        model = runner.experiment.model
+        origin = {"run": run.name, "method": method.name, "seed": seed}
+    else:
+        flags.refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")
+        model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
+        params = pretrained.load(source, model, partitioning.make_mesh())
+        origin = {"checkpoint": arguments.source, "format": source.format}
+    for line in conversion.export_model(
+        model.with_prompts(models.prompts_of(params)),
+        params,
+        arguments.out,
+        format_name=arguments.format,
+        prompt=arguments.prompt,
+        merge_lora=arguments.merge_lora,
+        origin=origin,
+        dry_run=arguments.dry_run,
+    ):
+        print(line)

@@ -1,0 +1,88 @@
+"""`promot generate`: answers of a model."""
+
+import pathlib
+
+from promot_jax.commands import flags, models
+from promot_jax.errors import UserError
+
+
+def add(commands) -> None:
+    """Adds the command and its flags."""
+    generate = flags.command(
+        commands,
+        "generate",
+        _generate,
+        "Answer texts with a model of a finished run, or of a checkpoint.",
+        "examples:\n"
+        '  promot generate runs/mini --prompt none "Q: what is the capital of mali? A:"\n'
+        '  promot generate --checkpoint SmolLM2-135M.gguf "The capital of France is"',
+    )
+    generate.add_argument("words", nargs="+", metavar="[RUN] TEXT", help="texts to answer, quoted")
+    generate.add_argument("--checkpoint", help="instead of a run: " + flags.ANY_CHECKPOINT)
+    generate.add_argument("--vocabulary", help=flags.VOCABULARY)
+    flags.adapters(generate)
+    generate.add_argument(
+        "--prompt", default="none", help="name of the soft prompt to attach, or none"
+    )
+    flags.which_model(generate)
+    generate.add_argument("--max_length", type=int, default=32, help="longest answer, in tokens")
+    generate.add_argument("--beams", type=int, help="beam search; 1 is greedy")
+    generate.add_argument("--temperature", type=float, help="sample; with --top_k, --top_p")
+    generate.add_argument("--top_k", type=int, default=0, help="sample from the K most probable")
+    generate.add_argument("--top_p", type=float, default=1.0, help="sample from this probability")
+
+
+def _generate(arguments, overrides) -> None:
+    flags.no_overrides(overrides)
+    _check_generate(arguments)
+    if arguments.checkpoint is None:
+        flags.refuse(arguments, ("vocabulary", "adapter"), "goes with --checkpoint, not with a run")
+        run, *texts = arguments.words
+        if not texts:
+            raise UserError(f"give the folder of a run and a text, not only {run!r}")
+        runner, method, seed = models.open_run(pathlib.Path(run), arguments)
+        params = runner.trained_params(method, seed, runner.initial_params(seed))
+        model, decoder = runner.experiment.model, runner.experiment.decoder
+        buckets, names = runner.experiment.eval_buckets, [s.prompt for s in method.stages]
+    else:
+        flags.refuse(arguments, ("method",), "goes with a run, not with --checkpoint")
+        texts = arguments.words
+        model, params = models.open_checkpoint(arguments)
+        decoder, buckets, names = None, (), model.network.config.prompt_names
+    prompt = None if arguments.prompt == "none" else arguments.prompt
+    if prompt is not None and prompt not in names:
+        known = ", ".join([*sorted(set(filter(None, names))), "none"])
+        raise UserError(f"--prompt {prompt}: this model has none such; use {known}")
+    from promot_jax import partitioning
+    from promot_jax.evaluation import Evaluator
+
+    decoder = _decoder(arguments, decoder)
+    evaluator = Evaluator(model, partitioning.make_mesh(), decoder, len(texts), buckets)
+    print("\n".join(evaluator.answer(params, texts, arguments.max_length, prompt)))
+
+
+def _check_generate(arguments) -> None:
+    """Raises UserError for what would fail only inside the network or the tokenizer."""
+    if arguments.max_length < 1:
+        raise UserError(f"--max_length {arguments.max_length}: give at least 1 token")
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed {arguments.seed}: give a number from 0 to {2**31 - 1}")
+    for text in arguments.words:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{text!a} is not UTF-8; give the text in that encoding") from None
+
+
+def _decoder(arguments, usual):
+    """Returns the search that the flags ask for, else the usual one, else greedy search."""
+    from promot_jax import decoding
+
+    if arguments.temperature is not None or arguments.top_k or arguments.top_p != 1:
+        if arguments.beams is not None:
+            raise UserError("--beams searches and --temperature samples; give one of them")
+        temperature = 1.0 if arguments.temperature is None else arguments.temperature
+        return decoding.Sample(temperature, arguments.top_k, arguments.top_p, arguments.seed or 0)
+    if arguments.beams is not None:
+        return decoding.Beam(arguments.beams)
+    return usual or decoding.Greedy()

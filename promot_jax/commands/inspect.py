@@ -1,0 +1,32 @@
+"""`promot inspect`: what a checkpoint or adapter is."""
+
+from promot_jax.commands import flags, models
+
+
+def add(commands) -> None:
+    """Adds the command and its flags."""
+    inspect = flags.command(
+        commands,
+        "inspect",
+        _inspect,
+        "Say what a checkpoint or adapter is: format, sizes, leaves, prompts.",
+    )
+    inspect.add_argument(
+        "path", metavar="PATH", help=flags.ANY_CHECKPOINT + ", an adapter or a prompt"
+    )
+    inspect.add_argument("--vocabulary", help=flags.VOCABULARY)
+    inspect.add_argument("--leaves", action="store_true", help="one line for each leaf")
+    inspect.add_argument(
+        "--nearest", type=int, default=0, metavar="K", help="K nearest tokens of each prompt row"
+    )
+
+
+def _inspect(arguments, overrides) -> None:
+    flags.no_overrides(overrides)
+    for line in models.checkpoint_tools().inspect(
+        arguments.path,
+        vocabulary=arguments.vocabulary,
+        leaves=arguments.leaves,
+        nearest=arguments.nearest,
+    ):
+        print(line)
