@@ -9,16 +9,18 @@ import sys
 from collections.abc import Sequence
 
 import promot_jax
-from promot_jax.commands import convert, generate, inspect, report, run
+from promot_jax.commands import convert, generate, inspect, paper, report, run, tasks
 from promot_jax.errors import UserError
 
 ADD = (
     run.add,
     report.add,
+    paper.add,
     inspect.add,
     generate.add,
     convert.add_import,
     convert.add_export,
+    tasks.add,
 )
 
 

@@ -20,7 +20,7 @@ PACKAGE = pathlib.Path(__file__).parent
 GIN_FOLDER = next(f for f in (PACKAGE / "gin", PACKAGE.parent / "gin") if f.is_dir())
 
 # Changing these does not make another run: they say where it lies and how much of it is done.
-FREE_MACROS = ("MODEL_DIR", "SEEDS")
+FREE_MACROS = ("MODEL_DIR", "SEEDS", "METHODS", "REUSE")
 
 # What a value on the command line may refer to, whether or not the experiment does.
 IMPORTS = (
@@ -50,6 +50,7 @@ GIN_ERRORS = (
     TypeError,
     ImportError,
     AttributeError,
+    NameError,
 )
 
 

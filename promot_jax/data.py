@@ -6,6 +6,9 @@ encoder-decoder feature converter, which are `encoder_input_tokens` [B, T], `dec
 token and 0 for padding. Padding has the id 0, but an id 0 need not be padding: some vocabularies
 have a real token there, so only segment ids and loss weights say where rows end.
 
+The vocabulary is the model's: a registered task brings texts, and whoever reads it says how they
+become tokens, so one registration serves every model.
+
 A length bucket is a pair (T, U); a batch is padded to the first bucket that holds all its rows, so
 the step compiles once for each bucket and computes little padding.
 """
@@ -102,16 +105,38 @@ def train_batches(
     *,
     seed: int,
     first_step: int = 0,
+    vocabulary: seqio.Vocabulary | None = None,
+    prompt_numbers: Mapping[str, int] | None = None,
 ) -> Iterator[Batch]:
     """Returns the endless, shuffled training batches from step `first_step` on.
 
     The order depends on the arguments alone, so a resumed stage sees what it would have seen.
 
+    Args:
+      mixture: registered task or mixture.
+      task_feature_lengths: longest `inputs` and `targets`, in tokens; longer rows are cut.
+      batches: how rows become batches.
+      seed: decides the order.
+      first_step: batches to skip.
+      vocabulary: of the tokens; None takes each task's own.
+      prompt_numbers: the number of its soft prompt for each task of the mixture, -1 for none;
+        batches then have a field `prompt_ids` [B].
+
     Raises:
       UserError: an unknown mixture, or one without a training row.
     """
     longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
-    rows = _rows(mixture, task_feature_lengths, "train", shuffle=True, num_epochs=None, seed=seed)
+    options = {"shuffle": True, "num_epochs": None, "seed": seed, "vocabulary": vocabulary}
+    parts = []
+    for name in task_names(mixture):
+        part = _rows(name, task_feature_lengths, "train", **options)
+        if prompt_numbers is not None:
+            number = tf.constant(prompt_numbers[name], tf.int32)
+            part = part.map(lambda row, number=number: row | {"prompt_ids": number})
+        parts.append(part)
+    rows = parts[0]
+    if len(parts) > 1:
+        rows = tf.data.Dataset.sample_from_datasets(parts, _rates(mixture), seed=seed)
     stream = batches.group(rows, longest).skip(first_step).prefetch(4)
     found = False
     for batch in stream.as_numpy_iterator():
@@ -129,6 +154,7 @@ def eval_batches(
     batch_size: int,
     buckets: Sequence[Bucket] = (),
     limit: int | None = None,
+    vocabulary: seqio.Vocabulary | None = None,
 ) -> list[tuple[Batch, np.ndarray]]:
     """Returns the first `limit` rows of a split as (batch, row numbers [B]).
 
@@ -138,7 +164,8 @@ def eval_batches(
     Raises:
       UserError: an unknown task or split, or a split without rows.
     """
-    rows = _rows(task, task_feature_lengths, split, shuffle=False, num_epochs=1, seed=None)
+    options = {"shuffle": False, "num_epochs": 1, "seed": None, "vocabulary": vocabulary}
+    rows = _rows(task, task_feature_lengths, split, **options)
     rows = list((rows if limit is None else rows.take(limit)).as_numpy_iterator())
     if not rows:
         raise UserError(f"task {task!r} has no row in its split {split!r}")
@@ -161,7 +188,7 @@ def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
 
     Args:
       batch: fields of [B, T], whose names begin with `encoder_`, with `encoder_segment_ids` among
-        them, and of [B, U], with `decoder_loss_weights`; there may be none of [B, U].
+        them, of [B, U], with `decoder_loss_weights`, and of [B]; all but the first may be absent.
       buckets: shortest first; a batch that fits into none stays as it is.
     """
 
@@ -174,34 +201,77 @@ def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
     cut = next((b for b in buckets if b[0] >= need[0] and b[1] >= need[1]), whole)
     return {
         name: array[:, : cut[0] if name.startswith("encoder_") else cut[1]]
+        if array.ndim > 1
+        else array
         for name, array in batch.items()
     }
 
 
-def examples(task: str, split: str, limit: int) -> list[dict]:
+def examples(
+    task: str, split: str, limit: int, vocabulary: seqio.Vocabulary | None = None
+) -> list[dict]:
     """Returns the first rows of a split as seqio tasks give them to their metrics.
 
     Each holds `inputs_pretokenized` and `targets_pretokenized` texts, or ids where there are none.
     """
-    rows = seqio.get_mixture_or_task(task).get_dataset(
+    rows = with_vocabulary(task, vocabulary).get_dataset(
         None, split, shuffle=False, try_in_mem_cache=False
     )
     return list(rows.take(limit).as_numpy_iterator())
 
 
-def _rows(name, task_feature_lengths, split, *, shuffle, num_epochs, seed) -> tf.data.Dataset:
+def task_names(mixture: str) -> list[str]:
+    """Returns the names of the tasks of a mixture; of a task, its own.
+
+    Raises:
+      UserError: nothing of that name is registered.
+    """
+    found = _registered(mixture)
+    return [task.name for task in found.tasks] if isinstance(found, seqio.Mixture) else [mixture]
+
+
+def with_vocabulary(task: str, vocabulary: seqio.Vocabulary | None) -> seqio.Task:
+    """Returns a registered task that tokenises by a vocabulary; None leaves it its own.
+
+    Raises:
+      UserError: nothing of that name is registered.
+    """
+    found = _registered(task)
+    if vocabulary is None or isinstance(found, seqio.Mixture):
+        return found
+    features = {
+        name: dataclasses.replace(feature, vocabulary=vocabulary)
+        for name, feature in found.output_features.items()
+    }
+    return found.replace(output_features=features)
+
+
+def _rates(mixture: str) -> list[float]:
+    found = _registered(mixture)
+    rates = [found.get_rate(task) for task in found.tasks]
+    return [rate / sum(rates) for rate in rates]
+
+
+def _registered(name: str) -> seqio.Task | seqio.Mixture:
     known = seqio.TaskRegistry.names() | seqio.MixtureRegistry.names()
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"no task or mixture is registered as {name!r}{hint}")
-    if split not in (splits := seqio.get_mixture_or_task(name).splits):
+    return seqio.get_mixture_or_task(name)
+
+
+def _rows(
+    name, task_feature_lengths, split, *, shuffle, num_epochs, seed, vocabulary
+) -> tf.data.Dataset:
+    task = with_vocabulary(name, vocabulary)
+    if split not in (splits := task.splits):
         raise UserError(f"task {name!r} has no split {split!r}; it has {', '.join(splits)}")
-    for feature in seqio.get_mixture_or_task(name).output_features.values():
+    for feature in task.output_features.values():
         # Opens its file: a bad one is one line here, many from inside the pipeline.
         _ = feature.vocabulary.vocab_size
     # What `seqio.get_dataset` does, without its memory cache: that complains of partial reads.
-    rows = seqio.get_mixture_or_task(name).get_dataset(
+    rows = task.get_dataset(
         dict(task_feature_lengths),
         split,
         shuffle=shuffle,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-import seqio
 
-from promot_jax import data, decoding, models, partitioning
+from promot_jax import data, decoding, partitioning
+from promot_jax.attached import BARE, Attached
 from promot_jax.models import Model
 from promot_jax.trees import Tree
 
@@ -24,6 +24,9 @@ class EvalTask:
       task_feature_lengths: longest inputs and targets in tokens; decoding stops at the latter.
       generative: its answers are free text, not labels.
       split: what its final evaluation reads.
+      shots: exemplars in its inputs; tables keep tasks of different numbers apart.
+      variants: other names of the same task, for instance with an exemplar in its inputs, that a
+        stage may train on; a method that did is evaluated on that variant.
     """
 
     name: str
@@ -33,17 +36,23 @@ class EvalTask:
     family: str = ""
     generative: bool = True
     split: str = "test"
+    shots: int = 0
+    variants: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model answered to the rows of a task, and what that is worth."""
+    """What a model answered to the rows of a task, and what that is worth.
+
+    `predictions` are the texts as decoded, `answers` what the task's post-processing makes of them.
+    """
 
     score: float
     metrics: dict[str, float]
     inputs: list[str]
-    targets: list[str]
+    targets: list[str | list[str]]
     predictions: list[str]
+    answers: list[str]
 
 
 class Evaluator:
@@ -71,22 +80,22 @@ class Evaluator:
         self._batch_size, self._buckets = batch_size, buckets
         self._loaded: dict[tuple, tuple] = {}
 
-        def predict(params, batch, number, prompts, max_length):
-            model_with_prompts = model.with_prompts(dict(prompts))
+        def predict(params, batch, number, attached, max_length):
+            complete = attached.model(model, params)
             rng = jax.random.fold_in(jax.random.key(getattr(decoder, "seed", 0)), number)
-            return model_with_prompts.predict_batch(params, batch, decoder, max_length, rng)
+            return complete.predict_batch(params, batch, decoder, max_length, rng)
 
-        def loss(params, batch, prompts):
-            total = model.with_prompts(dict(prompts)).loss_fn(params, batch, None)
+        def loss(params, batch, attached):
+            total = attached.model(model, params).loss_fn(params, batch, None)
             return total.total, total.weight
 
         self._predict = jax.jit(
             predict,
-            static_argnames=("prompts", "max_length"),
+            static_argnames=("attached", "max_length"),
             out_shardings=partitioning.replicated(mesh),
         )
         self._loss = jax.jit(
-            loss, static_argnames=("prompts",), out_shardings=partitioning.replicated(mesh)
+            loss, static_argnames=("attached",), out_shardings=partitioning.replicated(mesh)
         )
 
     def evaluate(
@@ -96,7 +105,7 @@ class Evaluator:
         *,
         split: str,
         limit: int | None = None,
-        prompt: str | None = None,
+        attached: Attached = BARE,
     ) -> Evaluation:
         """Decodes the first `limit` rows of a split and scores them by the task's own metrics.
 
@@ -105,21 +114,22 @@ class Evaluator:
           task: what to evaluate.
           split: its split.
           limit: rows; None takes all.
-          prompt: name of the soft prompt to attach; None removes every prompt.
+          attached: what to attach; every other prompt and adapter in `params` is left out.
         """
         batches, examples = self._rows(task, split, limit)
-        params, prompts = _attach(params, prompt)
+        params = attached.params(self._model, params)
         max_length = task.task_feature_lengths["targets"]
         with partitioning.activate(self._mesh):
             # All batches are dispatched before the first answer is read back.
             tokens = [
-                self._predict(params, self._place(batch, prompt), number, prompts, max_length)
+                self._predict(params, self._place(batch, attached), number, attached, max_length)
                 for number, (batch, _) in enumerate(batches)
             ]
         texts: dict[int, str] = {}
         for (_, numbers), ids in zip(batches, tokens, strict=True):
             texts.update(zip(numbers.tolist(), self._model.texts(np.asarray(ids)), strict=True))
-        return _score(task, examples, [texts[i] for i in range(len(examples))])
+        predictions = [texts[i] for i in range(len(examples))]
+        return _score(task, examples, predictions, self._model.vocabulary)
 
     def loss(
         self,
@@ -128,18 +138,18 @@ class Evaluator:
         *,
         split: str,
         limit: int | None = None,
-        prompt: str | None = None,
+        attached: Attached = BARE,
     ) -> float:
         """Returns the mean cross-entropy per target token of a split, in nats."""
         batches, _ = self._rows(task, split, limit)
-        params, prompts = _attach(params, prompt)
+        params = attached.params(self._model, params)
         with partitioning.activate(self._mesh):
-            sums = [self._loss(params, self._place(b, prompt), prompts) for b, _ in batches]
+            sums = [self._loss(params, self._place(b, attached), attached) for b, _ in batches]
         totals, weights = np.asarray(jax.device_get(sums)).T
         return float(totals.sum() / weights.sum())
 
     def answer(
-        self, params: Tree, texts: Sequence[str], max_length: int, prompt: str | None = None
+        self, params: Tree, texts: Sequence[str], max_length: int, attached: Attached = BARE
     ) -> list[str]:
         """Returns the model's answer of at most `max_length` tokens to each text."""
         ids = [self._model.input_ids(text) for text in texts]
@@ -151,9 +161,9 @@ class Evaluator:
             segments[row, : len(values)] = 1
         batch = {"encoder_input_tokens": tokens, "encoder_segment_ids": segments}
         batch = data.trim(batch, self._buckets)
-        params, prompts = _attach(params, prompt)
+        params = attached.params(self._model, params)
         with partitioning.activate(self._mesh):
-            found = self._predict(params, self._place(batch, prompt), 0, prompts, max_length)
+            found = self._predict(params, self._place(batch, attached), 0, attached, max_length)
         return self._model.texts(np.asarray(found)[: len(ids)])
 
     def _rows(self, task, split, limit):
@@ -166,30 +176,20 @@ class Evaluator:
                 batch_size=self._batch_size,
                 buckets=self._buckets,
                 limit=limit,
+                vocabulary=self._model.vocabulary,
             )
             count = sum(int((numbers >= 0).sum()) for _, numbers in batches)
-            self._loaded[key] = batches, data.examples(task.name, split, count)
+            examples = data.examples(task.name, split, count, self._model.vocabulary)
+            self._loaded[key] = batches, examples
         return self._loaded[key]
 
-    def _place(self, batch, prompt):
-        if prompt is not None:
-            rows = len(batch["encoder_input_tokens"])
-            batch = {**batch, "prompt_ids": np.zeros(rows, np.int32)}
-        return partitioning.shard_batch(self._mesh, batch)
+    def _place(self, batch, attached):
+        return partitioning.shard_batch(self._mesh, attached.batch(batch))
 
 
-def _attach(params, prompt):
-    """Returns the tree with that prompt alone, and its name and length as a hashable value.
-
-    Equal structure means one compiled program for every method.
-    """
-    params = models.keep_prompts(params, () if prompt is None else (prompt,))
-    return params, tuple(models.prompts_of(params).items())
-
-
-def _score(task, examples, predictions) -> Evaluation:
+def _score(task, examples, predictions, vocabulary) -> Evaluation:
     """Applies the seqio task's own post-processing and metrics."""
-    registered = seqio.get_mixture_or_task(task.name)
+    registered = data.with_vocabulary(task.name, vocabulary)
     decode = registered.output_features["targets"].vocabulary.decode
     inputs, targets, processed = [], [], []
     for example, prediction in zip(examples, predictions, strict=True):
@@ -205,4 +205,6 @@ def _score(task, examples, predictions) -> Evaluation:
     metrics = {}
     for metric_fn in registered.predict_metric_fns:
         metrics |= metric_fn(targets, processed)
-    return Evaluation(metrics[task.metric], metrics, inputs, targets, predictions)
+    score = metrics[task.metric]
+    answers = [str(answer) for answer in processed]
+    return Evaluation(score, metrics, inputs, targets, predictions, answers)

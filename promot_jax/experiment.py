@@ -11,37 +11,48 @@ of prompt tuning.
 """
 
 import dataclasses
-import datetime
-import json
-import os
 import pathlib
-import platform
-import resource
+import shutil
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 
 from promot_jax import (
     data,
     decoding,
+    lineage,
     metric_writers,
     metrics,
     models,
     partitioning,
     pretrained,
+    run_facts,
     trees,
 )
+from promot_jax.attached import BARE, Attached
 from promot_jax.errors import UserError
 from promot_jax.evaluation import EvalTask, Evaluation, Evaluator
+from promot_jax.files import read_json, write_json
 from promot_jax.interop import formats
 from promot_jax.models import Model
+from promot_jax.networks import lora
 from promot_jax.progress import say
 from promot_jax.stages import Method, Stage
 from promot_jax.train import StageRun, train_stage
 from promot_jax.trees import Tree
+
+
+class Probe(Protocol):
+    """A measurement of a model in the course of its training; see `probes`."""
+
+    def bind(
+        self, model: Model, mesh: jax.sharding.Mesh
+    ) -> Callable[[Tree, Attached], dict[str, float]]:
+        """Returns a function of parameters and what is attached to the task that trains."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +61,14 @@ class Experiment:
 
     Attributes:
       model: bare model.
-      target: the task that methods fine-tune on; evaluated with the prompt of a method's last
-        stage.
-      labels: the answers that the target task knows; their share elsewhere shows format leaks.
+      targets: the tasks that methods fine-tune on, one for most; each is evaluated with what the
+        last stage that trained on it attached to its rows.
+      labels: the answers that a target task knows; their share elsewhere shows format leaks.
       tasks: unseen tasks, evaluated without any prompt.
       methods: what to compare.
+      reuse: further run folders; a stage that one of them finished with the same lineage (see
+        `lineage`) is taken from there.
+      only: names of the methods to run now; None runs all. The results of later calls are added.
       seeds: each repeats every method with another order of data, dropout and prompt.
       initial_checkpoint: model that every method starts from, in any format that `interop` reads;
         None draws random parameters.
@@ -64,16 +78,20 @@ class Experiment:
       eval_batch_size, eval_buckets: shape of evaluation batches.
       eval_examples: rows of each task in the final evaluation; None takes all.
       validation_examples: rows of the validation split at each evaluation of a stage.
-      unseen_examples: rows of each generative unseen task there, for stages that follow them.
+      unseen_examples: rows of each unseen task there, for stages that follow them; of tasks with
+        exemplars, those with the fewest.
+      probes: further measurements of such stages.
       samples: answers of each task that are kept for the report.
       model_parallel: devices that share one copy of the parameters.
     """
 
     model: Model
-    target: EvalTask
+    targets: Sequence[EvalTask]
     labels: Sequence[str]
     tasks: Sequence[EvalTask]
     methods: Sequence[Method]
+    only: Sequence[str] | None = None
+    reuse: Sequence[str] = ()
     seeds: Sequence[int] = (0,)
     initial_checkpoint: str | None = None
     may_miss: Sequence[str] = ()
@@ -84,10 +102,13 @@ class Experiment:
     eval_examples: int | None = None
     validation_examples: int | None = None
     unseen_examples: int = 32
+    probes: Sequence[Probe] = ()
     samples: int = 3
     model_parallel: int = 1
 
     def __post_init__(self):
+        if not self.targets:
+            raise UserError("an experiment needs at least one target task")
         stages: dict[str, Stage] = {}
         for method in self.methods:
             for folder, stage in zip(method.folders, method.stages, strict=True):
@@ -95,6 +116,17 @@ class Experiment:
                     raise UserError(
                         f"two methods have different stages of the name {folder!r}; rename one"
                     )
+        _ = self.selected
+
+    @property
+    def selected(self) -> list[Method]:
+        """The methods to run now, in the order of the experiment.
+
+        Raises:
+          UserError: `only` names a method that there is not.
+        """
+        chosen = None if self.only is None else {self.method(name).name for name in self.only}
+        return [method for method in self.methods if chosen is None or method.name in chosen]
 
     def method(self, name: str) -> Method:
         """Returns a method by name.
@@ -122,6 +154,12 @@ class Runner:
             experiment.eval_batch_size,
             experiment.eval_buckets,
         )
+        # Lineage of the starting point of each seed.
+        self._origins: dict[int, str] = {}
+        self.probes = [probe.bind(experiment.model, self.mesh) for probe in experiment.probes]
+        for method in experiment.selected:
+            for stage in method.stages:
+                self._check(stage)
 
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it."""
@@ -130,11 +168,20 @@ class Runner:
         self._describe(command, seconds=None)
         for seed in self.experiment.seeds:
             base = self.initial_params(seed)
-            for method in self.experiment.methods:
+            for method in self.experiment.selected:
                 # Without a stage nothing depends on the seed.
                 if method.stages or seed == self.experiment.seeds[0]:
                     self._run_method(method, seed, base)
         self._describe(command, seconds=time.monotonic() - started)
+
+    def _check(self, stage: Stage) -> None:
+        """Raises UserError for a stage that trains on what is no target."""
+        if not any(_names_in(stage, target) for target in self.experiment.targets):
+            known = ", ".join(target.name for target in self.experiment.targets)
+            raise UserError(
+                f"stage {stage.name!r} trains on {stage.mixture!r}, which holds no target "
+                f"({known}); make it a target, or a variant of one"
+            )
 
     def initial_params(self, seed: int) -> Tree:
         """Returns the parameters that every method of a seed starts from, placed on the mesh."""
@@ -156,17 +203,97 @@ class Runner:
     def trained_params(self, method: Method, seed: int, base: Tree) -> Tree:
         """Trains or loads the stages of a method in order; returns the parameters at the end."""
         params = base
+        if method.stages and seed not in self._origins:
+            self._origins[seed] = lineage.of_model(self.experiment.model, base)
+        came_from = self._origins.get(seed, "")
         for folder, stage in zip(method.folders, method.stages, strict=True):
-            params = _with_prompt(params, stage, seed)
+            params = self._with_attachments(params, stage, seed)
+            inside = self._attached_only(params, stage)
+            came_from = self._lineage(came_from, stage, _stage_seed(seed, folder), params)
             stage_run = StageRun(
                 stage=stage,
-                folder=self.folder / f"seed_{seed}" / folder,
+                folder=self._stage_folder(seed, folder, came_from),
+                lineage=came_from,
                 seed=_stage_seed(seed, folder),
                 label=f"seed {seed} {folder}",
                 evaluate=lambda params, stage=stage: self._measure(params, stage),
             )
-            params = train_stage(stage_run, params, self.experiment.model, self.mesh)
+            model = self.experiment.model
+            model = model.with_lora(stage.lora or model.network.config.lora)
+            trained = trees.flatten(train_stage(stage_run, inside, model, self.mesh))
+            params = trees.unflatten(trees.flatten(params) | trained)
         return params
+
+    def attached(self, method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
+        """Returns a target as the method trained on it, and what it then reads it with.
+
+        That is the task under the name, with the lengths, and with the prompt or adapters of the
+        last stage whose mixture holds it; the target itself and nothing where no stage does.
+        """
+        for stage in reversed(method.stages):
+            if names := _names_in(stage, target):
+                if names[0] == target.name:
+                    return target, stage.attached_for(target.name)
+                lengths = stage.task_feature_lengths
+                variant = dataclasses.replace(target, name=names[0], task_feature_lengths=lengths)
+                return variant, stage.attached_for(names[0])
+        return target, BARE
+
+    def _lineage(self, parent: str, stage: Stage, seed: int, params: Tree) -> str:
+        experiment = self.experiment
+        targets = [(_names_in(stage, target), target.metric) for target in experiment.targets]
+        measured = repr((targets, experiment.validation_examples, experiment.decoder))
+        embedding = params["token_embedder"]["embedding"]
+        return lineage.of_stage(parent, stage, seed, measured, embedding)
+
+    def _stage_folder(self, seed: int, name: str, came_from: str) -> pathlib.Path:
+        """Returns where a stage is trained, or where it is kept if it has been.
+
+        Raises:
+          UserError: the stage that the folder holds has another lineage, or was taken from a
+            folder that is gone.
+        """
+        own = self.folder / f"seed_{seed}" / name
+        if (found := _finished(own)) is not None:
+            if found.get("fingerprint", came_from) != came_from:
+                raise UserError(
+                    f"{own} was trained from another model, data or settings; choose a new "
+                    "MODEL_DIR or remove the folder"
+                )
+            kept = pathlib.Path(found.get("reused_from", own))
+            if not kept.is_dir():
+                raise UserError(f"{own} was taken from {kept}, which is gone; put it back")
+            return kept
+        for other in self.experiment.reuse:
+            kept = pathlib.Path(other).absolute() / f"seed_{seed}" / name
+            found = _finished(kept)
+            if found is not None and found.get("fingerprint") == came_from:
+                kept = pathlib.Path(found.get("reused_from", kept))
+                say(f"seed {seed} {name}: taken from {kept}")
+                own.mkdir(parents=True, exist_ok=True)
+                shutil.copy(kept / "metrics.jsonl", own)
+                write_json(own / "stage.json", found | {"reused_from": str(kept)})
+                return kept
+        return own
+
+    def _with_attachments(self, params: Tree, stage: Stage, seed: int) -> Tree:
+        """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""
+        embedding = params["token_embedder"]["embedding"]
+        for name in stage.prompts:
+            if name not in models.prompts_of(params):
+                rng = jax.random.key(_stage_seed(seed, name))
+                prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
+                params = models.add_prompt(params, name, prompt)
+        if stage.lora and not lora.adapters(params):
+            rng = jax.random.key(_stage_seed(seed, "lora"))
+            params = lora.add(params, stage.lora, rng)
+        return params
+
+    def _attached_only(self, params: Tree, stage: Stage) -> Tree:
+        """Leaves out what the stage does not attach: it neither trains nor costs anything."""
+        params = models.keep_prompts(params, stage.prompts)
+        adapted = stage.lora or self.experiment.model.network.config.lora
+        return params if adapted else lora.remove(params)
 
     def _run_method(self, method: Method, seed: int, base: Tree) -> None:
         seed_key = seed if method.stages else None
@@ -174,60 +301,84 @@ class Runner:
             (r["method"], r["seed"], r["task"])
             for r in metric_writers.read_jsonl(self.folder / "results.jsonl")
         }
-        prompt = method.stages[-1].prompt if method.stages else None
-        # The target comes first: it is what a reader of the log waits for.
-        wanted = [(self.experiment.target, prompt)]
-        wanted += [(task, None) for task in self.experiment.tasks]
-        wanted = [(t, p) for t, p in wanted if (method.name, seed_key, t.name) not in recorded]
+        # Targets come first: they are what a reader of the log waits for.
+        wanted = [(task.name, *self.attached(method, task)) for task in self.experiment.targets]
+        wanted += [(task.name, task, BARE) for task in self.experiment.tasks]
+        wanted = [entry for entry in wanted if (method.name, seed_key, entry[0]) not in recorded]
         if not wanted:
             return
         params = self.trained_params(method, seed, base)
         scores = []
-        for task, prompt_of_task in wanted:
+        for name, task, attached in wanted:
             found = self.evaluator.evaluate(
                 params,
                 task,
                 split=task.split,
                 limit=self.experiment.eval_examples,
-                prompt=prompt_of_task,
+                attached=attached,
             )
-            self._record(method.name, seed_key, task, found)
+            key = {"method": method.name, "seed": seed_key, "task": name}
+            self._record(key, task, attached, found)
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))
 
     def _measure(self, params: Tree, stage: Stage) -> dict[str, float]:
         """Scalars of one evaluation in the course of a stage."""
-        target = dataclasses.replace(self.experiment.target, name=stage.mixture)
-        options = {
-            "split": "validation",
-            "limit": self.experiment.validation_examples,
-            "prompt": stage.prompt,
-        }
-        scalars = {
-            "validation/score": self.evaluator.evaluate(params, target, **options).score,
-            "validation/loss": self.evaluator.loss(params, target, **options),
-        }
-        tasks = [task for task in self.experiment.tasks if task.generative]
-        if stage.follow_unseen and tasks:
-            unseen = [
-                self.evaluator.evaluate(
-                    params, task, split="validation", limit=self.experiment.unseen_examples
-                )
-                for task in tasks
-            ]
-            answers = [answer for found in unseen for answer in found.predictions]
-            scalars["unseen/label_share"] = metrics.label_share(answers, self.experiment.labels)
-            scalars["unseen/score"] = sum(found.score for found in unseen) / len(unseen)
+        scalars, scores, losses = {}, [], []
+        for target in self.experiment.targets:
+            if not (names := _names_in(stage, target)):
+                continue
+            task = dataclasses.replace(
+                target, name=names[0], task_feature_lengths=stage.task_feature_lengths
+            )
+            options = {
+                "split": "validation",
+                "limit": self.experiment.validation_examples,
+                "attached": stage.attached_for(task.name),
+            }
+            scores.append(self.evaluator.evaluate(params, task, **options).score)
+            losses.append(self.evaluator.loss(params, task, **options))
+            scalars[f"validation/score/{target.name}"] = scores[-1]
+        scalars["validation/score"] = sum(scores) / len(scores)
+        scalars["validation/loss"] = sum(losses) / len(losses)
+        if stage.follow_unseen:
+            scalars |= self._measure_unseen(params)
+            for probe in self.probes:
+                scalars |= probe(params, options["attached"])
         return scalars
 
-    def _record(self, method: str, seed: int | None, task: EvalTask, found: Evaluation) -> None:
-        key = {"method": method, "seed": seed, "task": task.name}
+    def _measure_unseen(self, params: Tree) -> dict[str, float]:
+        """Scores and label shares of each unseen task, and their means over the generative ones."""
+        scalars, generative = {}, []
+        fewest = min((task.shots for task in self.experiment.tasks), default=0)
+        for task in self.experiment.tasks:
+            if task.shots > fewest:
+                continue
+            found = self.evaluator.evaluate(
+                params, task, split="validation", limit=self.experiment.unseen_examples
+            )
+            scalars[f"unseen/score/{task.name}"] = found.score
+            scalars[f"unseen/label_share/{task.name}"] = self._label_share(found.answers)
+            if task.generative:
+                generative.append(found)
+        if generative:
+            answers = [answer for found in generative for answer in found.answers]
+            scalars["unseen/label_share"] = self._label_share(answers)
+            scalars["unseen/score"] = sum(found.score for found in generative) / len(generative)
+        return scalars
+
+    def _label_share(self, answers: Sequence[str]) -> float:
+        return metrics.label_share(answers, self.experiment.labels)
+
+    def _record(self, key: dict, task: EvalTask, attached: Attached, found: Evaluation) -> None:
         result = {
             **key,
             "metric": task.metric,
             "score": round(found.score, 4),
             "count": len(found.predictions),
-            "label_share": round(metrics.label_share(found.predictions, self.experiment.labels), 4),
+            "label_share": round(self._label_share(found.answers), 4),
+            "prompt": attached.prompt,
+            "evaluated_as": task.name,
         }
         samples = [
             {
@@ -245,61 +396,21 @@ class Runner:
     def _describe(self, command: str, seconds: float | None) -> None:
         """Writes run.json; `seconds` adds to those of earlier, interrupted attempts."""
         path = self.folder / "run.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        experiment = self.experiment
-        devices = jax.devices()
-        description = {
-            "experiment": self.folder.name,
-            "command": command,
-            "started": before.get("started", now),
-            "finished": None if seconds is None else now,
-            "seconds": round(before.get("seconds", 0) + (seconds or 0), 1),
-            "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-            "machine": {
-                "cores": os.cpu_count(),
-                "devices": f"{len(devices)} x {devices[0].device_kind}",
-                "system": f"{platform.system()} {platform.machine()}",
-                "python": platform.python_version(),
-                "jax": jax.__version__,
-            },
-            "parameters": trees.count(experiment.model.shapes_and_axes()[0]),
-            "target": {
-                "task": experiment.target.name,
-                "label": experiment.target.label,
-                "metric": experiment.target.metric,
-                "labels": list(experiment.labels),
-            },
-            "tasks": [
-                {
-                    "task": task.name,
-                    "label": task.label,
-                    "family": task.family,
-                    "metric": task.metric,
-                    "generative": task.generative,
-                }
-                for task in experiment.tasks
-            ],
-            "methods": [
-                {"name": method.name, "label": method.label, "stages": method.folders}
-                for method in experiment.methods
-            ],
-            "seeds": list(experiment.seeds),
-        }
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(description, indent=1) + "\n")
-        partial.rename(path)
+        before = read_json(path) if path.exists() else {}
+        description = run_facts.gather(self.experiment, command, before, seconds)
+        write_json(path, {"experiment": self.folder.name, **description})
 
 
-def _with_prompt(params: Tree, stage: Stage, seed: int) -> Tree:
-    """Adds the stage's prompt, initialised, where no earlier stage made it."""
-    if stage.prompt is None or stage.prompt in models.prompts_of(params):
-        return params
-    rng = jax.random.key(_stage_seed(seed, stage.prompt))
-    embedding = params["token_embedder"]["embedding"]
-    return models.add_prompt(
-        params, stage.prompt, stage.prompt_init(embedding, stage.prompt_length, rng)
-    )
+def _finished(folder: pathlib.Path) -> dict | None:
+    """Returns the summary of a finished stage, None where the folder holds none."""
+    path = folder / "stage.json"
+    return read_json(path) if path.exists() else None
+
+
+def _names_in(stage: Stage, target: EvalTask) -> list[str]:
+    """Returns the tasks of the stage's mixture that are the target or a variant of it."""
+    known = (target.name, *target.variants)
+    return [name for name in data.task_names(stage.mixture) if name in known]
 
 
 def _stage_seed(seed: int, name: str) -> int:

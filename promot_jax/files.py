@@ -58,3 +58,10 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file} holds no JSON object; download it again")
     return content
+
+
+def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object; the file appears, or is replaced, when it is complete."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.rename(file)

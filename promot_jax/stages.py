@@ -7,7 +7,9 @@ import jax
 import optax
 
 from promot_jax import data
+from promot_jax.attached import Attached
 from promot_jax.errors import UserError
+from promot_jax.networks.lora import Lora
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -25,13 +27,17 @@ class Stage:
       steps: optimizer steps of this stage.
       batches: how rows become batches.
       optimizer: returns the gradient transformation.
-      prompt: name of the soft prompt that is attached, or None. A prompt that no earlier stage
+      prompt: name of the soft prompt that is attached, or None; for a mixture, the name for each of
+        its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
         made is initialised by `prompt_init` with `prompt_length` rows.
+      lora: low-rank adapters that are attached, or None. Those that no earlier stage made are added
+        with a product of zero.
       dropout_rate, label_smoothing, z_loss: regularisation; A.2.4 has 0.1, 0.1 and none for the
         model.
       eval_period: steps between two evaluations on `mixture`'s validation split, each followed by
         a checkpoint. The best one, by the target metric, is handed to the next stage.
-      follow_unseen: also measure a sample of the unseen tasks at each evaluation.
+      follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
+        evaluation.
     """
 
     name: str
@@ -41,9 +47,10 @@ class Stage:
     steps: int
     batches: data.Batches
     optimizer: Callable[[], optax.GradientTransformation]
-    prompt: str | None = None
+    prompt: str | Mapping[str, str] | None = None
     prompt_length: int = 0
     prompt_init: PromptInit | None = None
+    lora: Lora | None = None
     dropout_rate: float = 0.0
     label_smoothing: float = 0.0
     z_loss: float = 0.0
@@ -56,6 +63,29 @@ class Stage:
         if self.prompt is not None and self.prompt_length < 1:
             raise UserError(f"stage {self.name!r} attaches a prompt, so prompt_length must be > 0")
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Names of the attached soft prompts, each once."""
+        if isinstance(self.prompt, Mapping):
+            return tuple(dict.fromkeys(self.prompt.values()))
+        return () if self.prompt is None else (self.prompt,)
+
+    def attached_for(self, task: str) -> Attached:
+        """Returns what is attached to the rows of a task of the mixture.
+
+        Raises:
+          UserError: prompts are given by task, and none for this one.
+        """
+        prompt = self.prompt
+        if isinstance(prompt, Mapping):
+            if task not in prompt:
+                raise UserError(
+                    f"stage {self.name!r} names no prompt for the rows of {task!r}; it has one for "
+                    f"{', '.join(prompt)}"
+                )
+            prompt = prompt[task]
+        return Attached(prompt, self.lora)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -64,6 +94,11 @@ class Method:
     name: str
     label: str
     stages: Sequence[Stage] = ()
+
+    @property
+    def adapters(self) -> Lora | None:
+        """The low-rank adapters that the method adds, if any."""
+        return next((stage.lora for stage in self.stages if stage.lora), None)
 
     @property
     def folders(self) -> list[str]:

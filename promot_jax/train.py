@@ -1,7 +1,6 @@
 """The loop of one stage: train, evaluate, checkpoint, resume, choose the best."""
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from promot_jax import (
 )
 from promot_jax.checkpoints import StageCheckpoints
 from promot_jax.errors import UserError
+from promot_jax.files import write_json
 from promot_jax.models import Model
 from promot_jax.progress import Progress
 from promot_jax.stages import Stage
@@ -44,6 +44,7 @@ class StageRun:
       seed: decides the order of the data and the dropout.
       label: its name in progress lines.
       evaluate: measures parameters at each evaluation.
+      lineage: what the stage comes from, see `lineage`; written to `stage.json`.
     """
 
     stage: Stage
@@ -51,6 +52,7 @@ class StageRun:
     seed: int
     label: str
     evaluate: Evaluate
+    lineage: str = ""
 
 
 def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
@@ -62,7 +64,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
     Args:
       run: the stage and where it is kept.
       params: all parameters, the attached prompt included; not donated.
-      model: bare model.
+      model: model without prompts.
       mesh: devices.
 
     Raises:
@@ -109,18 +111,18 @@ def _train(run, state, model, mesh, checkpoints) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
     model = model.with_prompts(prompts := models.prompts_of(state.params))
+    numbers = _prompt_numbers(stage, list(prompts))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     tx = optimizers.layer_by_layer(stage.optimizer())
     step_fn = make_train_step(model, stage, tx, mesh, shardings)
     rng = jax.device_put(jax.random.key(run.seed), partitioning.replicated(mesh))
-    prompt_id = None if stage.prompt is None else list(prompts).index(stage.prompt)
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder, resume_from=first or -1)
     pending = []
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:
             writer.write_scalars(0, run.evaluate(state.params))
-        batches = _batches(run, mesh, first, prompt_id)
+        batches = _batches(run, model, mesh, first, numbers)
         for step in range(first + 1, stage.steps + 1):
             state, metrics = step_fn(state, next(batches), rng)
             pending.append(metrics)
@@ -145,8 +147,18 @@ def _train(run, state, model, mesh, checkpoints) -> TrainState:
     return state
 
 
-def _batches(run, mesh, first_step, prompt_id):
-    """Yields placed batches from `first_step` on, the attached prompt's number in every row."""
+def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
+    """Returns the place of its prompt in `prompts` for each task; None where none is attached."""
+    if stage.prompt is None:
+        return None
+    return {
+        task: prompts.index(stage.attached_for(task).prompt)
+        for task in data.task_names(stage.mixture)
+    }
+
+
+def _batches(run, model, mesh, first_step, prompt_numbers):
+    """Yields placed batches from `first_step` on, its prompt's number in every row."""
     stage = run.stage
     for batch in data.train_batches(
         stage.mixture,
@@ -154,10 +166,9 @@ def _batches(run, mesh, first_step, prompt_id):
         stage.batches,
         seed=run.seed,
         first_step=first_step,
+        vocabulary=model.vocabulary,
+        prompt_numbers=prompt_numbers,
     ):
-        if prompt_id is not None:
-            rows = len(batch["encoder_input_tokens"])
-            batch = {**batch, "prompt_ids": np.full(rows, prompt_id, np.int32)}
         yield partitioning.shard_batch(mesh, batch)
 
 
@@ -179,16 +190,16 @@ def _write_summary(run, state, best_step, seconds) -> None:
         "name": run.stage.name,
         "mixture": run.stage.mixture,
         "prompt": run.stage.prompt,
+        "lora": run.stage.lora and dataclasses.asdict(run.stage.lora),
         "steps": run.stage.steps,
         "best_step": best_step,
         "seconds": round(seconds, 1),
         "lineage": run.folder.name.split("-"),
+        "fingerprint": run.lineage,
         "trainable": _size(state.trainable),
         "frozen": _size(state.frozen),
     }
-    partial = run.folder / "stage.json.partial"
-    partial.write_text(json.dumps(summary, indent=1) + "\n")
-    partial.rename(run.folder / "stage.json")
+    write_json(run.folder / "stage.json", summary)
 
 
 def _size(tree: Tree) -> dict[str, int]:

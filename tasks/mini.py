@@ -3,15 +3,24 @@
 | name | stands for | measured by |
 |---|---|---|
 | `mini_pretrain` | pretraining | – |
-| `mini_rte` | RTE, the fine-tuning target | accuracy |
+| `mini_rte` | RTE, a fine-tuning target | accuracy |
+| `mini_rte_randomized` | RTE with shuffled labels (section 3.3) | accuracy |
+| `mini_wmt_enfr` | WMT14 En-Fr, a fine-tuning target | exact match |
 | `mini_cb`, `mini_wic` | CB, WiC | accuracy |
 | `mini_triviaqa`, `mini_web_questions` | TriviaQA, web_questions | exact match |
 | `mini_wmt_ende`, `mini_wmt_enro` | WMT16 En-De, En-Ro | exact match |
 | `mini_xsum`, `mini_wikilingua` | XSum, WikiLingua | ROUGE-2 |
 
-A plain name is 0-shot, `NAME_1shot` puts one exemplar of the train split in front. All but
-`mini_pretrain` have the splits train, validation and test. Translations are one word or three, on
-which BLEU's 4-grams are undefined, so they are scored by exact match.
+A plain name is 0-shot, `NAME_1shot` puts one exemplar of the train split in front; there is one of
+all tasks but `mini_pretrain` and `mini_rte_randomized`. All but `mini_pretrain` have the splits
+train, validation and test. Translations are one word or three, on which BLEU's 4-grams are
+undefined, so they are scored by exact match.
+
+`mini_rte_randomized` has the inputs of `mini_rte` in the same order. `mini_pretrain` knows the
+words of `mini_wmt_enfr` and the French of 3,851 of its 4,000 train pairs, but never translated one
+of its validation or test pairs into any language; those are the English pairs of `mini_wmt_ende`'s
+validation and test rows. The mixtures `mini_rte_wmt_enfr` and `mini_rte_wmt_enfr_1shot` draw both
+targets at equal rates.
 """
 
 import functools
@@ -75,14 +84,20 @@ def _source(
 
 def _zero_shot(name: str) -> seqio.FunctionDataSource:
     """Returns the source of a task's plain rows."""
-    sizes = mini_rows.RTE_SPLIT_SIZES if name == "rte" else mini_rows.SPLIT_SIZES
+    sizes = mini_rows.split_sizes(name)
     return _source(lambda split: mini_rows.zero_shot_splits(name)[split], sizes)
 
 
 def _one_shot(name: str) -> seqio.FunctionDataSource:
     """Returns the source of a task's rows behind one exemplar each."""
-    sizes = mini_rows.RTE_SPLIT_SIZES if name == "rte" else mini_rows.SPLIT_SIZES
+    sizes = mini_rows.split_sizes(name)
     return _source(lambda split: mini_rows.one_shot_splits(name)[split], sizes)
+
+
+def _randomized(name: str) -> seqio.FunctionDataSource:
+    """Returns the source of a task's plain rows with shuffled targets."""
+    sizes = mini_rows.split_sizes(name)
+    return _source(lambda split: mini_rows.randomized_splits(name)[split], sizes)
 
 
 seqio.TaskRegistry.add(
@@ -107,6 +122,30 @@ seqio.TaskRegistry.add(
     output_features=OUTPUT_FEATURES,
     postprocess_fn=templates.postprocess_label,
     metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_rte_randomized",
+    source=_randomized("rte"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
+)
+seqio.TaskRegistry.add(
+    "mini_wmt_enfr",
+    source=_zero_shot("wmt_enfr"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_wmt_enfr_1shot",
+    source=_one_shot("wmt_enfr"),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_text,
+    metric_fns=[metrics.exact_match],
 )
 seqio.TaskRegistry.add(
     "mini_cb",
@@ -235,4 +274,9 @@ seqio.TaskRegistry.add(
     output_features=OUTPUT_FEATURES,
     postprocess_fn=templates.postprocess_text,
     metric_fns=[metrics.rouge2],
+)
+
+seqio.MixtureRegistry.add("mini_rte_wmt_enfr", ["mini_rte", "mini_wmt_enfr"], default_rate=1.0)
+seqio.MixtureRegistry.add(
+    "mini_rte_wmt_enfr_1shot", ["mini_rte_1shot", "mini_wmt_enfr_1shot"], default_rate=1.0
 )

@@ -1,4 +1,4 @@
-"""Rows of the small world's target task and eight evaluation tasks, in three disjoint splits.
+"""Rows of the small world's two target tasks and eight evaluation tasks, in three disjoint splits.
 
 Every row is an `(inputs, targets)` pair of strings in a template of the paper's Table 4. Rows
 depend on `SEED` alone; no row occurs twice in a task, so splits are disjoint by construction.
@@ -19,6 +19,7 @@ Row = tuple[str, str]
 SEED = 0
 SPLIT_SIZES = {"train": 400, "validation": 200, "test": 200}
 RTE_SPLIT_SIZES = {"train": 4000, "validation": 400, "test": 400}
+ENFR_SPLIT_SIZES = {"train": 4000, "validation": 200, "test": 200}
 
 # Four wordings of each fact. Of every (fact, country) two are for pretraining and exemplars, one
 # for validation, one for test: the fact is known, its question is new.
@@ -256,7 +257,11 @@ def _qa_splits(name: str) -> dict[str, list[Row]]:
 
 @functools.cache
 def word_pairs() -> dict[tuple[str, str], list[tuple[world.Word, world.Word]]]:
-    """Deals unordered pairs of different words to (language, split), each pair once."""
+    """Deals unordered pairs of different words to (language, split).
+
+    Each pair is dealt once, but French is asked for the held-out pairs of German: pretraining
+    translated nearly all others into French.
+    """
     rng = seeded("word_pairs")
     pairs = [tuple(rng.sample(pair, 2)) for pair in itertools.combinations(world.WORDS, 2)]
     rng.shuffle(pairs)
@@ -265,6 +270,9 @@ def word_pairs() -> dict[tuple[str, str], list[tuple[world.Word, world.Word]]]:
         for split, size in SPLIT_SIZES.items():
             dealt[language, split] = pairs[start : start + size]
             start += size
+    dealt["fr", "train"] = pairs[start : start + ENFR_SPLIT_SIZES["train"]]
+    for split in ("validation", "test"):
+        dealt["fr", split] = dealt["de", split]
     return dealt
 
 
@@ -287,9 +295,17 @@ _SPLITS = {
     "wmt_enro": lambda: _translation_splits("wmt_enro", "ro"),
     "xsum": lambda: _drawn_splits("xsum", xsum_row),
     "wikilingua": lambda: _drawn_splits("wikilingua", wikilingua_row),
+    "wmt_enfr": lambda: _translation_splits("wmt_enfr", "fr"),
 }
 
-TASKS = tuple(_SPLITS)
+# The tasks whose train rows the vocabulary was trained on. `wmt_enfr` is none of them: its rows
+# would move the pieces under models that exist.
+TASKS = tuple(name for name in _SPLITS if name != "wmt_enfr")
+
+
+def split_sizes(name: str) -> dict[str, int]:
+    """Returns the number of rows of each split of a task."""
+    return {"rte": RTE_SPLIT_SIZES, "wmt_enfr": ENFR_SPLIT_SIZES}.get(name, SPLIT_SIZES)
 
 
 @functools.cache
@@ -297,7 +313,7 @@ def zero_shot_splits(name: str) -> dict[str, list[Row]]:
     """Returns the rows of each split of a task of the small world.
 
     Args:
-      name: one of `TASKS`.
+      name: one of `TASKS`, or "wmt_enfr".
     """
     return _SPLITS[name]()
 
@@ -319,6 +335,21 @@ def one_shot_splits(name: str) -> dict[str, list[Row]]:
             while exemplar[0] == inputs:
                 exemplar = rng.choice(splits["train"])
             result[split].append((templates.few_shot([exemplar], inputs), targets))
+    return result
+
+
+@functools.cache
+def randomized_splits(name: str) -> dict[str, list[Row]]:
+    """Returns the rows of each split with its targets shuffled among them (the paper's 3.3).
+
+    Inputs and their order stay, and so does the number of each target: only what a target has to do
+    with its input is gone.
+    """
+    result = {}
+    for split, rows in zero_shot_splits(name).items():
+        inputs, targets = zip(*rows, strict=True)
+        shuffled = seeded(f"{name}/{split}/randomized").sample(targets, len(targets))
+        result[split] = list(zip(inputs, shuffled, strict=True))
     return result
 
 

@@ -5,7 +5,7 @@ the paper's too: WiC asks "true or False", with one capital.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 RTE = "{premise} question: {hypothesis} Is it true or false? answer:"
 CB = "{premise} question: {hypothesis} Is it true or false or neither? answer:"
@@ -29,8 +29,11 @@ OPENBOOKQA_LABELS = ("A", "B", "C", "D")
 # with one of these.
 PREFIX_TOKENS = ("Q:", "Translate", "Article:")
 
-_BLANK_LINE = "\n\n"
-_SENTINEL_SPAN = re.compile(r"<extra_id_0>(.*?)(?:<extra_id_1>|\Z)", re.DOTALL)
+BLANK_LINE = "\n\n"
+# The sentinels of span corruption: what stands between them fills the first gap of the input.
+SPAN_START, SPAN_END = "<extra_id_0>", "<extra_id_1>"
+
+_SPAN = re.compile(rf"{SPAN_START}(.*?)(?:{SPAN_END}|\Z)", re.DOTALL)
 _NEXT_PREFIX = re.compile(r"(?<!\S)(?:Q:|Translate\b|Article:)")
 
 
@@ -101,18 +104,23 @@ def few_shot(exemplars: Sequence[tuple[str, str]], inputs: str) -> str:
       "<input> <target>" blocks and the input, joined by blank lines.
     """
     blocks = [f"{exemplar} {target}" for exemplar, target in exemplars]
-    return _BLANK_LINE.join([*blocks, inputs])
+    return BLANK_LINE.join([*blocks, inputs])
+
+
+def extract_span(output: str) -> str:
+    """Returns what stands between <extra_id_0> and <extra_id_1> (or the end), else all of it."""
+    span = _SPAN.search(output)
+    return (span.group(1) if span else output).strip()
 
 
 def extract_answer(output: str) -> str:
     """Cuts a decoded output down to its answer (the paper's A.2.2).
 
-    Keeps what stands between <extra_id_0> and <extra_id_1> (or the end) where the first of them
-    occurs, then drops everything from the second prefix token on. The prompt holds the first
-    prefix token, so the second one is the first that the output itself contains.
+    Takes the span between the sentinels where there is one, then drops everything from the second
+    prefix token on. The prompt holds the first prefix token, so the second one is the first that
+    the output itself contains.
     """
-    span = _SENTINEL_SPAN.search(output)
-    text = span.group(1) if span else output
+    text = extract_span(output)
     following = _NEXT_PREFIX.search(text)
     return (text[: following.start()] if following else text).strip()
 
@@ -120,20 +128,34 @@ def extract_answer(output: str) -> str:
 def first_label(output: str) -> str:
     """Returns the first word of a decoded output without trailing punctuation (A.2.2).
 
-    "True. The premise says so" counts as "True"; an output without a word gives "".
+    "True. The premise says so" counts as "True", "A) a cat" as "A"; an output without a word gives
+    "".
     """
     words = extract_answer(output).split()
-    return words[0].rstrip(".,:;!?") if words else ""
+    return words[0].rstrip(".,:;!?)") if words else ""
 
 
 def postprocess_text(output: str, *, is_target: bool = False, **_unused: object) -> str:
     """The seqio postprocessor of generative tasks: `extract_answer` of predictions.
 
-    Targets pass through, since a reference may contain a prefix token as ordinary text.
+    Targets only lose their sentinels, since a reference may hold a prefix token as ordinary text.
     """
-    return output if is_target else extract_answer(output)
+    return extract_span(output) if is_target else extract_answer(output)
 
 
 def postprocess_label(output: str, *, is_target: bool = False, **_unused: object) -> str:
     """The seqio postprocessor of classification tasks: `first_label` of predictions."""
-    return output if is_target else first_label(output)
+    return extract_span(output) if is_target else first_label(output)
+
+
+def postprocess_answers(
+    output: str, *, example: Mapping[str, Sequence[bytes]], is_target: bool = False
+) -> str | list[str]:
+    """The seqio postprocessor of tasks with several accepted answers.
+
+    Returns:
+      Of a target the example's `answers`, of a prediction `extract_answer`.
+    """
+    if is_target:
+        return [answer.decode() for answer in example["answers"]]
+    return extract_answer(output)

@@ -157,7 +157,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
 
 def test_pretraining_runs_a_few_steps(tmp_path):
     # `run` is the other experiment; a new one needs a test of its own.
-    assert set(configuration.experiments()) == {"cpu_smoke", "mini", "mini_pretrain"}
+    assert set(configuration.experiments()) == {"cpu_smoke", "mini", "mini_pretrain", "your_data"}
     shrink = [flag for flag in SHRINK if "_EXAMPLES" not in flag and "BATCH_SIZE" not in flag]
     shrink += [
         "--gin.WARMUP_STEPS=1",

@@ -12,12 +12,16 @@ LAYERS = [
     {"errors", "metrics", "progress"},
     {"trees", "losses", "decoding", "metric_writers", "files", "vocabularies"},
     {"networks", "train_state", "optimizers", "data", "interop"},
-    {"models", "stages", "partitioning", "checkpoints"},
+    {"models", "partitioning", "checkpoints"},
+    {"attached"},
+    {"stages"},
+    {"lineage"},
     {"train_step", "evaluation", "pretrained"},
     {"conversion"},
-    {"train", "probes"},
+    {"train", "run_facts", "probes"},
     {"experiment"},
-    {"report", "configuration"},
+    {"report", "configuration", "preview"},
+    {"paper"},
     {"commands"},
     {"cli"},
 ]
@@ -27,16 +31,17 @@ ONLY = {
     "matplotlib": {"report"},
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
-    "seqio": {"data", "evaluation", "models", "tasks", "vocabularies"},
+    "seqio": {"data", "models", "preview", "tasks", "vocabularies"},
     "clu": {"metric_writers"},
     "gguf": {"interop"},
+    "pyarrow": {"tasks"},
     "huggingface_hub": {"interop"},
     "tensorstore": {"interop"},
     "tokenizers": {"interop", "vocabularies"},
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
-    *("report", "tasks", "configuration", "commands", "cli"),
+    *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 
 

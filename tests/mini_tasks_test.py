@@ -7,7 +7,7 @@ import seqio
 from promot_jax.tasks import mini, mini_pretrain, mini_rows, mini_vocabulary, templates
 from promot_jax.tasks import mini_world as world
 
-NAMES = [f"mini_{name}" for name in mini_rows.TASKS]
+NAMES = [f"mini_{name}" for name in (*mini_rows.TASKS, "wmt_enfr")]
 ALL_NAMES = [name + suffix for name in NAMES for suffix in ("", "_1shot")]
 METRICS = {
     "mini_rte": "accuracy",
@@ -17,6 +17,7 @@ METRICS = {
     "mini_web_questions": "exact_match",
     "mini_wmt_ende": "exact_match",
     "mini_wmt_enro": "exact_match",
+    "mini_wmt_enfr": "exact_match",
     "mini_xsum": "rouge2",
     "mini_wikilingua": "rouge2",
 }
@@ -90,8 +91,8 @@ def test_the_bundled_vocabulary_is_what_training_gives(tmp_path) -> None:
 
 def test_names() -> None:
     registered = {name for name in seqio.TaskRegistry.names() if name.startswith("mini_")}
-    assert registered == {*ALL_NAMES, "mini_pretrain"}
-    assert set(mini.EVALUATION_TASKS) == set(NAMES) - {"mini_rte"}
+    assert registered == {*ALL_NAMES, "mini_rte_randomized", "mini_pretrain"}
+    assert set(mini.EVALUATION_TASKS) == set(NAMES) - {"mini_rte", "mini_wmt_enfr"}
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
@@ -142,6 +143,40 @@ def test_training_split_and_shuffling_keep_the_rows() -> None:
     rows = [inputs for inputs, _ in mini_rows.one_shot_splits("rte")["train"]]
     assert texts != rows
     assert sorted(texts) == sorted(rows)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_randomized_task_has_the_inputs_of_rte_in_order(split: str) -> None:
+    count = 100
+    plain = examples_of("mini_rte", split, count)
+    shuffled = examples_of("mini_rte_randomized", split, count)
+    for one, other in zip(plain, shuffled, strict=True):
+        np.testing.assert_array_equal(one["inputs"], other["inputs"])
+    equal = [a["targets_pretokenized"] for a in plain] == [
+        b["targets_pretokenized"] for b in shuffled
+    ]
+    assert not equal
+    rows = mini_rows.randomized_splits("rte")[split]
+    expected = [target for _, target in rows[:count]]
+    assert [b["targets_pretokenized"].decode() for b in shuffled] == expected
+    task = seqio.get_mixture_or_task("mini_rte_randomized")
+    assert task.num_input_examples(split) == len(rows)
+
+
+@pytest.mark.parametrize("suffix", ["", "_1shot"])
+def test_the_mixture_of_both_targets_draws_them_equally(suffix: str) -> None:
+    mixture = seqio.get_mixture_or_task(f"mini_rte_wmt_enfr{suffix}")
+    assert {task.name for task in mixture.tasks} == {f"mini_rte{suffix}", f"mini_wmt_enfr{suffix}"}
+    rows = mixture.get_dataset(
+        {"inputs": 128, "targets": 24}, "train", shuffle=True, num_epochs=None, seed=0
+    )
+    decode = mini.VOCABULARY.decode
+    texts = [decode(row["inputs"].tolist()) for row in rows.take(400).as_numpy_iterator()]
+    blocks = 2 if suffix else 1
+    translations = [text.count("Translate English to French:") for text in texts]
+    assert set(translations) == {0, blocks}
+    assert 150 < translations.count(blocks) < 250
+    assert {text.count("Is it true or false?") for text in texts} == {0, blocks}
 
 
 def test_pretraining_lengths_and_targets(short_pretraining) -> None:

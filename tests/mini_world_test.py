@@ -1,6 +1,7 @@
 """The small world: its facts, its rows, what each split and the pretraining may hold."""
 
 import collections
+import hashlib
 import itertools
 import math
 import os
@@ -13,7 +14,7 @@ import pytest
 from promot_jax.tasks import mini_pretrain, mini_rows, templates
 from promot_jax.tasks import mini_world as world
 
-EVALUATED = [name for name in mini_rows.TASKS if name != "rte"]
+ALL_TASKS = (*mini_rows.TASKS, "wmt_enfr")
 HELD_OUT_SPLITS = ("validation", "test")
 
 
@@ -88,11 +89,10 @@ def test_translations_agree_with_babel() -> None:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", mini_rows.TASKS)
+@pytest.mark.parametrize("name", ALL_TASKS)
 def test_splits_have_their_sizes_and_no_row_twice(name: str) -> None:
     splits = mini_rows.zero_shot_splits(name)
-    sizes = mini_rows.RTE_SPLIT_SIZES if name == "rte" else mini_rows.SPLIT_SIZES
-    assert {split: len(rows) for split, rows in splits.items()} == sizes
+    assert {split: len(rows) for split, rows in splits.items()} == mini_rows.split_sizes(name)
     inputs = [row[0] for rows in splits.values() for row in rows]
     assert len(set(inputs)) == len(inputs)
 
@@ -112,14 +112,16 @@ def test_labels_are_balanced(name: str, labels: tuple[str, ...]) -> None:
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
-@pytest.mark.parametrize("name", ["triviaqa", "web_questions", "xsum", "wikilingua", "wmt_enro"])
+@pytest.mark.parametrize(
+    "name", ["triviaqa", "web_questions", "xsum", "wikilingua", "wmt_enro", "wmt_enfr"]
+)
 def test_no_constant_answer_scores_well(name: str) -> None:
     rows = mini_rows.zero_shot_splits(name)["test"]
     ((_, most),) = collections.Counter(target for _, target in rows).most_common(1)
     assert most / len(rows) <= 0.2
 
 
-@pytest.mark.parametrize("name", mini_rows.TASKS)
+@pytest.mark.parametrize("name", ALL_TASKS)
 def test_an_exemplar_is_another_row_of_the_train_split(name: str) -> None:
     splits = mini_rows.zero_shot_splits(name)
     blocks = {f"{inputs} {targets}" for inputs, targets in splits["train"]}
@@ -187,6 +189,41 @@ def test_wic_labels_are_right() -> None:
         assert label == str(same)
 
 
+def test_french_translations_are_right() -> None:
+    french = {word.en: word.fr for word in (*world.WORDS, *world.CONJUNCTIONS)}
+    for inputs, target in itertools.chain(*mini_rows.zero_shot_splits("wmt_enfr").values()):
+        english = inputs.removeprefix("Translate English to French: ").split()
+        assert len(english) == 3
+        assert target == " ".join(french[word] for word in english)
+
+
+def test_no_pair_of_words_is_in_two_splits_of_a_language_or_trains_a_held_out_one() -> None:
+    pairs = {
+        key: {frozenset(word.en for word in pair) for pair in dealt}
+        for key, dealt in mini_rows.word_pairs().items()
+    }
+    trained = {key: found for key, found in pairs.items() if key[1] == "train"}
+    held_out = {key: found for key, found in pairs.items() if key[1] != "train"}
+    assert (len(trained), len(held_out)) == (3, 6)
+    for train, other in itertools.product(trained.values(), held_out.values()):
+        assert not train & other
+    for one, other in itertools.combinations(trained.values(), 2):
+        assert not one & other
+    for language in ("de", "ro", "fr"):
+        assert not pairs[language, "validation"] & pairs[language, "test"]
+
+
+def test_randomized_targets_are_the_same_targets_without_relation_to_their_inputs() -> None:
+    randomized = mini_rows.randomized_splits("rte")
+    for split, rows in mini_rows.zero_shot_splits("rte").items():
+        inputs, targets = zip(*rows, strict=True)
+        other_inputs, other_targets = zip(*randomized[split], strict=True)
+        assert inputs == other_inputs
+        assert collections.Counter(targets) == collections.Counter(other_targets)
+        agree = sum(map(str.__eq__, targets, other_targets)) / len(targets)
+        assert abs(agree - 0.5) < 0.08
+
+
 def naive_bayes_accuracy(train: list[mini_rows.Row], test: list[mini_rows.Row], part) -> float:
     """Fits word and length counts of a part of the input; the accuracy on `test`."""
 
@@ -223,7 +260,8 @@ def test_rows_do_not_depend_on_the_hash_seed() -> None:
     program = (
         "import hashlib; from promot_jax.tasks import mini_rows, mini_pretrain\n"
         "rng = mini_rows.seeded('x')\n"
-        "rows = [mini_rows.one_shot_splits(n) for n in mini_rows.TASKS]\n"
+        "rows = [mini_rows.one_shot_splits(n) for n in (*mini_rows.TASKS, 'wmt_enfr')]\n"
+        "rows += [mini_rows.randomized_splits('rte')]\n"
         "rows += [mini_pretrain._mixed_row(rng) for _ in range(500)]\n"
         "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
     )
@@ -238,6 +276,31 @@ def test_rows_do_not_depend_on_the_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(digests) == 1
+
+
+# Published scores were measured on these rows.
+DIGESTS = {
+    "rte": "7bee0f6490626714",
+    "cb": "09c4f9dcfa9c19d8",
+    "wic": "64582d4301d9caed",
+    "triviaqa": "8e8d528435bef7eb",
+    "web_questions": "e021ad164eb31569",
+    "wmt_ende": "dc441c3cd171f807",
+    "wmt_enro": "28aa72b6613aa4d3",
+    "xsum": "24482f090d1b71a2",
+    "wikilingua": "daccde79eec5006b",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_rows_are_those_of_published_scores(name: str) -> None:
+    rows = mini_rows.one_shot_splits(name)
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == DIGESTS[name]
+
+
+def test_pretraining_rows_are_those_of_the_bundled_model(pretraining) -> None:
+    digest = hashlib.sha256(repr(pretraining[:5_000]).encode()).hexdigest()[:16]
+    assert digest == "6b17bc3e3fc4a5a3"
 
 
 # ---- pretraining ---------------------------------------------------------------------------------
@@ -269,7 +332,7 @@ def test_label_episodes_use_true_and_false_in_any_meaning() -> None:
     assert all(re.search(rf" {label}\n", inputs) for inputs, label in episodes)
 
 
-@pytest.mark.parametrize("name", mini_rows.TASKS)
+@pytest.mark.parametrize("name", ALL_TASKS)
 def test_pretraining_holds_no_evaluated_row(name: str, pretraining) -> None:
     assert not questions_of(pretraining) & mini_rows.held_out(name, "inputs")
     answered = {

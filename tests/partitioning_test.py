@@ -17,6 +17,7 @@ ON_A_MESH = """
 import sys
 import jax, numpy as np
 from promot_jax import data, models, partitioning, train, trees
+from promot_jax.attached import Attached
 from promot_jax.evaluation import EvalTask, Evaluator
 from promot_jax.decoding import Beam
 from promot_jax.train_step import make_train_step
@@ -41,7 +42,7 @@ for _ in range(3):
 kernel = state.params["encoder"]["layers_0"]["mlp"]["wi"]["kernel"]
 evaluator = Evaluator(tiny.model(), mesh, Beam(num_beams=2), batch_size=8)
 task = EvalTask("mini_rte", "RTE", "accuracy", tiny.LENGTHS)
-found = evaluator.evaluate(state.params, task, split="test", limit=12, prompt="rte")
+found = evaluator.evaluate(state.params, task, split="test", limit=12, attached=Attached("rte"))
 np.savez(
     out,
     losses=losses,

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from promot_jax.report import charts, facts, palette, records, tables
+from promot_jax.report import outputs, palette, records, terminal
 from promot_jax.report.build import build
 from tests.report_run import about, change_about, write_run
 
@@ -98,7 +98,7 @@ def test_samples_are_those_of_the_first_seed(small):
     path.write_text("".join([*later, *(line for line in lines if '"seed": 2' not in line), *later]))
     texts = [
         sample.prediction
-        for task, examples in facts.samples_by_task(records.read(small))
+        for task, examples in outputs.samples_by_task(records.read(small))
         for answers in examples
         for sample in answers.values()
         if task.name == "en_de"
@@ -137,20 +137,7 @@ def test_markdown_has_whole_tables_and_links_to_files(run):
     assert "\\<b\\>monday \\& peru" in text
 
 
-# Curves and colours
-
-
-def test_curves_average_only_the_steps_that_all_seeds_reached():
-    curve = charts.Curve("A", "a", {0: {0: 1.0, 10: 3.0, 20: 9.0}, 1: {0: 3.0, 10: 5.0}})
-    assert curve.steps() == [0, 10]
-    assert curve.values(10) == [3.0, 5.0]
-
-
-def test_shared_stages_are_drawn_as_the_method_that_they_complete(run):
-    found = {chart.name: chart for chart in charts.charts(records.read(run))}
-    assert [c.method for c in found["label_share"].curves] == ["fine_tuning", "promot"]
-    assert [c.label for c in found["training_loss-prompt"].curves] == ["Prompt tuning"]
-    assert len(found["label_share"].curves[0].steps()) == 11
+# Colours
 
 
 def luminance(colour):
@@ -181,7 +168,7 @@ def test_one_seed_shows_plain_numbers(tmp_path):
     folder = write_run(tmp_path / "one", seeds=(4,))
     text = build(folder).read_text(encoding="utf-8")
     found = records.read(folder)
-    assert "±" not in tables.terminal_table(found).replace("(±0.0)", "")
+    assert "±" not in terminal.terminal_table(found).replace("(±0.0)", "")
     assert "the spread is unknown" in text
     assert "level within the spread" not in text
     assert "over seeds" not in text
@@ -211,7 +198,7 @@ def test_a_run_that_goes_on_gives_a_report_that_says_so(small):
         "Not finished: stage model (seed 2).",
     ):
         assert note in text, note
-    assert "against pretrained" not in tables.terminal_table(records.read(small))
+    assert "against pretrained" not in terminal.terminal_table(records.read(small))
 
 
 def test_only_run_json_is_needed(small):

@@ -19,29 +19,51 @@ METHODS = [
     ("prompt_tuning", "Prompt tuning", ["prompt"]),
     ("promot", "ProMoT", ["prompt", "prompt-model"]),
 ]
+TARGETS = {
+    "rte": ("RTE", "accuracy", ["True", "False"]),
+    "en_fr": ("En–Fr", "bleu", []),
+}
+GROUPS = ("mlp", "query", "key", "value")
 TARGET_SCORES = {"pretrained": 3.2, "fine_tuning": 94.6, "prompt_tuning": 52.1, "promot": 94.2}
 SHARES = {"pretrained": 0.0, "fine_tuning": 16.3, "prompt_tuning": 0.0, "promot": 0.3}
 
 
-def write_run(folder, seeds=(0, 1, 2)):
-    """Writes a whole run with invented numbers and returns its folder."""
-    rng = random.Random(7)
+def write_run(folder, seeds=(0, 1, 2), *, targets=("rte",), shots=(0,), probes=False, noise=7):
+    """Writes a whole run with invented numbers and returns its folder.
+
+    Args:
+      folder: new folder.
+      seeds: seeds of the run.
+      targets: some of `TARGETS`.
+      shots: numbers of shots; each unseen task is there once for each, none with ().
+      probes: with the series of single unseen tasks and of gradients.
+      noise: seed of the noise.
+    """
+    rng = random.Random(noise)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "run.json", about(seeds))
+    tasks = unseen(shots)
+    write_json(folder / "run.json", about(seeds, targets, tasks))
     (folder / "config.gin").write_text("PROMPT_LENGTH = 16\nMIXTURE = '<mini_rte> & co'\n")
-    write_lines(folder / "results.jsonl", result_lines(rng, seeds))
-    write_lines(folder / "samples.jsonl", sample_lines(seeds))
+    write_lines(folder / "results.jsonl", result_lines(rng, seeds, targets, tasks))
+    write_lines(folder / "samples.jsonl", sample_lines(seeds, targets, shots))
     for seed in seeds:
         for stage, steps, size in (
             ("model", 500, 1_350_144),
             ("prompt", 100, 2_048),
             ("prompt-model", 500, 1_350_144),
         ):
-            write_stage(folder / f"seed_{seed}" / stage, stage, steps, size, rng)
+            followed = tasks if probes else []
+            path = folder / f"seed_{seed}" / stage
+            write_stage(path, steps, size, rng, targets, followed)
     return folder
 
 
-def about(seeds):
+def unseen(shots):
+    """Returns TASKS for each number of shots, with it in front; the name tells shots from none."""
+    return [(k, f"{name}_{k}shot" if k else name, *rest) for k in shots for name, *rest in TASKS]
+
+
+def about(seeds, targets=("rte",), tasks=None):
     return {
         "experiment": "mini",
         "command": "promot run mini",
@@ -56,31 +78,48 @@ def about(seeds):
             "python": "3.11.7",
             "jax": "0.10.2",
         },
-        "target": {
-            "task": "rte",
-            "label": "RTE",
-            "metric": "accuracy",
-            "labels": ["True", "False"],
-        },
+        "parameters": 1_350_144,
+        "initial_checkpoint": "models/mini_base",
+        "targets": [
+            {
+                "task": name,
+                "label": TARGETS[name][0],
+                "metric": TARGETS[name][1],
+                "labels": TARGETS[name][2],
+                "shots": 0,
+            }
+            for name in targets
+        ],
         "tasks": [
-            {"task": t, "label": label, "family": family, "metric": metric, "generative": free}
-            for t, label, family, metric, free, _ in TASKS
+            {
+                "task": name,
+                "label": label,
+                "family": family,
+                "metric": metric,
+                "generative": free,
+                "shots": k,
+            }
+            for k, name, label, family, metric, free, _ in (
+                unseen((0,)) if tasks is None else tasks
+            )
         ],
         "methods": [{"name": n, "label": label, "stages": s} for n, label, s in METHODS],
         "seeds": list(seeds),
     }
 
 
-def result_lines(rng, seeds):
+def result_lines(rng, seeds, targets, tasks):
     for method, _, stages in METHODS:
         column = {"fine_tuning": 1, "promot": 2}.get(method, 0)
         for seed in seeds if stages else [None]:
             noise = 1.5 if column else 0.0
-            target = TARGET_SCORES[method] + (rng.gauss(0, 0.8) if stages else 0.0)
-            yield result(method, seed, "rte", target, 100.0)
-            for task, *_, free, means in TASKS:
+            for name in targets:
+                score = TARGET_SCORES[method] + (rng.gauss(0, 0.8) if stages else 0.0)
+                yield result(method, seed, name, score, 100.0)
+            for k, name, *_, free, means in tasks:
                 share = max(0.0, SHARES[method] + rng.gauss(0, noise)) if free else 100.0
-                yield result(method, seed, task, means[column] + rng.gauss(0, noise), share)
+                score = means[column] + (2.5 if k == 4 else 0.0) + rng.gauss(0, noise)
+                yield result(method, seed, name, score, share)
 
 
 def result(method, seed, task, score, share):
@@ -92,21 +131,27 @@ def result(method, seed, task, score, share):
         "score": round(score, 4),
         "count": 100,
         "label_share": round(share, 4),
+        "prompt": None,
+        "evaluated_as": task,
     }
 
 
-def sample_lines(seeds):
+def sample_lines(seeds, targets=("rte",), shots=(0,)):
     texts = {
         "rte": ("henry is a writer . question: henry works as a baker . Is it true or false ?"
                 " answer:", "False", ("", "False", "True", "False")),
+        "en_fr": ("Translate English to French: monday", "lundi",
+                  ("monday", "lundi", "lundi", "lundi")),
         "trivia_qa": ("Q: what is the capital of peru ? A: lima\n\nQ: what is the capital of mali"
                       " ? A:", ["bamako"], ("bamako", "True", "bamako", "bamako")),
         "en_de": ("Translate English to German: <b>monday & peru</b>", "montag und peru",
                   ("montag und peru", "montag peru", "montag und peru", "montag oder peru")),
     }  # fmt: skip
+    names = {target: texts[target] for target in targets}
+    names |= {f"{t}_{k}shot" if k else t: texts[t] for k in shots for t in ("trivia_qa", "en_de")}
     for place, (method, _, stages) in enumerate(METHODS):
         for seed in seeds if stages else [None]:
-            for task, (question, target, answers) in texts.items():
+            for task, (question, target, answers) in names.items():
                 for index in (0, 5, 9):
                     yield {
                         "method": method,
@@ -119,8 +164,9 @@ def sample_lines(seeds):
                     }
 
 
-def write_stage(folder, stage, steps, size, rng):
+def write_stage(folder, steps, size, rng, targets, followed):
     folder.mkdir(parents=True)
+    stage = folder.name
     tuned, leak, learned = stage != "prompt", 16.0 * (stage == "model"), 44.0
     lines = []
     for step in range(0, steps + 1, 10):
@@ -129,23 +175,43 @@ def write_stage(folder, stage, steps, size, rng):
         if step:
             line["train/loss"] = 0.66 * (1 - 0.9 * done * tuned) + rng.gauss(0, 0.02)
         if step % (steps // 10) == 0:
-            line["validation/score"] = 50 + learned * tuned * done**0.5 + rng.gauss(0, 1)
+            for name in targets:
+                score = 50 + learned * tuned * done**0.5 + rng.gauss(0, 1)
+                line[f"validation/score/{name}"] = score
+            line["validation/score"] = score
             line["validation/loss"] = 0.7 - 0.4 * done * tuned
         if step % (steps // 10) == 0 and tuned:
             line["unseen/label_share"] = max(0.0, leak * done**1.5 + rng.gauss(0, 0.8) * tuned)
             line["unseen/score"] = 77.0 - (30.0 if leak else 9.0) * tuned * done + rng.gauss(0, 1)
+            for k, name, *_, means in followed:
+                lost = (means[0] - means[1 if leak else 2]) * done
+                line[f"unseen/score/{name}"] = means[0] - lost + k + rng.gauss(0, 2)
+                line[f"unseen/label_share/{name}"] = line["unseen/label_share"] * 1.5
+            if followed:
+                drop = 0.7 if leak else 0.2
+                cosines = {f"cosine/{g}": 0.9 - drop * done + rng.gauss(0, 0.03) for g in GROUPS}
+                line |= cosines
         lines.append(line)
     write_lines(folder / "metrics.jsonl", lines)
     summary_ = {
         "name": stage.split("-")[-1],
+        "mixture": "_and_".join(targets),
+        "prompt": prompts(stage, targets),
         "steps": steps,
         "best_step": steps - 10 * rng.randrange(5),
         "trainable": {"leaves": 60, "parameters": size},
         "frozen": {"leaves": 1, "parameters": 1_352_192 - size},
         "seconds": 41.5,
         "lineage": stage.split("-"),
+        "lora": None,
     }
     write_json(folder / "stage.json", summary_)
+
+
+def prompts(stage, targets):
+    if stage == "model":
+        return None
+    return targets[0] if len(targets) == 1 else {name: f"{name}_prompt" for name in targets}
 
 
 def write_json(path, value):

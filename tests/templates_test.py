@@ -86,6 +86,8 @@ def test_every_prefix_token_ends_an_answer(prefix: str) -> None:
         ("True.", "True"),
         (" False, because", "False"),
         ("<extra_id_0> Neither <extra_id_1>", "Neither"),
+        ("A) a cat", "A"),
+        ("B.", "B"),
         ("Truely", "Truely"),
         ("It is True", "It"),
         ("true", "true"),
@@ -103,6 +105,16 @@ def test_postprocessors_clean_predictions_and_leave_targets() -> None:
     assert templates.postprocess_text("lima Q: why", example={}, is_target=False) == "lima"
     assert templates.postprocess_label("True. Yes", example={}, is_target=False) == "True"
     assert templates.postprocess_label("True", example={}, is_target=True) == "True"
+    span = "<extra_id_0> Q: why <extra_id_1>"
+    assert templates.postprocess_text(span, example={}, is_target=True) == "Q: why"
+    assert templates.postprocess_label(span, example={}, is_target=True) == "Q: why"
+
+
+def test_a_target_with_several_answers_is_their_list() -> None:
+    example = {"answers": [b"Lut\xc3\xa8ce", b"Paris"]}
+    made = templates.postprocess_answers("Paris", example=example, is_target=True)
+    assert made == ["Lutèce", "Paris"]
+    assert templates.postprocess_answers("Paris Q: x", example=example, is_target=False) == "Paris"
 
 
 @hypothesis.given(st.text())

@@ -73,7 +73,7 @@ def methods(**changes) -> list[stages.Method]:
 def tiny_experiment(**changes) -> experiment.Experiment:
     settings = {
         "model": model(),
-        "target": evaluation.EvalTask("mini_rte", "RTE", "accuracy", LENGTHS, generative=False),
+        "targets": [evaluation.EvalTask("mini_rte", "RTE", "accuracy", LENGTHS, generative=False)],
         "labels": ("True", "False"),
         "tasks": [
             evaluation.EvalTask(

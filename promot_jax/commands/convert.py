@@ -86,6 +86,7 @@ def _export(arguments, overrides) -> None:
         runner, method, seed = opened.open_run(run, arguments)
         params = runner.trained_params(method, seed, runner.initial_params(seed))
         model = runner.experiment.model
+        model = model.with_lora(method.adapters or model.network.config.lora)
         origin = {"run": run.name, "method": method.name, "seed": seed}
     else:
         flags.refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")

@@ -50,7 +50,7 @@ def dry_run(parser: argparse.ArgumentParser) -> None:
 def refuse(arguments, flags: Sequence[str], why: str) -> None:
     """Raises UserError for a flag that was given and would do nothing."""
     for flag in flags:
-        if getattr(arguments, flag) not in (None, []):
+        if getattr(arguments, flag) not in (None, [], False):
             raise UserError(f"--{flag} {why}; leave it out")
 
 

@@ -24,6 +24,9 @@ def add(commands) -> None:
     generate.add_argument(
         "--prompt", default="none", help="name of the soft prompt to attach, or none"
     )
+    generate.add_argument(
+        "--lora", action="store_true", help="attach the low-rank adapters that the run trained"
+    )
     flags.which_model(generate)
     generate.add_argument("--max_length", type=int, default=32, help="longest answer, in tokens")
     generate.add_argument("--beams", type=int, help="beam search; 1 is greedy")
@@ -43,22 +46,28 @@ def _generate(arguments, overrides) -> None:
         runner, method, seed = models.open_run(pathlib.Path(run), arguments)
         params = runner.trained_params(method, seed, runner.initial_params(seed))
         model, decoder = runner.experiment.model, runner.experiment.decoder
-        buckets, names = runner.experiment.eval_buckets, [s.prompt for s in method.stages]
+        buckets = runner.experiment.eval_buckets
+        names = [name for stage in method.stages for name in stage.prompts]
+        adapters = method.adapters
+        if arguments.lora and adapters is None:
+            raise UserError(f"--lora: method {method.name!r} trains no adapters; leave it out")
     else:
-        flags.refuse(arguments, ("method",), "goes with a run, not with --checkpoint")
+        flags.refuse(arguments, ("method", "lora"), "goes with a run, not with --checkpoint")
         texts = arguments.words
         model, params = models.open_checkpoint(arguments)
-        decoder, buckets, names = None, (), model.network.config.prompt_names
+        decoder, buckets, names, adapters = None, (), model.network.config.prompt_names, None
     prompt = None if arguments.prompt == "none" else arguments.prompt
     if prompt is not None and prompt not in names:
         known = ", ".join([*sorted(set(filter(None, names))), "none"])
         raise UserError(f"--prompt {prompt}: this model has none such; use {known}")
     from promot_jax import partitioning
+    from promot_jax.attached import Attached
     from promot_jax.evaluation import Evaluator
 
+    attached = Attached(prompt, adapters if arguments.lora else None)
     decoder = _decoder(arguments, decoder)
     evaluator = Evaluator(model, partitioning.make_mesh(), decoder, len(texts), buckets)
-    print("\n".join(evaluator.answer(params, texts, arguments.max_length, prompt)))
+    print("\n".join(evaluator.answer(params, texts, arguments.max_length, attached)))
 
 
 def _check_generate(arguments) -> None:

@@ -37,7 +37,7 @@ def open_run(run: pathlib.Path, arguments):
     from promot_jax.experiment import Runner
 
     runner = Runner(experiment, run)
-    method = experiment.method(arguments.method or experiment.methods[-1].name)
+    method = experiment.method(arguments.method or experiment.selected[-1].name)
     seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
     for folder in method.folders:
         if not (run / f"seed_{seed}" / folder / "stage.json").exists():

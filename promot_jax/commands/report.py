@@ -1,4 +1,4 @@
-"""`promot report`: the page of a run."""
+"""`promot report`: the page of a run, or of several beside each other."""
 
 import pathlib
 
@@ -8,20 +8,35 @@ from promot_jax.commands import flags
 def add(commands) -> None:
     """Adds the command and its flags."""
     report = flags.command(
-        commands, "report", _report, "Rebuild report.html and report.md of a run."
+        commands,
+        "report",
+        _report,
+        "Rebuild the report of a run, or put several runs beside each other.",
+        "examples:\n"
+        "  promot report runs/mini\n"
+        "  promot report runs/mini runs/gentle --out runs/compared",
     )
-    report.add_argument("run", metavar="RUN", type=pathlib.Path, help="folder of a run")
+    report.add_argument(
+        "run", metavar="RUN", nargs="+", type=pathlib.Path, help="folder of a run; may be several"
+    )
+    report.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="folder for the report (default: the run's own; needed for several runs)",
+    )
 
 
 def _report(arguments, overrides) -> None:
     flags.no_overrides(overrides)
-    write(arguments.run)
+    write(*arguments.run, out=arguments.out)
 
 
-def write(folder: pathlib.Path) -> None:
-    """Writes the report of a run and prints its table."""
-    from promot_jax.report import build, records, tables
+def write(*folders: pathlib.Path, out: pathlib.Path | None = None) -> None:
+    """Writes the report of one run or several and prints its table."""
+    from promot_jax.report import build, terminal
 
-    page = build.build(folder)
-    print("\n" + tables.terminal_table(records.read(folder)))
+    found = build.read(folders, out)
+    page = build.write(found)
+    print("\n" + terminal.terminal_table(found))
     print(f"\nreport: {page}")

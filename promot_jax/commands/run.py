@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -9,6 +10,24 @@ from collections.abc import Iterator
 from promot_jax import configuration
 from promot_jax.commands import flags, report
 from promot_jax.errors import UserError
+
+# Flags that set a macro: (flag, macro, help). `your_data` has them all.
+MACROS = (
+    ("train", "TRAIN_FILE", "file of rows to train on: .jsonl, .json, .csv, .tsv or .parquet"),
+    (
+        "eval",
+        "EVAL_FILE",
+        "file of rows dealt alternately, in a fixed random order, to validation (chooses the "
+        "checkpoint) and test (read once, at the end)",
+    ),
+    ("test", "TEST_FILE", "file of test rows; --eval is then the validation split as a whole"),
+    ("template", "TEMPLATE", "input of a row, its fields in braces: '{premise} {hypothesis}'"),
+    ("target", "TARGET_TEMPLATE", "answer of a row, likewise: '{label}'"),
+    ("metric", "METRIC", "accuracy, exact_match, bleu or rouge2"),
+    ("checkpoint", "INITIAL_CHECKPOINT_PATH", "model to start from: " + flags.ANY_CHECKPOINT),
+)
+# These are paths, and are kept as absolute ones: a run opens from any folder.
+PATHS = ("train", "eval", "test", "checkpoint")
 
 
 def add(commands) -> None:
@@ -21,7 +40,9 @@ def add(commands) -> None:
         "A run that was interrupted continues when the same command is given again.\n\n"
         "examples:\n"
         "  promot run mini --seeds 0\n"
-        "  promot run mini --gin.MODEL_DIR=\"'runs/gentle'\" --gin.LEARNING_RATE=0.0005",
+        "  promot run mini --gin.MODEL_DIR=\"'runs/gentle'\" --gin.LEARNING_RATE=0.0005\n"
+        "  promot run your_data --train train.jsonl --eval dev.jsonl \\\n"
+        '    --template "question: {text}, is it a colour? answer:" --target "{label}"',
     )
     run.add_argument(
         "experiment",
@@ -29,6 +50,15 @@ def add(commands) -> None:
         help=f"one of {', '.join(configuration.experiments())}, or the path of a .gin file",
     )
     run.add_argument("--seeds", help="seeds to run, such as 0,1,2; the same as --gin.SEEDS=(0,1,2)")
+    run.add_argument("--methods", help="methods to run now, such as promot,fine_tuning")
+    run.add_argument(
+        "--preview",
+        action="store_true",
+        help="say what the target's rows are (number, examples, classes, lengths), then stop",
+    )
+    own = run.add_argument_group("rows of your own", "with the experiment your_data")
+    for flag, macro, meaning in MACROS:
+        own.add_argument(f"--{flag}", help=f"{meaning} (gin: {macro})".replace("%", "%%"))
     run.add_argument(
         "--gin_file", action="append", default=[], help="a further .gin file; may be repeated"
     )
@@ -47,15 +77,29 @@ def add(commands) -> None:
 
 
 def _run(arguments, overrides) -> None:
-    if arguments.seeds is not None:
-        if not re.fullmatch(r"\d+(,\d+)*", arguments.seeds):
-            raise UserError(f"--seeds {arguments.seeds!r}: expected numbers such as 0,1,2")
-        overrides = [*overrides, f"--gin.SEEDS=({arguments.seeds},)"]
     files = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
+    read = list(files)
+    if arguments.checkpoint is not None and arguments.experiment == "your_data":
+        # The network and vocabulary of the checkpoint take the place of the miniature's.
+        read.insert(1, str(configuration.GIN_FOLDER / "models" / "checkpoint.gin"))
     searched = [folder for folder in arguments.gin_search_paths.split(",") if folder]
-    configuration.parse(files, overrides, searched)
+    own = _own(arguments)
+    overrides = [*_chosen(arguments), *own.values(), *overrides]
+    configuration.parse(read, overrides, searched)
+    for flag, binding in own.items():
+        _check_takes(arguments.experiment, flag, binding)
     configuration.check_all_used(files, overrides)
     experiment, model_dir, config = configuration.built()
+    from promot_jax import preview
+
+    if arguments.preview or preview.needed(experiment):
+        looked = preview.Preview(experiment)
+        print("\n".join(looked.lines()))
+        if arguments.preview:
+            return
+        settled = [f"--gin.{name}={value!r}" for name, value in looked.settled().items()]
+        configuration.parse(read, [*overrides, *settled], searched)
+        experiment, model_dir, config = configuration.built()
     with locked(model_dir):
         configuration.keep(model_dir, config)
         from promot_jax import partitioning, trees
@@ -65,6 +109,46 @@ def _run(arguments, overrides) -> None:
         partitioning.keep_compiled(model_dir / ".compiled")
         Runner(experiment, model_dir).run(shorten())
         report.write(model_dir)
+
+
+def _chosen(arguments) -> list[str]:
+    """Returns the gin flags that --seeds and --methods stand for."""
+    chosen = []
+    if arguments.seeds is not None:
+        if not re.fullmatch(r"\d+(,\d+)*", arguments.seeds):
+            raise UserError(f"--seeds {arguments.seeds!r}: expected numbers such as 0,1,2")
+        chosen.append(f"--gin.SEEDS=({arguments.seeds},)")
+    if arguments.methods is not None:
+        if not re.fullmatch(r"\w+(,\w+)*", arguments.methods):
+            raise UserError(
+                f"--methods {arguments.methods!r}: expected names such as promot,fine_tuning"
+            )
+        chosen.append(f"--gin.METHODS={tuple(arguments.methods.split(','))!r}")
+    return chosen
+
+
+def _own(arguments) -> dict[str, str]:
+    """Returns the gin flag of each flag of `MACROS` that was given."""
+    given = {}
+    for flag, macro, _ in MACROS:
+        value = getattr(arguments, flag)
+        if value is not None:
+            if flag in PATHS and os.path.exists(value):
+                value = os.path.abspath(value)
+            given[flag] = f"--gin.{macro}={value!r}"
+    return given
+
+
+def _check_takes(experiment: str, flag: str, binding: str) -> None:
+    """Raises UserError for a flag whose macro an experiment does not use."""
+    try:
+        configuration.check_all_used([], [binding])
+    except UserError:
+        macro = binding.removeprefix("--gin.").split("=")[0]
+        raise UserError(
+            f"--{flag}: the experiment {experiment} does not use {macro}; `promot run your_data` "
+            "takes rows of your own"
+        ) from None
 
 
 @contextlib.contextmanager

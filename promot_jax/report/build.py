@@ -1,25 +1,65 @@
-"""Builds the report of a run folder."""
+"""Builds the report of a run folder, or of several."""
 
 import pathlib
+from collections.abc import Sequence
 
-from promot_jax.report import charts, figures, markdown, page, palette, records
+from promot_jax.errors import UserError
+from promot_jax.report import charts, exports, figures, markdown, merge, page, palette, records
+from promot_jax.report.records import Records
+
+Folder = str | pathlib.Path
 
 
-def build(run_dir: str | pathlib.Path) -> pathlib.Path:
-    """Writes `report.html`, `report.md` and `figures/` into a run folder.
+def build(*run_dirs: Folder, out: Folder | None = None) -> pathlib.Path:
+    """Writes `report.html`, `report.md`, `scores.csv`, `scores.json` and `figures/`.
 
-    The run may still be going on: what is missing is named in the report.
+    A run may still be going on: what is missing is named in the report.
+
+    Args:
+      *run_dirs: run folders; the methods of several stand beside each other.
+      out: folder that is written into; of a single run, the run folder itself by default.
 
     Returns:
       The path of `report.html`.
 
     Raises:
-      UserError: the folder is no run folder, or its `run.json` cannot be understood.
+      UserError: a folder is no run folder, or its `run.json` cannot be understood; the runs cannot
+        be compared; several runs have no `out`, or `out` is no folder of its own.
     """
-    found = records.read(run_dir)
+    return write(read(run_dirs, out))
+
+
+def read(run_dirs: Sequence[Folder], out: Folder | None = None) -> Records:
+    """Reads the runs of a report; arguments and errors are those of `build`."""
+    folder = _out(run_dirs, out)
+    return merge.merge([records.read(run_dir) for run_dir in run_dirs], folder)
+
+
+def write(found: Records) -> pathlib.Path:
+    """Writes the report of records into their folder; returns the path of the page."""
+    folder = found.folder
+    folder.mkdir(parents=True, exist_ok=True)
     styles = palette.styles(found)
-    drawn = figures.draw(charts.charts(found), styles, found.folder)
-    (found.folder / "report.md").write_text(markdown.markdown(found, drawn), encoding="utf-8")
-    html = found.folder / "report.html"
-    html.write_text(page.page(found, styles, drawn), encoding="utf-8")
-    return html
+    drawn = figures.draw(charts.charts(found), styles, folder)
+    for name, text in (
+        ("report.md", markdown.markdown(found, drawn)),
+        ("scores.csv", exports.scores_csv(found)),
+        ("scores.json", exports.scores_json(found)),
+        ("report.html", page.page(found, styles, drawn)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "report.html"
+
+
+def _out(run_dirs: Sequence[Folder], out: Folder | None) -> pathlib.Path:
+    """Returns the folder that the report goes to, after checks."""
+    if out is None:
+        if len(run_dirs) > 1:
+            raise UserError("the report of several runs needs a folder: give --out FOLDER")
+        return pathlib.Path(run_dirs[0])
+    folder = pathlib.Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder")
+    if (folder / "run.json").exists():
+        raise UserError(f"--out {folder} is a run folder itself; name another, such as a new one")
+    return folder

@@ -2,17 +2,17 @@
 
 import re
 
-from promot_jax.report import facts, scores, summary
+from promot_jax.report import facts, gaps, outputs, scores, summary
 from promot_jax.report.figures import Figure
 from promot_jax.report.records import Records
-from promot_jax.report.tables import Cell, Row, score_table
+from promot_jax.report.tables import Cell, Row, score_table, with_shots
 
 
 def markdown(records: Records, figures: list[Figure]) -> str:
     """Returns the report as Markdown."""
     words = [*summary.sentences(records), summary.reading(records)]
-    parts = [f"# {_escaped(facts.title(records))}", _escaped(" ".join(words))]
-    notes = summary.missing(records)
+    parts = [f"# {_escaped(facts.title(records))}", *map(_escaped, words)]
+    notes = gaps.missing(records)
     if notes:
         parts.append("**What is missing**\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
     if records.results:
@@ -21,11 +21,12 @@ def markdown(records: Records, figures: list[Figure]) -> str:
         parts.append("## Curves")
         parts += [_figure(figure) for figure in figures]
     if records.samples:
-        parts += ["## Outputs", _escaped(facts.samples_caption(records)), *_samples(records)]
+        parts += ["## Outputs", _escaped(outputs.samples_caption(records)), *_samples(records)]
     if records.stages:
-        parts += ["## Stages", _stages(records)]
-    lines = [f"| {name} | {_escaped(text)} |" for name, text in facts.setting(records)]
-    parts += ["## Setting", "\n".join(["| | |", "| --- | --- |", *lines])]
+        parts.append("## Stages")
+        parts += [_heading(records, run) + _stages(run) for run in records.parts if run.stages]
+    parts.append("## Setting")
+    parts += [_heading(records, run) + _setting(run) for run in records.parts]
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,15 +45,17 @@ def _scores(records: Records) -> str:
     lines = [
         _table_row(["Task", "Metric", *heads]),
         _table_row(["---", "---", *["---:"] * len(heads)]),
-        _score_row(table.target, f"**{_escaped(table.target.label)}**, fine-tuned on"),
     ]
-    if table.average:
-        lines.append(_score_row(table.average, "**Norm. Avg.**"))
-    for family, rows in table.families:
-        lines.append(_table_row([f"*{_escaped(family)}*", "", *[""] * len(heads)]))
-        lines += [_score_row(row, _escaped(row.label)) for row in rows]
-    if table.share:
-        lines.append(_score_row(table.share, f"**{_escaped(table.share.label)}**"))
+    lines += [_score_row(row, f"**{_escaped(row.label)}**, fine-tuned on") for row in table.targets]
+    for block in table.blocks:
+        if block.title:
+            lines.append(_table_row([f"**{block.title} tasks**", "", *[""] * len(heads)]))
+        lines.append(_score_row(block.average, "**Norm. Avg.**"))
+        for family, rows in block.families:
+            lines.append(_table_row([f"*{_escaped(family)}*", "", *[""] * len(heads)]))
+            lines += [_score_row(row, _escaped(row.label)) for row in rows]
+        if block.share:
+            lines.append(_score_row(block.share, f"**{_escaped(block.share.label)}**"))
     return "\n".join(lines)
 
 
@@ -77,7 +80,7 @@ def _figure(figure: Figure) -> str:
 def _samples(records: Records) -> list[str]:
     """Returns a table a task: examples down, methods across."""
     found = []
-    for task, examples in facts.samples_by_task(records):
+    for task, examples in outputs.samples_by_task(records):
         methods = [m for m in records.methods if any(m.name in answers for answers in examples)]
         lines = [
             _table_row(["Input", "Target", *(_escaped(method.label) for method in methods)]),
@@ -88,16 +91,27 @@ def _samples(records: Records) -> list[str]:
             given = [answers[m.name].prediction if m.name in answers else "–" for m in methods]
             cells = [example.input, " / ".join(example.targets), *given]
             lines.append(_table_row([_escaped(cell) or "*(empty)*" for cell in cells]))
-        found.append(f"### {_escaped(task.label)}\n\n" + "\n".join(lines))
+        found.append(f"### {_escaped(with_shots(records, task))}\n\n" + "\n".join(lines))
     return found
 
 
-def _stages(records: Records) -> str:
-    heads = ["Stage", "Steps", "Best step", "Trained parameters", "Frozen parameters", "Time"]
-    lines = [_table_row(heads), _table_row(["---", *["---:"] * (len(heads) - 1)])]
-    for name in dict.fromkeys(run.name for run in records.stages):
-        line = facts.stage_facts([run for run in records.stages if run.name == name])
-        label = f"{name} ({line['lineage']})" if line["lineage"] else name
-        values = [line[key] for key in ("steps", "best", "trainable", "frozen", "time")]
-        lines.append(_table_row([_escaped(label), *map(_escaped, values)]))
+def _heading(records: Records, run: Records) -> str:
+    """Returns the name of one of several runs, nothing for a single run."""
+    return f"### {_escaped(str(run.about['experiment']))}\n\n" if records.runs else ""
+
+
+def _stages(run: Records) -> str:
+    lines = [
+        _table_row(["Stage", *facts.STAGE_HEADS.values()]),
+        _table_row(["---", "---", *["---:"] * (len(facts.STAGE_HEADS) - 1)]),
+    ]
+    for name in dict.fromkeys(stage.name for stage in run.stages):
+        line = facts.stage_facts(run, name)
+        values = [line[key] for key in facts.STAGE_HEADS]
+        lines.append(_table_row([_escaped(f"{name} ({line['lineage']})"), *map(_escaped, values)]))
     return "\n".join(lines)
+
+
+def _setting(run: Records) -> str:
+    lines = [f"| {name} | {_escaped(text)} |" for name, text in facts.setting(run)]
+    return "\n".join(["| | |", "| --- | --- |", *lines])

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from promot_jax.report import facts, results, sections, style, summary
+from promot_jax.report import facts, gaps, results, sections, style, summary
 from promot_jax.report.figures import Figure
 from promot_jax.report.palette import Style
 from promot_jax.report.records import Records
@@ -48,21 +48,28 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
 <main>
 {bodies}
 </main>
-<footer>Made by <code>promot report {escape(records.folder.resolve().name)}</code>.</footer>
+<footer>Made by <code>{escape(_command(records))}</code>. The numbers of the table, for programs:
+<code>scores.csv</code>, <code>scores.json</code>.</footer>
 </body>
 </html>
 """
+
+
+def _command(records: Records) -> str:
+    runs = " ".join(run.folder.resolve().name for run in records.parts)
+    out = f" --out {records.folder.resolve().name}" if records.runs else ""
+    return f"promot report {runs}{out}"
 
 
 def _header(records: Records) -> str:
     experiment = escape(str(records.about.get("experiment", records.folder.name)))
     date = escape(str(records.about.get("started") or "")[:10])
     seeds = summary.plural(len(records.seeds), "seed")
-    parts = ("promot_jax", f"<b>{experiment}</b>", seeds, date)
-    text = escape(_unbroken(" ".join(summary.sentences(records))))
+    parts = ("promot_jax", f"<b>{experiment}</b>", "" if records.runs else seeds, date)
+    text = "".join(f"<p>{escape(_unbroken(part))}</p>" for part in summary.sentences(records))
     return (
         f'<p class="eyebrow">{" · ".join(part for part in parts if part)}</p>'
-        f'<h1>{escape(facts.title(records))}</h1><p class="lede">{text}</p>'
+        f'<h1>{escape(facts.title(records))}</h1><div class="lede">{text}</div>'
         f'<p class="say">{escape(summary.reading(records))}</p>'
     )
 
@@ -73,7 +80,7 @@ def _unbroken(text: str) -> str:
 
 
 def _notes(records: Records) -> str:
-    notes = "".join(f"<li>{escape(note)}</li>" for note in summary.missing(records))
+    notes = "".join(f"<li>{escape(note)}</li>" for note in gaps.missing(records))
     if not notes:
         return ""
     return f'<aside class="note"><h2>What is missing</h2><ul>{notes}</ul></aside>'

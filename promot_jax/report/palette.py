@@ -44,19 +44,32 @@ _OTHERS = (
     Style("#96690a", "#eab544", "P", (8, 2)),
     Style("#5b5bc4", "#a9a9f5", "X", (3, 1, 1, 1, 1, 1)),
     Style("#7a6a5a", "#c9b8a6", "p", (1.5, 1)),
-    Style("#3b8ea5", "#8ed4e6", "h", (10, 3)),
+    Style("#2f7f95", "#8ed4e6", "h", (10, 3)),
+    Style("#9b2335", "#ff9da7", "<", (4, 1, 1, 1)),
+    Style("#4f7a1c", "#b2d977", ">", (7, 1.5, 2, 1.5)),
+    Style("#7f3fa0", "#d5a6f0", "*", (3, 3)),
+    Style("#3d4b63", "#c3cde0", "d", (9, 1.5, 1, 1.5)),
 )
 
 
 def styles(records: Records) -> dict[str, Style]:
-    """Returns method name → style; names without a style of their own take the rest in turn."""
-    chosen, taken = {}, 0
+    """Returns method name → style; methods without a style of their own take the rest in turn."""
+    chosen: dict[str, Style] = {}
+    taken = 0
     for method in records.methods:
-        if method is records.pretrained:
-            chosen[method.name] = _PRETRAINED
-        elif method.name in _KNOWN:
-            chosen[method.name] = _KNOWN[method.name]
-        else:
-            chosen[method.name] = _OTHERS[taken % len(_OTHERS)]
+        known = _PRETRAINED if not method.stages else _KNOWN.get(method.kind)
+        if known is None or known in chosen.values():
+            known = _other(taken)
             taken += 1
+        chosen[method.name] = known
     return chosen
+
+
+def _other(place: int) -> Style:
+    """Returns a style by its place; beyond the list colours return with other markers."""
+    round_, index = divmod(place, len(_OTHERS))
+    style = _OTHERS[index]
+    if not round_:
+        return style
+    marker = _OTHERS[(index + 2 * round_ + 1) % len(_OTHERS)].marker
+    return dataclasses.replace(style, marker=marker)

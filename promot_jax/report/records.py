@@ -10,13 +10,18 @@ import json
 import math
 import pathlib
 import re
+import statistics
+from collections.abc import Sequence
 
 from promot_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task that scores are measured on; scores are 0 to 100."""
+    """A task that scores are measured on; scores are 0 to 100.
+
+    `shots` counts the solved examples in each input; `labels` are the answers a target knows.
+    """
 
     name: str
     label: str
@@ -24,24 +29,37 @@ class Task:
     family: str = ""
     generative: bool = False
     labels: tuple[str, ...] = ()
+    shots: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A column of the results: stage folders in order, none for the pretrained model."""
+    """A column of the results: stage folders in order, none for the pretrained model.
+
+    `name` is unique in its `Records`; `kind` is the name that its own run gives it, and `run` that
+    run's name. They differ where several runs are merged. `pretrained` names the method that it
+    is compared with.
+    """
 
     name: str
     label: str
     stages: tuple[str, ...]
+    kind: str = ""
+    run: str = ""
+    pretrained: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The score of one method and seed on one task; `label_share` is in per cent of outputs."""
+    """The score of one method and seed on one task; `label_share` is in per cent of outputs.
+
+    `evaluated_as` is the registered task behind the score where that is a variant of the task.
+    """
 
     score: float
     label_share: float | None
     count: int | None
+    evaluated_as: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +99,25 @@ class StageRun:
                 found[step] = value
         return dict(sorted(found.items()))
 
+    def mean_series(self, keys: Sequence[str]) -> dict[int, float]:
+        """Returns step → plain mean of several scalars, at the steps that have them all."""
+        found = [self.series(key) for key in keys]
+        steps = sorted(set.intersection(*map(set, found))) if found else []
+        return {step: statistics.fmean(series[step] for series in found) for step in steps}
+
 
 @dataclasses.dataclass(frozen=True)
 class Records:
     """All that a run folder holds.
 
     `results` maps (method, task) to seed → Result; the seed is None for a method without training.
-    `about` is `run.json` as it stands, for facts that are only printed.
+    `about` is `run.json` as it stands, for facts that are only printed. `runs` are the single runs
+    that were merged, none for the records of one run.
     """
 
     folder: pathlib.Path
     about: dict
-    target: Task
+    targets: tuple[Task, ...]
     tasks: tuple[Task, ...]
     methods: tuple[Method, ...]
     seeds: tuple[int, ...]
@@ -101,16 +126,40 @@ class Records:
     stages: tuple[StageRun, ...]
     configuration: str
     notes: tuple[str, ...]
+    runs: tuple["Records", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Records", ...]:
+        """The single runs: those that were merged, or these records themselves."""
+        return self.runs or (self,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The answers that the targets know, each once."""
+        return tuple(dict.fromkeys(label for task in self.targets for label in task.labels))
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """The numbers of shots among the unseen tasks, in ascending order."""
+        return tuple(sorted({task.shots for task in self.tasks}))
 
     @property
     def pretrained(self) -> Method | None:
-        """The method without stages, against which the others are compared."""
+        """The method without stages; the first of them where runs with different ones meet."""
         return next((method for method in self.methods if not method.stages), None)
 
-    @property
-    def generative(self) -> tuple[Task, ...]:
-        """The evaluation tasks whose answers are free text."""
-        return tuple(task for task in self.tasks if task.generative)
+    def base(self, method: Method) -> Method | None:
+        """Returns the pretrained model that a method is compared with, None for itself."""
+        names = {other.name: other for other in self.methods}
+        return names.get(method.pretrained) if method.pretrained != method.name else None
+
+    def unseen(self, shots: int | None = None, *, generative: bool = False) -> tuple[Task, ...]:
+        """Returns the unseen tasks with a number of shots (None: all), or those of free text."""
+        return tuple(
+            task
+            for task in self.tasks
+            if shots in (None, task.shots) and (task.generative or not generative)
+        )
 
 
 def number(value: object) -> float | None:
@@ -130,26 +179,25 @@ def read(run_dir: str | pathlib.Path) -> Records:
     about = _read_about(folder)
     notes: list[str] = []
     try:
-        target = _task(about["target"])
-        methods = tuple(
-            Method(m["name"], m.get("label", m["name"]), tuple(m.get("stages") or ()))
-            for m in about["methods"]
-        )
-        tasks = tuple(_task(task) for task in about["tasks"] if task["task"] != target.name)
+        # Runs of before there could be several have one "target".
+        targets = tuple(map(_task, about.get("targets") or [about["target"]]))
+        methods = _methods(about["methods"], _name(about, folder))
+        aims = {target.name for target in targets}
+        tasks = tuple(_task(task) for task in about["tasks"] if task["task"] not in aims)
         seeds = tuple(int(seed) for seed in about.get("seeds") or ())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder / 'run.json'}: target, tasks, methods or seeds are not as `promot run` "
+            f"{folder / 'run.json'}: targets, tasks, methods or seeds are not as `promot run` "
             f"writes them ({type(error).__name__}: {error}); restore the file or run again"
         ) from error
     config = folder / "config.gin"
-    results = _read_results(folder, {m.name for m in methods}, {target, *tasks}, notes)
+    results = _read_results(folder, {m.name for m in methods}, {*targets, *tasks}, notes)
     samples = _read_samples(folder, notes)
     stages = _read_stages(folder, methods, notes)
     return Records(
         folder=folder,
         about=about,
-        target=target,
+        targets=targets,
         tasks=tasks,
         methods=methods,
         seeds=seeds,
@@ -182,6 +230,26 @@ def _read_about(folder: pathlib.Path) -> dict:
     return about
 
 
+def _name(about: dict, folder: pathlib.Path) -> str:
+    return str(about.get("experiment") or folder.resolve().name)
+
+
+def _methods(entries: list[dict], run: str) -> tuple[Method, ...]:
+    """Returns the columns; all are compared with the first that has no stages."""
+    pretrained = next((entry["name"] for entry in entries if not entry.get("stages")), None)
+    return tuple(
+        Method(
+            name=entry["name"],
+            label=entry.get("label", entry["name"]),
+            stages=tuple(entry.get("stages") or ()),
+            kind=entry["name"],
+            run=run,
+            pretrained=pretrained,
+        )
+        for entry in entries
+    )
+
+
 def _task(entry: dict) -> Task:
     return Task(
         name=entry["task"],
@@ -190,6 +258,7 @@ def _task(entry: dict) -> Task:
         family=entry.get("family") or "Other",
         generative=bool(entry.get("generative")),
         labels=tuple(entry.get("labels") or ()),
+        shots=int(entry.get("shots") or 0),
     )
 
 
@@ -227,9 +296,12 @@ def _read_results(folder, methods: set[str], tasks: set[Task], notes: list[str])
         if method not in methods or task not in names or score is None:
             unknown += 1
             continue
-        count = number(row.get("count"))
+        count, variant = number(row.get("count")), row.get("evaluated_as")
         results.setdefault((method, task), {})[row.get("seed")] = Result(
-            score, number(row.get("label_share")), None if count is None else int(count)
+            score=score,
+            label_share=number(row.get("label_share")),
+            count=None if count is None else int(count),
+            evaluated_as=variant if isinstance(variant, str) and variant != task else None,
         )
     if unknown:
         notes.append(

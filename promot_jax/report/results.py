@@ -5,19 +5,25 @@ from html import escape
 from promot_jax.report import facts, scores
 from promot_jax.report.records import Records
 from promot_jax.report.scores import Spread
-from promot_jax.report.tables import Cell, Row, labels_name, score_table
+from promot_jax.report.tables import Block, Cell, Row, labels_name, score_table
 
 
 def glance(records: Records, places: dict[str, int]) -> str:
-    """Returns a card with bars each for the target, the average and the share of labels."""
+    """Returns a card with bars for each target, the average and the share of labels.
+
+    Of several numbers of shots it is the fewest.
+    """
     table = score_table(records)
-    cards = [(f"{records.target.label}, the fine-tuned task", table.target.unit, table.target)]
-    if table.average:
-        unit = f"Norm. Avg., {table.average.unit}"
-        cards.append(("Average of the other tasks", unit, table.average))
-    if table.share:
-        heading = f"{labels_name(records.target)} as an answer"
-        cards.append((heading, "% of outputs on unseen generative tasks", table.share))
+    cards = [(f"{row.label}, fine-tuned", row.unit, row) for row in table.targets]
+    for block in table.blocks[:1]:
+        average, share = block.average, block.share
+        # A hyphen that does not break: "1-shot" stays in one line.
+        several = f", {block.title}".replace("-", "\u2011") if block.title else ""
+        heading = f"Average of the other tasks{several}"
+        cards.append((heading, f"Norm. Avg., {average.unit}", average))
+        if share:
+            heading = f"{labels_name(records)} as an answer{several}"
+            cards.append((heading, "% of outputs on unseen generative tasks", share))
     shown = [card for card in cards if any(cell.spread for cell in card[2].cells)]
     texts = [_card(records, places, *card) for card in shown]
     return f'<div class="glance">{"".join(texts)}</div>' if texts else ""
@@ -63,21 +69,30 @@ def score_section(records: Records, places: dict[str, int]) -> str:
         f"{escape(method.label)}</th>"
         for method in records.methods
     )
-    body = _lead(_row(table.target, wide, remark=", fine-tuned"))
-    if table.average:
-        body += _lead(_row(table.average, wide))
-    for family, members in table.families:
-        body += (
-            f'<tbody><tr class="family"><th scope="rowgroup">{escape(family)}</th>'
-            f'<td colspan="{len(records.methods)}"></td></tr>'
-            f"{''.join(_row(row, wide) for row in members)}</tbody>"
-        )
-    if table.share:
-        body += _lead(_row(table.share, wide))
+    body = "".join(_lead(_row(row, wide, remark=", fine-tuned")) for row in table.targets)
+    body += "".join(_block(block, wide) for block in table.blocks)
     return f"""<p class="say">{escape(facts.scores_caption(records))}</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Table of results, scrolls sideways">
 <table class="scores"><thead><tr><th scope="col">Task</th>{heads}</tr></thead>
 {body}</table></div>"""
+
+
+def _block(block: Block, wide: list[bool]) -> str:
+    """Returns the rows of the tasks with one number of shots."""
+    empty = f'<td colspan="{len(wide)}"></td>'
+    text = ""
+    if block.title:
+        text += (
+            f'<tbody class="block"><tr><th scope="rowgroup">{escape(block.title)} tasks</th>'
+            f"{empty}</tr></tbody>"
+        )
+    text += _lead(_row(block.average, wide))
+    for family, rows in block.families:
+        text += (
+            f'<tbody><tr class="family"><th scope="rowgroup">{escape(family)}</th>{empty}</tr>'
+            f"{''.join(_row(row, wide) for row in rows)}</tbody>"
+        )
+    return text + (_lead(_row(block.share, wide)) if block.share else "")
 
 
 def _lead(row: str) -> str:

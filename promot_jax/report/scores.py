@@ -58,17 +58,31 @@ def task_score(records: Records, method: Method, task: Task) -> Spread | None:
     return _mean_over_tasks(records, method, (task,), lambda result: result.score)
 
 
-def normalized_average(records: Records, method: Method) -> Spread | None:
-    """Returns "Norm. Avg." over seeds: the plain mean of the evaluation tasks (paper, 5.1).
+def normalized_average(records: Records, method: Method, shots: int | None = None) -> Spread | None:
+    """Returns "Norm. Avg." over seeds: the plain mean of the unseen tasks (paper, 5.1).
 
     A seed counts only where every task is scored, else means over different tasks would mix.
+
+    Args:
+      records: the run.
+      method: one of its methods.
+      shots: only the tasks with as many solved examples in their inputs; None takes all.
     """
-    return _mean_over_tasks(records, method, records.tasks, lambda result: result.score)
+    return _mean_over_tasks(records, method, records.unseen(shots), lambda result: result.score)
 
 
-def label_share(records: Records, method: Method) -> Spread | None:
-    """Returns the per cent of outputs in the target's label set, mean over generative tasks."""
-    return _mean_over_tasks(records, method, records.generative, lambda result: result.label_share)
+def label_share(records: Records, method: Method, shots: int | None = None) -> Spread | None:
+    """Returns the per cent of outputs in the targets' label set, mean over generative tasks.
+
+    `shots` chooses tasks as in `normalized_average`.
+    """
+    tasks = records.unseen(shots, generative=True)
+    return _mean_over_tasks(records, method, tasks, lambda result: result.label_share)
+
+
+def difference(spread: Spread | None, base: Spread | None) -> float | None:
+    """Returns the distance of two means, None where one is not known."""
+    return None if spread is None or base is None else spread.mean - base.mean
 
 
 def _mean_over_tasks(

@@ -2,12 +2,12 @@
 
 import base64
 import pathlib
-import string
 from html import escape
 
-from promot_jax.report import facts
+from promot_jax.report import facts, outputs
 from promot_jax.report.figures import Figure
 from promot_jax.report.records import Method, Records, Sample, Task
+from promot_jax.report.tables import with_shots
 
 # Texts of more examples than this a task stay folded.
 _OPEN_SAMPLES = 1
@@ -40,7 +40,7 @@ def _data_uri(path: pathlib.Path) -> str:
 def samples(records: Records, places: dict[str, int]) -> str:
     """Returns sample outputs by task, the methods' answers side by side."""
     articles = []
-    for task, examples in facts.samples_by_task(records):
+    for task, examples in outputs.samples_by_task(records):
         shown = [_sample(records, places, task, example) for example in examples]
         rest = ""
         if len(shown) > _OPEN_SAMPLES:
@@ -48,16 +48,16 @@ def samples(records: Records, places: dict[str, int]) -> str:
             rest = (
                 f"<details><summary>{more} more</summary>{''.join(shown[_OPEN_SAMPLES:])}</details>"
             )
-        note = "fine-tuned" if task is records.target else task.family
+        note = "fine-tuned" if task in records.targets else task.family
         articles.append(
-            f'<article class="card"><h3>{escape(task.label)}'
+            f'<article class="card"><h3>{escape(with_shots(records, task))}'
             f'<span class="family">{escape(note)}</span></h3>'
             f"{''.join(shown[:_OPEN_SAMPLES])}{rest}</article>"
         )
     if not articles:
         return ""
     return (
-        f'<p class="say">{escape(facts.samples_caption(records))}</p>'
+        f'<p class="say">{escape(outputs.samples_caption(records))}</p>'
         f'<div class="samples">{"".join(articles)}</div>'
     )
 
@@ -79,35 +79,42 @@ def _sample(records, places, task: Task, answers: dict[str, Sample]) -> str:
 
 def _answer(records: Records, task: Task, sample: Sample) -> str:
     text = escape(sample.prediction) if sample.prediction.strip() else "<em>(empty)</em>"
-    bare = sample.prediction.strip().rstrip(string.punctuation + string.whitespace)
-    if task.generative and bare in records.target.labels:
-        return f'{text}<span class="mark leak">answer of {escape(records.target.label)}</span>'
+    if targets := outputs.leaked_from(records, task, sample):
+        return f'{text}<span class="mark leak">answer of {escape(targets)}</span>'
     return f'{text}<span class="mark">✓ target</span>' if sample.matches else text
 
 
 def stages(records: Records) -> str:
-    """Returns the table of stages: who uses them, steps, best steps, sizes, time."""
-    if not records.stages:
+    """Returns the table of stages of each run: who uses them, steps, best steps, sizes, time."""
+    tables = [(_heading(records, run) + _stage_table(run)) for run in records.parts if run.stages]
+    if not tables:
         return ""
-    names = dict.fromkeys(run.name for run in records.stages)
-    rows = "".join(_stage_row(records, name) for name in names)
-    return f"""<p class="say">A stage starts from the best checkpoint of the one before it; stages
-that several methods share run once. Steps and times are per seed.</p>
-<div class="card scroll" tabindex="0" role="region" aria-label="Table of stages, scrolls sideways">
-<table class="stages"><thead><tr><th scope="col">Stage</th><th scope="col">Part of</th>
-<th scope="col">Steps</th><th scope="col">Best step</th><th scope="col">Trained parameters</th>
-<th scope="col">Frozen parameters</th><th scope="col">Time</th></tr></thead>
-<tbody>{rows}</tbody></table></div>"""
-
-
-def _stage_row(records: Records, name: str) -> str:
-    runs = [run for run in records.stages if run.name == name]
-    line = facts.stage_facts(runs)
-    users = ", ".join(_part(method, name) for method in records.methods if name in method.stages)
-    cells = "".join(
-        f"<td>{escape(line[key])}</td>" for key in ("steps", "best", "trainable", "frozen", "time")
+    return (
+        '<p class="say">A stage starts from the best checkpoint of the one before it; stages that '
+        f"several methods share run once. Steps and times are per seed.</p>{''.join(tables)}"
     )
-    lineage = f"<br><small>{escape(line['lineage'])}</small>" if line["lineage"] else ""
+
+
+def _heading(records: Records, run: Records) -> str:
+    """Returns the name of one of several runs, nothing for a single run."""
+    return f'<h3 class="run">{escape(str(run.about["experiment"]))}</h3>' if records.runs else ""
+
+
+def _stage_table(run: Records) -> str:
+    names = dict.fromkeys(stage.name for stage in run.stages)
+    rows = "".join(_stage_row(run, name) for name in names)
+    heads = "".join(f'<th scope="col">{head}</th>' for head in facts.STAGE_HEADS.values())
+    return f"""
+<div class="card scroll" tabindex="0" role="region" aria-label="Table of stages, scrolls sideways">
+<table class="stages"><thead><tr><th scope="col">Stage</th><th scope="col">Part of</th>{heads}
+</tr></thead><tbody>{rows}</tbody></table></div>"""
+
+
+def _stage_row(run: Records, name: str) -> str:
+    line = facts.stage_facts(run, name)
+    users = ", ".join(_part(method, name) for method in run.methods if name in method.stages)
+    cells = "".join(f"<td>{escape(line[key])}</td>" for key in facts.STAGE_HEADS)
+    lineage = f"<br><small>{escape(line['lineage'])}</small>"
     return f'<tr><th scope="row">{escape(name)}{lineage}</th><td>{escape(users)}</td>{cells}</tr>'
 
 
@@ -119,11 +126,15 @@ def _part(method: Method, stage: str) -> str:
 
 
 def setting(records: Records) -> str:
-    """Returns command, machine, seeds and times, and the configuration folded."""
+    """Returns command, machine, seeds and times of each run, the configuration folded."""
+    return "".join(_heading(records, run) + _setting(run) for run in records.parts)
+
+
+def _setting(run: Records) -> str:
     lines = "".join(
-        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.setting(records)
+        f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.setting(run)
     )
-    text = escape(records.configuration)
+    text = escape(run.configuration)
     config = (
         f"<details><summary>Configuration (config.gin)</summary><pre>{text}</pre></details>"
         if text.strip()

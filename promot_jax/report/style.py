@@ -34,6 +34,7 @@ h2 { margin: 0 0 .25rem; font-size: 1.375rem; font-weight: 650; line-height: 1.2
 h3 { margin: 0; font-size: 1rem; font-weight: 650; line-height: 1.35; }
 p { margin: 0 0 .75rem; }
 .lede { max-width: 68ch; font-size: 1.0625rem; }
+.lede p { margin: 0 0 .6rem; }
 .top .say { margin-bottom: 0; font-size: .875rem; }
 .say { max-width: 72ch; margin: 0 0 1.25rem; color: var(--muted); font-size: .9375rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: 1.5rem 0 0; padding: 0;
@@ -79,6 +80,7 @@ thead th { padding-top: 1rem; padding-bottom: .75rem; font-weight: 600; vertical
 tbody tr:first-child > * { border-top: 1px solid var(--rule); }
 .scores .family th { padding-top: 1rem; padding-bottom: .25rem; color: var(--muted);
   font-size: .8125rem; font-weight: 600; }
+.scores .block th { padding-top: 1.5rem; font-weight: 650; font-size: 1.0625rem; }
 .scores .lead th, .scores .lead td { padding-top: .75rem; padding-bottom: .75rem; }
 .scores .lead th[scope=row], .scores .lead .mean { font-weight: 650; }
 .scores .lead th small { font-weight: 400; }
@@ -90,15 +92,10 @@ tbody tr:first-child > * { border-top: 1px solid var(--rule); }
 .up { color: var(--up); } .down { color: var(--down); } .same { color: var(--muted); }
 .absent { color: var(--muted); }
 
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr));
-  gap: 1.25rem; margin-top: 1rem; }
-@media (min-width: 60rem) {
-  .figures:not(.small) figure:first-child:nth-last-child(odd) { grid-column: 1 / -1;
-    flex-direction: row; gap: 2.5rem; align-items: center; padding: 1.5rem 2rem; }
-  .figures:not(.small) figure:first-child:nth-last-child(odd) picture { flex: 0 1 36rem; }
-  .figures:not(.small) figure:first-child:nth-last-child(odd) figcaption { flex: 1 1 14rem; }
-}
-.figures.small { grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr));
+.figures { columns: 27rem 2; column-gap: 1.25rem; margin-top: 1rem; }
+.figures:not(.small) figure { break-inside: avoid; margin-bottom: 1.25rem; }
+.figures.small { display: grid; gap: 1.25rem; columns: auto;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr));
   margin-top: 1.25rem; }
 figure { display: flex; flex-direction: column; margin: 0; padding: 1.125rem 1.25rem 1.25rem; }
 figure img { display: block; width: 100%; max-width: 40rem; height: auto; margin: .75rem auto 0; }
@@ -133,8 +130,12 @@ figcaption p { margin: .25rem 0 0; color: var(--muted); font-size: .875rem; line
 summary { margin-top: .875rem; color: var(--muted); font-size: .9375rem; cursor: pointer; }
 summary:hover { color: var(--ink); }
 
-.stages td:nth-child(2), .stages th:nth-child(2) { text-align: left; white-space: normal;
+.stages td:nth-child(-n+3), .stages th:nth-child(-n+3) { text-align: left; white-space: normal;
   min-width: 9rem; }
+.stages thead th { white-space: normal; }
+.stages tbody th { min-width: 11rem; }
+.stages td:nth-child(5) { white-space: normal; min-width: 5.5rem; }
+.run { margin: 1.5rem 0 .75rem; }
 .stages tbody tr + tr > * { border-top: 1px solid var(--rule); }
 .stages small { color: var(--muted); font-size: .8125rem; }
 .facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .375rem 1.5rem;

@@ -1,9 +1,14 @@
-"""What the numbers say in plain sentences, and what is missing from them."""
+"""What the numbers say in plain sentences."""
+
+from collections.abc import Mapping, Sequence
 
 from promot_jax.report import scores
-from promot_jax.report.records import Records
+from promot_jax.report.records import Method, Records, Task
 from promot_jax.report.scores import Spread
-from promot_jax.report.tables import labels_name, metric_name
+from promot_jax.report.tables import labels_name, metric_name, shots_name
+
+# So many groups of methods are named one by one; of the others only how many there are.
+_TIERS = 4
 
 
 def sentences(records: Records) -> list[str]:
@@ -11,7 +16,13 @@ def sentences(records: Records) -> list[str]:
 
     Methods whose mean ± deviation overlap are called level; nothing else is said of an order.
     """
-    return [sentence for part in (_target, _average, _share) if (sentence := part(records))]
+    found = [_target(records, target) for target in records.targets]
+    for shots in records.shots:
+        found.append(_average(records, shots))
+        # One share is enough in words: that of the fewest shots.
+        if shots == records.shots[0]:
+            found.append(_share(records, shots))
+    return [sentence for sentence in found if sentence]
 
 
 def plural(count: int, noun: str) -> str:
@@ -19,35 +30,48 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _target(records: Records) -> str:
-    spreads = {m.label: scores.task_score(records, m, records.target) for m in records.methods}
-    metric = metric_name(records.target.metric)
-    return _ranking(f"On {records.target.label} itself, {metric} is", spreads)
+def _target(records: Records, target: Task) -> str:
+    spreads = {m.label: scores.task_score(records, m, target) for m in records.methods}
+    itself = " itself" if records.tasks else ""
+    return _ranking(f"On {target.label}{itself}, {metric_name(target.metric)} is", spreads)
 
 
-def _average(records: Records) -> str:
-    pretrained = records.pretrained
-    base = scores.normalized_average(records, pretrained) if pretrained else None
-    tasks = plural(len(records.tasks), "other task")
-    spreads = {
-        m.label: scores.normalized_average(records, m)
-        for m in records.methods
-        if m is not pretrained
-    }
-    if base is None:
+def _average(records: Records, shots: int) -> str:
+    methods = records.methods
+    bases = {m.label: scores.normalized_average(records, m, shots) for m in methods if not m.stages}
+    bases = {label: spread for label, spread in bases.items() if spread is not None}
+    tasks = _counted(records, "other", records.unseen(shots), shots)
+    spreads = {m.label: scores.normalized_average(records, m, shots) for m in methods if m.stages}
+    if not bases:
         return _ranking(f"Over the {tasks} the average is", spreads)
-    before = f"Over the {tasks} the pretrained model averages {base}."
-    after = _ranking("After training, that average is", spreads, base=base)
+    before = f"Over the {tasks} the pretrained model averages {next(iter(bases.values()))}."
+    if len(bases) > 1:
+        listed = joined([f"{label} ({spread})" for label, spread in bases.items()])
+        before = f"Over the {tasks} the pretrained models average: {listed}."
+    compared = {m.label: base for m in methods if (base := _base(records, m, shots))}
+    after = _ranking("After training, that average is", spreads, bases=compared)
     return f"{before} {after}".rstrip()
 
 
-def _share(records: Records) -> str:
-    if not records.target.labels or not records.generative:
+def _base(records: Records, method: Method, shots: int) -> Spread | None:
+    base = records.base(method)
+    return scores.normalized_average(records, base, shots) if base else None
+
+
+def _counted(records: Records, kind: str, tasks: Sequence[Task], shots: int) -> str:
+    """Returns such as "8 other tasks"; with several numbers of shots "8 other 1-shot tasks"."""
+    which = f"{kind} {shots_name(shots)}" if len(records.shots) > 1 else kind
+    return plural(len(tasks), f"{which} task")
+
+
+def _share(records: Records, shots: int) -> str:
+    generative = records.unseen(shots, generative=True)
+    if not records.labels or not generative:
         return ""
-    spreads = {m.label: scores.label_share(records, m) for m in records.methods}
+    spreads = {m.label: scores.label_share(records, m, shots) for m in records.methods}
     measured = [spread for spread in spreads.values() if spread is not None]
-    tasks = plural(len(records.generative), "generative task")
-    labels = labels_name(records.target)
+    tasks = plural(len(generative), "generative task")
+    labels = labels_name(records)
     if measured and max(spread.mean for spread in measured) < scores.PRINTED_STEP:
         return f"On the {tasks} among them, no method answers {labels} (0.0 % of outputs each)."
     subject = f"On the {tasks} among them, the share of {labels} answers is"
@@ -60,8 +84,8 @@ def reading(records: Records) -> str:
         spread.deviation is not None
         for method in records.methods
         for spread in (
-            scores.task_score(records, method, records.target),
-            scores.normalized_average(records, method),
+            *(scores.task_score(records, method, target) for target in records.targets),
+            *(scores.normalized_average(records, method, shots) for shots in records.shots),
         )
         if method.stages and spread is not None
     ]
@@ -85,7 +109,7 @@ def _ranking(
     subject: str,
     spreads: dict[str, Spread | None],
     *,
-    base: Spread | None = None,
+    bases: Mapping[str, Spread] | None = None,
     unit: str = "",
 ) -> str:
     """Returns a sentence that names the methods from high to low, the level ones together."""
@@ -95,14 +119,21 @@ def _ranking(
     ranked = tiers(known)
     texts = []
     for tier in ranked:
-        names = [f"{label} ({known[label]}{unit}{_change(known[label], base)})" for label in tier]
-        texts.append(_joined(names) + _relation([known[label] for label in tier]))
+        names = [
+            f"{label} ({known[label]}{unit}{_change(known[label], (bases or {}).get(label))})"
+            for label in tier
+        ]
+        texts.append(joined(names) + _relation([known[label] for label in tier]))
     if len(known) == 1:
         return f"{subject} known for {texts[0]} only."
     if len(ranked) == 1:
         return f"{subject} not told apart by method: {texts[0]}."
     comes = "come" if len(ranked[1]) > 1 else "comes"
-    return f"{subject} highest with {texts[0]}; next {comes} {', then '.join(texts[1:])}."
+    after = texts[1:]
+    if len(texts) > _TIERS + 1:
+        between = sum(map(len, ranked[_TIERS - 1 : -1]))
+        after = [*texts[1 : _TIERS - 1], f"{between} others, and last {texts[-1]}"]
+    return f"{subject} highest with {texts[0]}; next {comes} {', then '.join(after)}."
 
 
 def tiers(spreads: dict[str, Spread]) -> list[list[str]]:
@@ -147,63 +178,6 @@ def _change(spread: Spread, base: Spread | None) -> str:
     return f", {'up' if difference > 0 else 'down'} {scores.decimal(abs(difference))}{within}"
 
 
-def _joined(names: list[str]) -> str:
+def joined(names: Sequence[str]) -> str:
+    """Returns names as a list in a sentence: "A", "A and B", "A, B and C"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def missing(records: Records) -> list[str]:
-    """Returns what a reader must know is absent, damaged or unfinished, one sentence each."""
-    notes = []
-    if not records.about.get("finished"):
-        notes.append("The run is not finished (or was interrupted): numbers may still change.")
-    notes += records.notes
-    if records.pretrained is None:
-        notes.append("No pretrained model was evaluated: differences to it are not shown.")
-    if records.results:
-        notes += _missing_results(records)
-    notes += _missing_stages(records)
-    return notes
-
-
-def _missing_results(records: Records) -> list[str]:
-    """Names the scores that are absent, by method and seed."""
-    notes, nothing = [], {}
-    for method in records.methods:
-        found = {
-            task.label: set(records.results.get((method.name, task.name), ()))
-            for task in (records.target, *records.tasks)
-        }
-        present = set().union(*found.values())
-        for seed in sorted(present | set(records.seeds if method.stages else [None]), key=str):
-            absent = [label for label, seeds in found.items() if seed not in seeds]
-            if len(absent) == len(found):
-                nothing.setdefault(method.label, []).append(seed)
-            elif absent:
-                who = method.label if seed is None else f"{method.label}, seed {seed}"
-                notes.append(f"{who}: no score for {', '.join(absent)}; left out of averages.")
-    return [*_listed("No scores yet for", nothing), *notes]
-
-
-def _missing_stages(records: Records) -> list[str]:
-    """Names the stages without curves or without a summary."""
-    runs = {(run.name, run.seed): run for run in records.stages}
-    names = dict.fromkeys(stage for method in records.methods for stage in method.stages)
-    absent, running = {}, {}
-    for name in names:
-        for seed in records.seeds:
-            run = runs.get((name, seed))
-            if run is None or not run.metrics:
-                absent.setdefault(f"stage {name}", []).append(seed)
-            if run is not None and not run.summary:
-                running.setdefault(f"stage {name}", []).append(seed)
-    return [*_listed("No curves for", absent), *_listed("Not finished:", running)]
-
-
-def _listed(lead: str, seeds: dict[str, list[int | None]]) -> list[str]:
-    """Returns one sentence for all names with their seeds, none where there is no name."""
-    parts = []
-    for name, which in seeds.items():
-        numbers = [str(seed) for seed in which if seed is not None]
-        word = "seed" if len(numbers) == 1 else "seeds"
-        parts.append(f"{name} ({word} {', '.join(numbers)})" if numbers else name)
-    return [f"{lead} {'; '.join(parts)}."] if parts else []

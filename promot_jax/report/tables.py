@@ -1,16 +1,14 @@
-"""The table of results: rows as in the paper's tables, and their plain-text form."""
+"""The table of results: rows as in the paper's tables, without a form yet."""
 
 import dataclasses
 import itertools
-import textwrap
 
 from promot_jax.report import scores
-from promot_jax.report.records import Records, Task
+from promot_jax.report.records import Method, Records, Task
 from promot_jax.report.scores import Spread
 
-WIDTH = 110
-_COLUMN = 13
-_GAP = 2
+# More labels than this are not named one by one.
+_LABELS = 4
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -35,22 +33,27 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table; `cells` follow the order of `Records.methods`."""
+    """One line of the table; `cells` follow the order of `Records.methods`.
+
+    `task` is what is scored, None for an average or a share over several tasks.
+    """
 
     label: str
     unit: str
     cells: tuple[Cell, ...]
+    task: Task | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoreTable:
-    """The rows of the results: target, average, tasks by family, and the share of labels.
+class Block:
+    """The rows of the unseen tasks with one number of shots: average, families, label share.
 
-    Without other tasks there is no average.
+    `title` is empty where there is one block only; without labels there is no share.
     """
 
-    target: Row
-    average: Row | None
+    shots: int
+    title: str
+    average: Row
     families: tuple[tuple[str, tuple[Row, ...]], ...]
     share: Row | None
 
@@ -58,7 +61,20 @@ class ScoreTable:
     def rows(self) -> list[Row]:
         """All rows, from top to bottom."""
         tasks = [row for _, rows in self.families for row in rows]
-        return [row for row in (self.target, self.average, *tasks, self.share) if row]
+        return [row for row in (self.average, *tasks, self.share) if row]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTable:
+    """The rows of the results: one a target, then the blocks of unseen tasks, if there are any."""
+
+    targets: tuple[Row, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, from top to bottom."""
+        return [*self.targets, *(row for block in self.blocks for row in block.rows)]
 
 
 def metric_name(metric: str) -> str:
@@ -66,9 +82,21 @@ def metric_name(metric: str) -> str:
     return _METRICS.get(metric, metric.replace("_", " "))
 
 
-def labels_name(target: Task) -> str:
-    """Returns the target's label set as it is printed, such as "True/False"."""
-    return "/".join(target.labels)
+def labels_name(records: Records) -> str:
+    """Returns the targets' label set as it is printed, such as "True/False", the first of many."""
+    more = ("…",) if len(records.labels) > _LABELS else ()
+    return "/".join((*records.labels[:_LABELS], *more))
+
+
+def shots_name(shots: int) -> str:
+    """Returns a number of shots as it is printed, such as "1-shot"."""
+    return f"{shots}-shot"
+
+
+def with_shots(records: Records, task: Task) -> str:
+    """Returns a task's label, with its number of shots where the run has several."""
+    several = len(records.shots) > 1 and task not in records.targets
+    return f"{task.label} ({shots_name(task.shots)})" if several else task.label
 
 
 def score_table(records: Records) -> ScoreTable:
@@ -76,115 +104,47 @@ def score_table(records: Records) -> ScoreTable:
 
     Families stand in the order in which the tasks first name them.
     """
-    pretrained = records.pretrained
-    base = scores.normalized_average(records, pretrained) if pretrained else None
-    average = []
-    for method in records.methods:
-        spread = scores.normalized_average(records, method)
-        compared = spread is not None and base is not None and method is not pretrained
-        average.append(Cell(spread, spread.mean - base.mean if compared else None))
-    order = {task.family: place for place, task in reversed(list(enumerate(records.tasks)))}
-    grouped = itertools.groupby(
-        sorted(records.tasks, key=lambda task: order[task.family]), key=lambda task: task.family
-    )
-    mean = None
-    if records.tasks:
-        mean = Row("Norm. Avg.", f"mean of {len(records.tasks)} tasks", tuple(average))
-    share = None
-    if records.target.labels and records.generative:
-        label = f"{labels_name(records.target)} share, unseen generative tasks"
-        cells = [Cell(scores.label_share(records, method)) for method in records.methods]
-        share = Row(label, "%", tuple(cells))
     return ScoreTable(
-        target=_task_row(records, records.target),
-        average=mean,
+        targets=tuple(_task_row(records, target) for target in records.targets),
+        blocks=tuple(_block(records, shots) for shots in records.shots),
+    )
+
+
+def _block(records: Records, shots: int) -> Block:
+    tasks = records.unseen(shots)
+    order = {task.family: place for place, task in reversed(list(enumerate(tasks)))}
+    families = itertools.groupby(
+        sorted(tasks, key=lambda task: order[task.family]), key=lambda task: task.family
+    )
+    counted = f"mean of {len(tasks)} task{'s' * (len(tasks) > 1)}"
+    share = None
+    if records.labels and records.unseen(shots, generative=True):
+        label = f"{labels_name(records)} share, unseen generative tasks"
+        cells = (Cell(scores.label_share(records, method, shots)) for method in records.methods)
+        share = Row(label, "%", tuple(cells))
+    return Block(
+        shots=shots,
+        title=shots_name(shots) if len(records.shots) > 1 else "",
+        average=Row(
+            "Norm. Avg.",
+            f"{counted}, {shots_name(shots)}" if shots or len(records.shots) > 1 else counted,
+            tuple(_average(records, method, shots) for method in records.methods),
+        ),
         families=tuple(
-            (family, tuple(_task_row(records, task) for task in tasks)) for family, tasks in grouped
+            (family, tuple(_task_row(records, task) for task in members))
+            for family, members in families
         ),
         share=share,
     )
 
 
+def _average(records: Records, method: Method, shots: int) -> Cell:
+    base = records.base(method)
+    spread = scores.normalized_average(records, method, shots)
+    before = scores.normalized_average(records, base, shots) if base else None
+    return Cell(spread, scores.difference(spread, before))
+
+
 def _task_row(records: Records, task: Task) -> Row:
     cells = [Cell(scores.task_score(records, method, task)) for method in records.methods]
-    return Row(task.label, metric_name(task.metric), tuple(cells))
-
-
-def terminal_table(records: Records) -> str:
-    """Returns the table of results as aligned plain text, at most 110 columns wide.
-
-    Methods that do not fit beside each other follow in further blocks.
-    """
-    lines = _lines(score_table(records))
-    width = min(max(len(label) for label, _ in filter(None, lines)), WIDTH - _COLUMN - _GAP)
-    fitting = (WIDTH - width) // (_COLUMN + _GAP)
-    places = range(len(records.methods))
-    blocks = [
-        _block(records, lines, width, places[start : start + fitting])
-        for start in range(0, len(places), fitting)
-    ]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _lines(table: ScoreTable) -> list[tuple[str, list[str]] | None]:
-    """Returns the lines below the heading: a label and a text per method, None for a rule."""
-    wide = any(cell.has_deviation for row in table.rows for cell in row.cells)
-    average = table.average
-    lines: list[tuple[str, list[str]] | None] = [
-        None,
-        (f"{table.target.label}  {table.target.unit} (fine-tuned)", _texts(table.target, wide)),
-    ]
-    if average:
-        lines += [None, (f"{average.label}  {average.unit}", _texts(average, wide))]
-        if any(cell.difference is not None for cell in average.cells):
-            lines.append(("  against pretrained", _differences(average, wide)))
-        lines.append(None)
-    for family, rows in table.families:
-        lines.append((family, [""] * len(average.cells)))
-        lines += [(f"  {row.label}  {row.unit}", _texts(row, wide)) for row in rows]
-    if table.share:
-        lines += [None, (f"{table.share.label}  {table.share.unit}", _texts(table.share, wide))]
-    return lines
-
-
-def _block(records: Records, lines: list, width: int, places: range) -> str:
-    """Returns the heading and the lines of some of the methods."""
-    heads = [
-        textwrap.wrap(records.methods[place].label, _COLUMN, break_on_hyphens=False) or [""]
-        for place in places
-    ]
-    height = max(map(len, heads))
-    padded = [[""] * (height - len(head)) + head for head in heads]
-    text = [_line("", width, [head[i] for head in padded]) for i in range(height)]
-    rule = "─" * (width + len(places) * (_COLUMN + _GAP))
-    for line in lines:
-        text.append(_line(line[0], width, [line[1][p] for p in places]) if line else rule)
-    return "\n".join(text)
-
-
-def _line(label: str, width: int, texts: list[str]) -> str:
-    cells = "".join(" " * _GAP + text.rjust(_COLUMN) for text in texts)
-    return (label[:width].ljust(width) + cells).rstrip()
-
-
-def _texts(row: Row, wide: bool) -> list[str]:
-    """Returns the row's values; in a wide table a mean without deviation leaves room for it."""
-    return [_aligned(cell.spread, wide) for cell in row.cells]
-
-
-def _aligned(spread: Spread | None, wide: bool) -> str:
-    room = " " * 7 if wide else ""
-    if spread is None:
-        return "–" + room
-    if spread.deviation is None:
-        return scores.decimal(spread.mean) + room
-    return f"{scores.decimal(spread.mean)} ± {scores.decimal(spread.deviation):>4}"
-
-
-def _differences(row: Row, wide: bool) -> list[str]:
-    # One less than the room of a deviation: the bracket stands behind the last digit.
-    room = " " * 6 if wide else ""
-    return [
-        "" if cell.difference is None else f"({scores.signed(cell.difference)}){room}"
-        for cell in row.cells
-    ]
+    return Row(task.label, metric_name(task.metric), tuple(cells), task)

@@ -1,0 +1,1 @@
+"""The paper's tables and figures: their numbers, their runs, and our scores beside them."""

@@ -1,0 +1,358 @@
+"""What is said of tasks and their rows: before training, and by `promot tasks`.
+
+A row's length counts the end-of-sequence token that closes it. Inputs and targets that are longer
+than the feature lengths of their task are cut.
+"""
+
+import collections
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+
+from promot_jax import data
+from promot_jax.errors import UserError, first_line
+from promot_jax.evaluation import EvalTask
+from promot_jax.experiment import Experiment
+
+FEATURES = ("inputs", "targets")
+SPLITS = ("train", "validation", "test")
+# Rows of a split that are looked at, for tasks that are not a person's own files.
+LIMIT = 10_000
+# Lengths that are chosen from the data are multiples of this, and at most `LONGEST`.
+MULTIPLE = 8
+LONGEST = {"inputs": 1024, "targets": 256}
+
+# Input and target.
+Texts = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Tokens of rows: int64 [rows] for each feature, and how many tokens are unknown."""
+
+    lengths: Mapping[str, np.ndarray]
+    unknown: int
+
+    @property
+    def tokens(self) -> int:
+        """All tokens but those that end a sequence."""
+        return sum(int((lengths - 1).sum()) for lengths in self.lengths.values())
+
+
+def read(task: str, split: str, vocabulary: seqio.Vocabulary) -> list[Texts]:
+    """Returns the texts of a split: all of a person's own files, else the first `LIMIT`.
+
+    Raises:
+      UserError: rows that cannot be read.
+    """
+    limit = -1 if _source(task) else LIMIT
+    decode = data.with_vocabulary(task, vocabulary).output_features["targets"].vocabulary.decode
+    return [
+        tuple(_text(row, feature, decode) for feature in FEATURES)
+        for row in _examples(task, split, limit, vocabulary)
+    ]
+
+
+def measure(texts: Iterable[Texts], vocabulary: seqio.Vocabulary) -> Sizes:
+    """Returns the lengths of texts in tokens of a vocabulary."""
+    unknown, counts = 0, {feature: [] for feature in FEATURES}
+    for row in texts:
+        for feature, text in zip(FEATURES, row, strict=True):
+            ids = vocabulary.encode(text)
+            counts[feature].append(len(ids) + 1)
+            unknown += 0 if vocabulary.unk_id is None else ids.count(vocabulary.unk_id)
+    return Sizes({k: np.array(v, np.int64) for k, v in counts.items()}, unknown)
+
+
+def fitting(sizes: Sequence[Sizes]) -> dict[str, int]:
+    """Returns the feature lengths that hold every row, as far as `LONGEST` allows."""
+    return {
+        feature: min(
+            LONGEST[feature],
+            MULTIPLE * math.ceil(max(s.lengths[feature].max() for s in sizes) / MULTIPLE),
+        )
+        for feature in FEATURES
+    }
+
+
+class Preview:
+    """The target tasks of an experiment, read and measured."""
+
+    def __init__(self, experiment: Experiment):
+        """Reads the rows.
+
+        Raises:
+          UserError: rows that cannot be read, or a model without vocabulary.
+        """
+        self._experiment, self._vocabulary = experiment, experiment.model.vocabulary
+        if self._vocabulary is None:
+            raise UserError("the model has no vocabulary; name its file as VOCABULARY")
+        self._texts = {task.name: self._read(task.name) for task in experiment.targets}
+        self._sizes = {
+            name: {split: measure(rows, self._vocabulary) for split, rows in splits.items()}
+            for name, splits in self._texts.items()
+        }
+        measured = [sizes for splits in self._sizes.values() for sizes in splits.values()]
+        self._fitting_targets = fitting(measured)
+
+    def lines(self) -> list[str]:
+        """Returns the preview as lines of text."""
+        return [line for task in self._experiment.targets for line in self._of_task(task)]
+
+    def settled(self) -> dict[str, Any]:
+        """Returns the values of macros that the experiment leaves to its data.
+
+        They are feature lengths, and what binds a run to the rows of a person's own files. With
+        them a run opens again without the files.
+
+        Raises:
+          UserError: rows of other tasks that cannot be read.
+        """
+        experiment, found = self._experiment, {}
+        if any(task.task_feature_lengths is None for task in experiment.targets):
+            found["TASK_FEATURE_LENGTHS"] = self._fitting_targets
+        if unseen := [t.name for t in experiment.tasks if t.task_feature_lengths is None]:
+            # Nothing trains on these.
+            lengths = self._fitting(unseen, ("validation", "test"))
+            # Decoding stops at the length of targets, and an answer may run on beyond them.
+            found["UNSEEN_FEATURE_LENGTHS"] = lengths | {"targets": 2 * lengths["targets"]}
+        stages = [stage for method in experiment.methods for stage in method.stages]
+        trained_on = {stage.mixture for stage in stages if stage.task_feature_lengths is None}
+        if variants := trained_on - {*self._texts}:
+            found["ONE_SHOT_TASK_FEATURE_LENGTHS"] = self._fitting(sorted(variants))
+        if len(experiment.targets) == 1 and (source := _source(experiment.targets[0].name)):
+            found |= _bound_to(source, experiment.labels)
+        return found
+
+    def _read(self, task: str, splits: Sequence[str] = SPLITS) -> dict[str, list[Texts]]:
+        known = data.with_vocabulary(task, None).splits
+        return {s: read(task, s, self._vocabulary) for s in splits if s in known}
+
+    def _fitting(self, tasks: Iterable[str], splits: Sequence[str] = SPLITS) -> dict[str, int]:
+        rows = [texts for task in tasks for texts in self._read(task, splits).values()]
+        return fitting([measure(texts, self._vocabulary) for texts in rows if texts])
+
+    def _of_task(self, task: EvalTask) -> list[str]:
+        texts, sizes = self._texts[task.name], self._sizes[task.name]
+        counts = ", ".join(f"{len(rows)} {split}" for split, rows in texts.items())
+        lines = [f"{task.label}: {counts} rows; {task.metric}"]
+        if source := _source(task.name):
+            lines += _dealt(source)
+        else:
+            lines += [f"  (no more than the first {LIMIT} rows of a split are looked at)"]
+        for inputs, targets in texts["train"][:3]:
+            lines += ["", f"  input   {_short(inputs)}", f"  target  {_short(targets)}"]
+        if task.metric == "accuracy":
+            lines += ["", _classes(texts["train"])]
+        lengths = task.task_feature_lengths or self._fitting_targets
+        lines += ["", *_length_table(sizes.values(), lengths)]
+        warnings = [*self._warnings(task, texts), *_unknown(sizes.values())]
+        return [*lines, *(f"warning: {text}" for text in warnings), ""]
+
+    def _warnings(self, task: EvalTask, texts: Mapping[str, list[Texts]]) -> list[str]:
+        found = []
+        trained = {inputs for inputs, _ in texts["train"]}
+        for split in set(texts) - {"train"}:
+            if twice := sum(inputs in trained for inputs, _ in texts[split]):
+                found.append(f"{twice} of {len(texts[split])} {split} inputs are in train too")
+            unknown = {t.strip() for _, t in texts[split]} - {t.strip() for _, t in texts["train"]}
+            if task.metric == "accuracy" and unknown:
+                names = ", ".join(_short(label, 40) for label in sorted(unknown)[:5])
+                found.append(f"{split} has labels that train has not: {names}")
+        inputs, targets = texts["train"][0]
+        joined = not inputs[-1:].isspace() and not targets[:1].isspace()
+        if self._experiment.model.family == "decoder" and joined:
+            found.append(
+                "to this decoder-only model input and target are one text, without a space "
+                "between them; let the target begin with one, as in --target ' {label}'"
+            )
+        return sorted(found)
+
+
+def needed(experiment: Experiment) -> bool:
+    """Returns whether an experiment trains on a person's own files or leaves lengths to its data.
+
+    Raises:
+      UserError: a target task that is not registered.
+    """
+    tasks = [*experiment.targets, *experiment.tasks]
+    open_lengths = any(task.task_feature_lengths is None for task in tasks)
+    return open_lengths or any(_source(task.name) for task in experiment.targets)
+
+
+def _source(task: str) -> Any | None:
+    """Returns the source of a task whose rows are a person's own files, else None."""
+    source = getattr(data.with_vocabulary(task, None), "source", None)
+    return source if hasattr(source, "checksum") else None
+
+
+def _bound_to(source, labels: Sequence[str]) -> dict[str, Any]:
+    files = {"TRAIN_FILE": source.data.train, "EVAL_FILE": source.data.evaluation}
+    files["TEST_FILE"] = source.data.test
+    found = {k: path if path is None else os.path.abspath(path) for k, path in files.items()}
+    return found | {"DATA_CHECKSUM": source.checksum, "LABELS": tuple(labels)}
+
+
+def _dealt(source) -> list[str]:
+    if source.data.test is not None:
+        return [f"  test is {source.data.test}, read once, at the end"]
+    name = os.path.basename(source.data.evaluation)
+    return [
+        f"  {name} is dealt to validation, which chooses the checkpoint, and to test, which is",
+        "  read once, at the end; --test FILE leaves it to validation as a whole",
+    ]
+
+
+def _classes(rows: Sequence[Texts]) -> str:
+    counts = collections.Counter(target.strip() for _, target in rows).most_common()
+    shown = [f"{_short(label, 40)} {100 * count / len(rows):.1f} %" for label, count in counts[:10]]
+    rest = f", and {len(counts) - 10} more" if len(counts) > 10 else ""
+    return f"  classes in train: {', '.join(shown)}{rest}"
+
+
+def _length_table(sizes: Iterable[Sizes], lengths: Mapping[str, int]) -> list[str]:
+    lines = [f"  {'tokens':<8}{'p50':>7}{'p95':>7}{'max':>7}{'length':>8}{'rows cut':>10}"]
+    for feature in FEATURES:
+        counts, longest = np.concatenate([s.lengths[feature] for s in sizes]), lengths[feature]
+        middle, most = np.percentile(counts, [50, 95], method="inverted_cdf")
+        cells = f"{middle:>7.0f}{most:>7.0f}{counts.max():>7}{longest:>8}"
+        lines.append(f"  {feature:<8}{cells}{(counts > longest).sum():>10}")
+    return lines
+
+
+def _unknown(sizes: Iterable[Sizes]) -> list[str]:
+    sizes = list(sizes)
+    unknown, tokens = sum(s.unknown for s in sizes), sum(s.tokens for s in sizes)
+    if not unknown:
+        return []
+    return [f"{100 * unknown / tokens:.1f} % of the tokens are unknown to the model's vocabulary"]
+
+
+# What the miniature's tasks stand for.
+STANDS_FOR = {
+    "mini_pretrain": "pretraining",
+    "mini_rte": "RTE",
+    "mini_cb": "CB",
+    "mini_wic": "WiC",
+    "mini_triviaqa": "TriviaQA",
+    "mini_web_questions": "web_questions",
+    "mini_wmt_enfr": "WMT14 En-Fr",
+    "mini_wmt_ende": "WMT16 En-De",
+    "mini_wmt_enro": "WMT16 En-Ro",
+    "mini_xsum": "XSum",
+    "mini_wikilingua": "WikiLingua",
+}
+
+
+def registered() -> list[str]:
+    """Returns a line for each registered task: name, where its rows are from, splits, metric."""
+    rows = [("NAME", "ROWS FROM", "SPLITS", "METRIC")]
+    for name in sorted(seqio.TaskRegistry.names()):
+        task = seqio.TaskRegistry.get(name)
+        metrics = ", ".join(getattr(fn, "__name__", str(fn)) for fn in task.predict_metric_fns)
+        rows.append((name, _origin(task), ", ".join(task.splits), metrics))
+    for name in sorted(seqio.MixtureRegistry.names()):
+        mixture = seqio.MixtureRegistry.get(name)
+        parts = " and ".join(part.name for part in mixture.tasks)
+        rows.append((name, f"mixture of {parts}", ", ".join(mixture.splits), ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def shown(task: str, split: str | None, count: int, vocabulary: seqio.Vocabulary | None):
+    """Yields lines on the first rows of a task: texts, pieces and ids, accepted answers.
+
+    Args:
+      task: registered name.
+      split: its split; None takes validation, else test, else train.
+      count: rows.
+      vocabulary: splits texts into pieces; None takes the task's own.
+
+    Raises:
+      UserError: an unknown task or split, or rows or a vocabulary that are not on this machine.
+    """
+    found = data.with_vocabulary(task, vocabulary)
+    if isinstance(found, seqio.Mixture):
+        names = ", ".join(part.name for part in found.tasks)
+        raise UserError(f"{task} is a mixture; show one of its tasks: {names}")
+    split = split or next(s for s in ("validation", "test", *found.splits) if s in found.splits)
+    if split not in found.splits:
+        raise UserError(f"task {task!r} has no split {split!r}; it has {', '.join(found.splits)}")
+    _check_fetched(found)
+    words = found.output_features["targets"].vocabulary
+    try:
+        _ = words.vocab_size
+    except UserError:
+        raise
+    except Exception as error:  # of file systems, local and remote
+        raise UserError(
+            f"the vocabulary of {task} cannot be read ({first_line(error)}); give one by "
+            "--vocabulary or --checkpoint"
+        ) from None
+    for row in _examples(task, split, count, vocabulary):
+        yield f"{task}, {split}"
+        for feature in FEATURES:
+            text = _text(row, feature, words.decode)
+            ids = words.encode(text)
+            yield f"  {feature}: {text}"
+            yield f"    {len(ids)} pieces: {' '.join(_pieces(words, ids))}"
+            yield f"    ids: {' '.join(map(str, ids))}"
+        right = found.postprocess_fn(text, example=row, is_target=True)
+        accepted = [right] if isinstance(right, str) else list(map(str, right))
+        yield f"  accepted: {' | '.join(accepted)}"
+
+
+def _examples(task: str, split: str, limit: int, vocabulary) -> list[dict]:
+    _check_fetched(data.with_vocabulary(task, None))
+    return data.examples(task, split, limit, vocabulary)
+
+
+def _check_fetched(task: seqio.Task | seqio.Mixture) -> None:
+    """Raises UserError for a data set of tfds that is not on this machine.
+
+    Nothing here starts a download, which can be gigabytes.
+    """
+    if (dataset := getattr(getattr(task, "source", None), "tfds_dataset", None)) is None:
+        return
+    folder = dataset.data_dir or os.environ.get("TFDS_DATA_DIR")
+    folder = os.path.expanduser(folder or os.path.join("~", "tensorflow_datasets"))
+    about = os.path.join(folder, dataset.name.replace(":", "/"), "dataset_info.json")
+    if "://" not in folder and not os.path.isfile(about):
+        raise UserError(
+            f"task {task.name}: data set {dataset.name} is not in {folder}; "
+            f"fetch it with `tfds build {dataset.name} --data_dir {folder}`"
+        )
+
+
+def _origin(task: seqio.Task) -> str:
+    if dataset := getattr(task.source, "tfds_dataset", None):
+        return f"tfds {dataset.name}"
+    name = task.name.removesuffix("_1shot").removesuffix("_randomized")
+    if name in STANDS_FOR:
+        return f"the miniature, for {STANDS_FOR[name]}"
+    return "a function" if isinstance(task.source, seqio.FunctionDataSource) else "files"
+
+
+def _pieces(vocabulary: seqio.Vocabulary, ids: Sequence[int]) -> list[str]:
+    # SentencePiece and the tokenizers library agree on little but this.
+    tokenizer = getattr(vocabulary, "tokenizer", None)
+    named = getattr(tokenizer, "id_to_piece", None) or getattr(tokenizer, "id_to_token", None)
+    return [str(named(i)) if named else vocabulary.decode([i]) for i in ids]
+
+
+def _short(text: str, width: int = 160) -> str:
+    """Returns a text on one line, shortened in the middle."""
+    text = text.replace("\n", "\\n")
+    half = width // 2
+    return text if len(text) <= width else f"{text[:half]} … {text[-half:]}"
+
+
+def _text(row: Mapping[str, Any], feature: str, decode) -> str:
+    if f"{feature}_pretokenized" in row:
+        return row[f"{feature}_pretokenized"].decode()
+    return decode([int(i) for i in row[feature]])

@@ -1,0 +1,1 @@
+"""Measurements of a model in the course of its training, beyond scores."""

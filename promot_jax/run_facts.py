@@ -1,0 +1,68 @@
+"""What `run.json` says of a run: what was asked for, where it ran, how long it took."""
+
+import datetime
+import os
+import platform
+import resource
+from typing import Any
+
+import jax
+
+from promot_jax import trees
+from promot_jax.evaluation import EvalTask
+
+
+def gather(
+    experiment: Any, command: str, before: dict[str, Any], seconds: float | None
+) -> dict[str, Any]:
+    """Returns the facts of a run that begins or ends.
+
+    Args:
+      experiment: an `experiment.Experiment`.
+      command: the command line.
+      before: facts of earlier calls for the same run, which may have run other methods and seeds.
+      seconds: what this call took; None while it runs.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    devices = jax.devices()
+    known = {method["name"] for method in before.get("methods", [])}
+    known |= {method.name for method in experiment.selected}
+    return {
+        "command": command,
+        "started": before.get("started", now),
+        "finished": None if seconds is None else now,
+        "seconds": round(before.get("seconds", 0) + (seconds or 0), 1),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "machine": {
+            "cores": os.cpu_count(),
+            "devices": f"{len(devices)} x {devices[0].device_kind}",
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+        },
+        "parameters": trees.count(experiment.model.shapes_and_axes()[0]),
+        "initial_checkpoint": experiment.initial_checkpoint,
+        "targets": [
+            # Targets whose answers are free text have no labels.
+            _task(target) | {"labels": [] if target.generative else list(experiment.labels)}
+            for target in experiment.targets
+        ],
+        "tasks": [_task(task) for task in experiment.tasks],
+        "methods": [
+            {"name": method.name, "label": method.label, "stages": method.folders}
+            for method in experiment.methods
+            if method.name in known
+        ],
+        "seeds": sorted({*before.get("seeds", []), *experiment.seeds}),
+    }
+
+
+def _task(task: EvalTask) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "label": task.label,
+        "family": task.family,
+        "metric": task.metric,
+        "generative": task.generative,
+        "shots": task.shots,
+    }

@@ -1,0 +1,38 @@
+"""OpenbookQA: a question with four options, answered by a letter."""
+
+import seqio
+
+from promot_jax import metrics
+from promot_jax.tasks import dataset, few_shot, templates
+
+
+def _text(row: few_shot.Row) -> few_shot.Row:
+    question = row["question"]
+    inputs = few_shot.fill(
+        templates.OPENBOOKQA,
+        question=question["stem"],
+        option_a=question["choice_A"],
+        option_b=question["choice_B"],
+        option_c=question["choice_C"],
+        option_d=question["choice_D"],
+    )
+    return {"inputs": inputs, "targets": row["answerKey"]}
+
+
+OPENBOOKQA = dataset.Dataset(
+    "openbookqa:0.1.0",
+    _text,
+    sizes={"train": 4_957, "validation": 500, "test": 500},
+    evaluated_on="test",
+    metric_fn=metrics.accuracy,
+    postprocess_fn=templates.postprocess_label,
+    label="answerKey",
+    words={"A": "A", "B": "B", "C": "C", "D": "D"},
+)
+
+seqio.TaskRegistry.add("openbookqa", **OPENBOOKQA.task())
+seqio.TaskRegistry.add("openbookqa_1shot", **OPENBOOKQA.task(shots=1))
+seqio.TaskRegistry.add("openbookqa_4shot", **OPENBOOKQA.task(shots=4))
+seqio.TaskRegistry.add("openbookqa_span", **OPENBOOKQA.task(span=True))
+seqio.TaskRegistry.add("openbookqa_span_1shot", **OPENBOOKQA.task(shots=1, span=True))
+seqio.TaskRegistry.add("openbookqa_span_4shot", **OPENBOOKQA.task(shots=4, span=True))

@@ -1,0 +1,30 @@
+"""SNLI: entailment, contradiction or neither; pairs without a gold label are dropped."""
+
+import seqio
+
+from promot_jax import metrics
+from promot_jax.tasks import dataset, few_shot, templates
+
+
+def _text(row: few_shot.Row) -> few_shot.Row:
+    inputs = few_shot.fill(templates.SNLI, premise=row["premise"], hypothesis=row["hypothesis"])
+    return {"inputs": inputs, "targets": row["label"]}
+
+
+SNLI = dataset.Dataset(
+    "snli:1.1.0",
+    _text,
+    sizes={"train": 550_152, "validation": 10_000, "test": 10_000},
+    evaluated_on="test",
+    metric_fn=metrics.accuracy,
+    postprocess_fn=templates.postprocess_label,
+    label="label",
+    words={"entailment": "True", "contradiction": "False", "neutral": "Neither"},
+)
+
+seqio.TaskRegistry.add("snli", **SNLI.task())
+seqio.TaskRegistry.add("snli_1shot", **SNLI.task(shots=1))
+seqio.TaskRegistry.add("snli_4shot", **SNLI.task(shots=4))
+seqio.TaskRegistry.add("snli_span", **SNLI.task(span=True))
+seqio.TaskRegistry.add("snli_span_1shot", **SNLI.task(shots=1, span=True))
+seqio.TaskRegistry.add("snli_span_4shot", **SNLI.task(shots=4, span=True))

@@ -1,0 +1,38 @@
+"""TriviaQA, closed book; every alias of an answer counts.
+
+The test split of tfds has no answers (each is "<unk>"), so evaluation is on the validation split.
+"""
+
+import seqio
+import tensorflow as tf
+
+from promot_jax import metrics
+from promot_jax.tasks import dataset, few_shot, templates
+
+
+def _text(row: few_shot.Row) -> few_shot.Row:
+    answer = row["answer"]
+    answers = [[answer["value"]], answer["aliases"], answer["normalized_aliases"]]
+    return {
+        "inputs": few_shot.fill(templates.QA, question=row["question"]),
+        "targets": answer["value"],
+        "answers": tf.concat(answers, 0),
+    }
+
+
+TRIVIAQA = dataset.Dataset(
+    "trivia_qa/rc.nocontext:1.1.0",
+    _text,
+    sizes={"train": 138_384, "validation": 18_669, "test": 17_210},
+    evaluated_on="validation",
+    metric_fn=metrics.exact_match,
+    postprocess_fn=templates.postprocess_answers,
+    splits={"train": "train", "validation": "validation"},
+)
+
+seqio.TaskRegistry.add("triviaqa", **TRIVIAQA.task())
+seqio.TaskRegistry.add("triviaqa_1shot", **TRIVIAQA.task(shots=1))
+seqio.TaskRegistry.add("triviaqa_4shot", **TRIVIAQA.task(shots=4))
+seqio.TaskRegistry.add("triviaqa_span", **TRIVIAQA.task(span=True))
+seqio.TaskRegistry.add("triviaqa_span_1shot", **TRIVIAQA.task(shots=1, span=True))
+seqio.TaskRegistry.add("triviaqa_span_4shot", **TRIVIAQA.task(shots=4, span=True))

@@ -1,0 +1,29 @@
+"""WikiLingua in English: the summary of a how-to article."""
+
+import seqio
+
+from promot_jax import metrics
+from promot_jax.tasks import dataset, few_shot, templates
+
+
+def _text(row: few_shot.Row) -> few_shot.Row:
+    inputs = few_shot.fill(templates.SUMMARIZATION, article=row["source"])
+    return {"inputs": inputs, "targets": row["target"]}
+
+
+WIKILINGUA = dataset.Dataset(
+    "gem/wiki_lingua_english_en:1.1.0",
+    _text,
+    sizes={"train": 99_020, "validation": 13_823, "test": 28_614},
+    evaluated_on="test",
+    metric_fn=metrics.rouge2,
+    postprocess_fn=templates.postprocess_text,
+    cut=True,
+)
+
+seqio.TaskRegistry.add("wikilingua", **WIKILINGUA.task())
+seqio.TaskRegistry.add("wikilingua_1shot", **WIKILINGUA.task(shots=1))
+seqio.TaskRegistry.add("wikilingua_4shot", **WIKILINGUA.task(shots=4))
+seqio.TaskRegistry.add("wikilingua_span", **WIKILINGUA.task(span=True))
+seqio.TaskRegistry.add("wikilingua_span_1shot", **WIKILINGUA.task(shots=1, span=True))
+seqio.TaskRegistry.add("wikilingua_span_4shot", **WIKILINGUA.task(shots=4, span=True))

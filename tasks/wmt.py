@@ -1,0 +1,66 @@
+"""WMT14 English-French and WMT16 English-German and English-Romanian, all from English."""
+
+import functools
+from collections.abc import Mapping
+
+import seqio
+
+from promot_jax import metrics
+from promot_jax.tasks import dataset, few_shot, templates
+
+_LANGUAGES = {"fr": "French", "de": "German", "ro": "Romanian"}
+
+
+def _text(row: few_shot.Row, language: str) -> few_shot.Row:
+    inputs = few_shot.fill(
+        templates.TRANSLATION,
+        source_language="English",
+        target_language=_LANGUAGES[language],
+        sentence=row["en"],
+    )
+    return {"inputs": inputs, "targets": row[language]}
+
+
+def _dataset(tfds_name: str, language: str, sizes: Mapping[str, int]) -> dataset.Dataset:
+    return dataset.Dataset(
+        tfds_name,
+        functools.partial(_text, language=language),
+        sizes=sizes,
+        evaluated_on="test",
+        metric_fn=metrics.bleu,
+        postprocess_fn=templates.postprocess_text,
+    )
+
+
+ENFR = _dataset(
+    "wmt14_translate/fr-en:1.0.0",
+    "fr",
+    {"train": 15_786_979, "validation": 3_000, "test": 3_003},
+)
+ENDE = _dataset(
+    "wmt16_translate/de-en:1.0.0", "de", {"train": 4_548_885, "validation": 2_169, "test": 2_999}
+)
+ENRO = _dataset(
+    "wmt16_translate/ro-en:1.0.0", "ro", {"train": 610_320, "validation": 1_999, "test": 1_999}
+)
+
+seqio.TaskRegistry.add("wmt14_enfr", **ENFR.task())
+seqio.TaskRegistry.add("wmt14_enfr_1shot", **ENFR.task(shots=1))
+seqio.TaskRegistry.add("wmt14_enfr_4shot", **ENFR.task(shots=4))
+seqio.TaskRegistry.add("wmt14_enfr_span", **ENFR.task(span=True))
+seqio.TaskRegistry.add("wmt14_enfr_span_1shot", **ENFR.task(shots=1, span=True))
+seqio.TaskRegistry.add("wmt14_enfr_span_4shot", **ENFR.task(shots=4, span=True))
+
+seqio.TaskRegistry.add("wmt16_ende", **ENDE.task())
+seqio.TaskRegistry.add("wmt16_ende_1shot", **ENDE.task(shots=1))
+seqio.TaskRegistry.add("wmt16_ende_4shot", **ENDE.task(shots=4))
+seqio.TaskRegistry.add("wmt16_ende_span", **ENDE.task(span=True))
+seqio.TaskRegistry.add("wmt16_ende_span_1shot", **ENDE.task(shots=1, span=True))
+seqio.TaskRegistry.add("wmt16_ende_span_4shot", **ENDE.task(shots=4, span=True))
+
+seqio.TaskRegistry.add("wmt16_enro", **ENRO.task())
+seqio.TaskRegistry.add("wmt16_enro_1shot", **ENRO.task(shots=1))
+seqio.TaskRegistry.add("wmt16_enro_4shot", **ENRO.task(shots=4))
+seqio.TaskRegistry.add("wmt16_enro_span", **ENRO.task(span=True))
+seqio.TaskRegistry.add("wmt16_enro_span_1shot", **ENRO.task(shots=1, span=True))
+seqio.TaskRegistry.add("wmt16_enro_span_4shot", **ENRO.task(shots=4, span=True))

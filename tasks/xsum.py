@@ -1,0 +1,29 @@
+"""XSum: the one-sentence summary of a news article. tfds wants its articles by hand."""
+
+import seqio
+
+from promot_jax import metrics
+from promot_jax.tasks import dataset, few_shot, templates
+
+
+def _text(row: few_shot.Row) -> few_shot.Row:
+    inputs = few_shot.fill(templates.SUMMARIZATION, article=row["document"])
+    return {"inputs": inputs, "targets": row["summary"]}
+
+
+XSUM = dataset.Dataset(
+    "xsum:1.1.0",
+    _text,
+    sizes={"train": 203_577, "validation": 11_305, "test": 11_301},
+    evaluated_on="test",
+    metric_fn=metrics.rouge2,
+    postprocess_fn=templates.postprocess_text,
+    cut=True,
+)
+
+seqio.TaskRegistry.add("xsum", **XSUM.task())
+seqio.TaskRegistry.add("xsum_1shot", **XSUM.task(shots=1))
+seqio.TaskRegistry.add("xsum_4shot", **XSUM.task(shots=4))
+seqio.TaskRegistry.add("xsum_span", **XSUM.task(span=True))
+seqio.TaskRegistry.add("xsum_span_1shot", **XSUM.task(shots=1, span=True))
+seqio.TaskRegistry.add("xsum_span_4shot", **XSUM.task(shots=4, span=True))

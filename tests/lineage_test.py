@@ -1,0 +1,119 @@
+"""A trained stage is reused by runs of the same lineage, and never by another's."""
+
+import functools
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from promot_jax import decoding, experiment, lineage, optimizers, trees
+from promot_jax.errors import UserError
+from promot_jax.networks import prompt
+from tests import tiny
+
+
+def lineage_of(parent="base", seed=0, measured="", embedding=(1280, 16), **changes):
+    embedding = np.zeros(embedding, np.float32)
+    return lineage.of_stage(parent, tiny.prompt_stage(**changes), seed, measured, embedding)
+
+
+def rate(value):
+    return {"optimizer": functools.partial(optimizers.prompt_adafactor, value)}
+
+
+def scaled(value):
+    return {"prompt_init": functools.partial(prompt.symmetric_uniform, scale=value)}
+
+
+def test_equal_settings_have_one_lineage():
+    # New functions each time: their addresses do not count.
+    assert lineage_of(**rate(0.1)) == lineage_of(**rate(0.1))
+    assert lineage_of(**scaled(0.1)) == lineage_of(**scaled(0.1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parent": "other"},
+        {"seed": 1},
+        {"measured": "beam"},
+        {"steps": 5},
+        {"mixture": "mini_rte_1shot"},
+        {"dropout_rate": 0.1},
+        {"prompt_length": 4},
+        {"prompt": "other"},
+        {"optimizer": optimizers.model_adafactor},
+        {"prompt_init": prompt.symmetric_uniform},
+        rate(0.1),
+        scaled(0.1),
+    ],
+    ids=str,
+)
+def test_whatever_decides_the_training_is_part_of_it(changes):
+    others = {lineage_of(), lineage_of(**rate(0.3)), lineage_of(**scaled(0.3))}
+    assert len(others) == 3
+    assert lineage_of(**changes) not in others
+
+
+def test_numbers_in_a_prompt_file_are_part_of_it(tmp_path):
+    found = set()
+    for value in (1, 2):
+        np.save(tmp_path / "prompt.npy", np.full((3, 16), value, np.float32))
+        init = functools.partial(prompt.from_file, path=str(tmp_path / "prompt.npy"))
+        found.add(lineage_of(prompt_init=init))
+    assert len(found) == 2
+
+
+def test_every_bit_of_the_model_is_part_of_it():
+    params = tiny.model().init(jax.random.key(0))
+    moved = jax.tree.map(np.array, params)
+    moved["decoder"]["decoder_norm"]["scale"][3] += 1e-6
+    found = [lineage.of_model(tiny.model(), tree) for tree in (params, moved, params)]
+    assert found[0] == found[2] != found[1]
+    assert lineage.of_model(tiny.model(mlp_activations=("gelu",)), params) != found[0]
+
+
+def trained(folder, reuse=(), seeds=(0,), second=None, **changes):
+    """Runs ProMoT; returns its parameters and the folder of its prompt."""
+    methods = tiny.methods(**changes)[3:]
+    if second:
+        stages = [methods[0].stages[0], tiny.stage(prompt="rte", prompt_length=3, **second)]
+        methods = [experiment.Method("promot", "ProMoT", stages)]
+    settings = tiny.tiny_experiment(
+        methods=methods, reuse=reuse, seeds=seeds, tasks=[], decoder=decoding.Greedy()
+    )
+    runner = experiment.Runner(settings, folder)
+    runner.run("test")
+    params = runner.trained_params(methods[0], seeds[0], runner.initial_params(seeds[0]))
+    return trees.flatten(params), folder / f"seed_{seeds[0]}/prompt"
+
+
+def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
+    path = "encoder/prompt/rte/prompt"
+    first, kept = trained(tmp_path / "first")
+    reuse = [str(tmp_path / "first")]
+    second, taken = trained(tmp_path / "second", reuse, second={"steps": 2})
+    summary = json.loads((taken / "stage.json").read_text())
+    assert summary["reused_from"] == str(kept)
+    assert not (taken / "checkpoints").exists()
+    assert (first[path] == second[path]).all()
+    assert any((first[p] != second[p]).any() for p in first)
+    # A run that took it hands it on.
+    _, again = trained(tmp_path / "third", [str(tmp_path / "second")], second={"steps": 3})
+    assert json.loads((again / "stage.json").read_text())["reused_from"] == str(kept)
+    # Another seed, or another stage 1, trains its own.
+    for name, changes in {"seed": {"seeds": (1,)}, "steps": {"steps": 2}}.items():
+        _, own = trained(tmp_path / name, reuse, **changes)
+        assert "reused_from" not in json.loads((own / "stage.json").read_text())
+        assert (own / "checkpoints").exists()
+    shutil.rmtree(kept)
+    with pytest.raises(UserError, match=r"was taken from .*, which is gone"):
+        trained(tmp_path / "second", reuse, second={"steps": 2})
+
+
+def test_a_stage_of_another_lineage_is_refused(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(UserError, match="prompt was trained from another model, data or settings"):
+        trained(tmp_path, steps=2, second={"steps": 2})
