@@ -41,6 +41,10 @@ setuptools.setup(
         "tensorflow>=2.21,<2.22",
         "tensorflow-text>=2.21.1,<2.22",
         "tensorflow-datasets>=4.9.10,<4.10",
+        # It reads the superGLUE sets with it and does not declare it.
+        "importlib_resources>=6,<8",
+        # Parquet files of rows.
+        "pyarrow>=20,<27",
         # clu writes TensorBoard events with it and does not declare it.
         "tensorboard>=2.20,<3",
         "gin-config>=0.5,<0.6",

@@ -215,6 +215,8 @@ def _explain(error: Exception) -> str:
         line = (getattr(error, "text", None) or "").strip()
         place = f" near {line!r}" if line else ""
         return f"""not a Python literal{place}; quote texts twice, as in --gin.NAME="'text'\""""
+    if "macro() missing 1 required positional argument" in text:
+        return f"needs {', '.join(_unset())}; give each by --gin.NAME=VALUE"
     selectors = {selector for _, selector in config._CONFIG}
     if found := re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", text):
         called, name = found.groups()
@@ -229,6 +231,15 @@ def _explain(error: Exception) -> str:
     known = {selector.split(".", 1)[-1] for selector in selectors}
     quoted = re.findall(r"['`]([\w./]+)['`]", text)
     return text + next((hint for name in quoted if (hint := _nearest(name, known - {name}))), "")
+
+
+def _unset() -> list[str]:
+    """Returns the macros that the experiment refers to and that have no value."""
+    from gin import config
+
+    bound = config._CONFIG
+    macros = {scope for scope, selector in _reached(bound) if selector == "gin.macro"}
+    return sorted(name for name in macros if (name, "gin.macro") not in bound)
 
 
 def _nearest(name: str, known) -> str:

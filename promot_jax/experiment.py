@@ -420,4 +420,5 @@ def _stage_seed(seed: int, name: str) -> int:
 
 def shorten(command: Sequence[str] = tuple(sys.argv)) -> str:
     """Returns a command line as a person typed it, without the folder of the program."""
-    return " ".join([pathlib.Path(command[0]).name, *command[1:]])
+    program = pathlib.Path(command[0]).name
+    return " ".join(["promot" if program == "cli.py" else program, *command[1:]])

@@ -363,7 +363,7 @@ def test_a_run_is_stopped_with_its_parent(tmp_path):
         (["table-10"], """--gin.INITIAL_CHECKPOINT_PATH="'PATH'\""""),
         (["table-10", "--gin.INITIAL_CHECKPOINT_PATH='x'"], """ by --gin.VOCABULARY="'PATH'\""""),
         (["table-3", "--collect"], "has no run of table-3"),
-        (["table-3", "--collect", "--dry-run"], "--dry_run does nothing with --collect"),
+        (["table-3", "--collect", "--dry-run"], "--dry-run does nothing with --collect"),
         (["table-3", "--collect", "--gin.A=1"], "--gin.A=1 does nothing with --collect"),
         (["table-3", "--seeds", "a"], "expected numbers such as 0,1,2"),
         (["table-3", "--dry-run", "--gin.TRAIN_STEP=1"], "did you mean TRAIN_STEPS?"),

@@ -175,5 +175,5 @@ def test_the_cosine_of_gradients_follows_fine_tuning_on_rte():
 def test_a_model_without_public_checkpoint_asks_for_one():
     file = configuration.experiment_file("paper/palm_8b/enfr")
     configuration.parse([file])
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="needs INITIAL_CHECKPOINT_PATH, VOCABULARY; give each"):
         configuration.built()

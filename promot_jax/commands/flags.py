@@ -1,11 +1,14 @@
 """What several commands share: flags, and checks of what was given."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from promot_jax.errors import UserError
 
 ANY_CHECKPOINT = "a checkpoint: Hugging Face, T5X or promot_jax folder, .gguf file"
+# Flags that are not spelt as Python spells them.
+SPELT = {"dry_run": "--dry-run"}
 VOCABULARY = "SentencePiece model or tokenizer.json, where the checkpoint has none"
 
 
@@ -51,10 +54,16 @@ def refuse(arguments, flags: Sequence[str], why: str) -> None:
     """Raises UserError for a flag that was given and would do nothing."""
     for flag in flags:
         if getattr(arguments, flag) not in (None, [], False):
-            raise UserError(f"--{flag} {why}; leave it out")
+            raise UserError(f"{SPELT.get(flag, f'--{flag}')} {why}; leave it out")
 
 
 def no_overrides(flags: Sequence[str]) -> None:
     """Raises UserError for gin values, in a command that takes none."""
     if flags:
         raise UserError(f"{flags[0]}: only `promot run` takes --gin values")
+
+
+def check_seeds(seeds: str | None) -> None:
+    """Raises UserError for what are no seeds."""
+    if seeds is not None and not re.fullmatch(r"\d+(,\d+)*", seeds):
+        raise UserError(f"--seeds {seeds!r}: expected numbers such as 0,1,2")

@@ -1,7 +1,6 @@
 """`promot paper`: the paper's tables and figures, run and compared."""
 
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -89,8 +88,7 @@ def listing() -> str:
 
 
 def _check(arguments, overrides) -> None:
-    if arguments.seeds is not None and not re.fullmatch(r"\d+(,\d+)*", arguments.seeds):
-        raise UserError(f"--seeds {arguments.seeds!r}: expected numbers such as 0,1,2")
+    flags.check_seeds(arguments.seeds)
     if arguments.collect:
         flags.refuse(arguments, ("seeds", "dry_run"), "does nothing with --collect")
         if overrides:

@@ -114,9 +114,8 @@ def _run(arguments, overrides) -> None:
 def _chosen(arguments) -> list[str]:
     """Returns the gin flags that --seeds and --methods stand for."""
     chosen = []
+    flags.check_seeds(arguments.seeds)
     if arguments.seeds is not None:
-        if not re.fullmatch(r"\d+(,\d+)*", arguments.seeds):
-            raise UserError(f"--seeds {arguments.seeds!r}: expected numbers such as 0,1,2")
         chosen.append(f"--gin.SEEDS=({arguments.seeds},)")
     if arguments.methods is not None:
         if not re.fullmatch(r"\w+(,\w+)*", arguments.methods):

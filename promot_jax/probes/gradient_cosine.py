@@ -140,17 +140,13 @@ class GradientCosine:
 
     def _groups(self, paths: Iterable[str]) -> dict[str, list[str]]:
         """Returns the paths of each group in the last decoder layer."""
-        found = [re.fullmatch(r"decoder/layers_(\d+)/(.+)", path) for path in paths]
-        inside = [(int(match[1]), match[2]) for match in found if match]
-        last = max(number for number, _ in inside)
+        paths = list(paths)
+        layers = [re.match(r"decoder/layers_(\d+)/", path) for path in paths]
+        last = f"decoder/layers_{max(int(layer[1]) for layer in layers if layer)}/"
         groups = {}
         for group, pattern in GROUPS.items():
-            pattern = pattern.format(attention=self.attention)
-            groups[group] = [
-                f"decoder/layers_{last}/{rest}"
-                for number, rest in inside
-                if number == last and re.fullmatch(pattern, rest)
-            ]
+            whole = last + pattern.format(attention=self.attention)
+            groups[group] = [path for path in paths if re.fullmatch(whole, path)]
             if not groups[group]:
                 raise UserError(
                     f"GradientCosine.attention = {self.attention!r} matches no module of the last "
