@@ -49,7 +49,7 @@ def test_equal_settings_have_one_lineage():
         rate(0.1),
         scaled(0.1),
     ],
-    ids=str,
+    ids=lambda changes: "-".join(changes),
 )
 def test_whatever_decides_the_training_is_part_of_it(changes):
     others = {lineage_of(), lineage_of(**rate(0.3)), lineage_of(**scaled(0.3))}
