@@ -121,7 +121,7 @@ def test_one_process_at_a_time(run, capsys):
         (["run", "mini", "--gin.t5.T5Confg.emb_dim=5"], "no T5Confg; did you mean T5Config?"),
         (["run", "mini", "--gin.LABELS=('yes',"], "--gin.LABELS=('yes',: not a Python literal"),
         (
-            ["run", "mini", "--gin.optimizers.adamw.clip_norm=5.0"],
+            ["run", "mini", "--gin.optimizers.warmup_cosine.peak=5.0"],
             "nothing in this experiment calls",
         ),
         (["run", "mini", "--gin.MODEL_DIR=runs/x"], "quote texts twice"),
