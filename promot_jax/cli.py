@@ -9,13 +9,14 @@ import sys
 from collections.abc import Sequence
 
 import promot_jax
-from promot_jax.commands import convert, generate, inspect, paper, report, run, tasks
-from promot_jax.errors import UserError
+from promot_jax.commands import convert, generate, inspect, paper, plan, report, run, tasks
+from promot_jax.errors import UserError, explained
 
 ADD = (
     run.add,
     report.add,
     paper.add,
+    plan.add,
     inspect.add,
     generate.add,
     convert.add_import,
@@ -34,16 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _only_gin_flags(overrides)
         arguments.command(arguments, overrides)
-    except UserError as error:
-        # gin adds lines about where it was when it called what failed.
-        print(f"promot: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"promot: {error.filename or 'file system'}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("promot: interrupted; the same command continues the run", file=sys.stderr)
-        return 130
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        line, code = explained(error)
+        print(f"promot: {line}", file=sys.stderr)
+        return code
     return 0
 
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from promot_jax import decoding, files, models, partitioning, pretrained, trees, vocabularies
+from promot_jax import (
+    architectures,
+    decoding,
+    files,
+    models,
+    partitioning,
+    pretrained,
+    trees,
+    vocabularies,
+)
 from promot_jax.errors import UserError
 from promot_jax.interop import formats, huggingface, peft, t5x
 from promot_jax.interop import source as sources
@@ -214,7 +223,7 @@ def _write_adapter(
 ) -> None:
     leaves, config = _adapter_leaves(params, name), model.network.config
     if name == LORA:
-        settings = models.describe(model)["config"]
+        settings = architectures.describe(model)["config"]
         rank, alpha = config.lora.rank, config.lora.alpha
         peft.write_lora(folder, leaves, model.family, rank, alpha, settings, base)
     else:
@@ -237,7 +246,7 @@ def _write_huggingface(out: pathlib.Path, model: models.Model, leaves: Mapping[s
             out,
             leaves,
             model.family,
-            models.describe(model)["config"],
+            architectures.describe(model)["config"],
             token_ids=ids,
             tokenizer_files={file.name: file for file in pathlib.Path(scratch).iterdir()},
         )

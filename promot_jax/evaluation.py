@@ -154,7 +154,8 @@ class Evaluator:
         """Returns the model's answer of at most `max_length` tokens to each text."""
         ids = [self._model.input_ids(text) for text in texts]
         longest = max([1, *map(len, ids)])
-        count = -(-len(ids) // self._mesh.shape["data"]) * self._mesh.shape["data"]
+        parts = partitioning.row_parts(self._mesh)
+        count = -(-len(ids) // parts) * parts
         tokens, segments = np.zeros((2, count, longest), np.int32)
         for row, values in enumerate(ids):
             tokens[row, : len(values)] = values

@@ -24,6 +24,7 @@ import jax
 from promot_jax import (
     data,
     decoding,
+    distributed,
     lineage,
     metric_writers,
     metrics,
@@ -82,7 +83,8 @@ class Experiment:
         exemplars, those with the fewest.
       probes: further measurements of such stages.
       samples: answers of each task that are kept for the report.
-      model_parallel: devices that share one copy of the parameters.
+      model_parallel, fsdp: devices on these axes of the mesh, see `partitioning`; together they
+        share one copy of the parameters. None for `fsdp` goes by the size of the model.
     """
 
     model: Model
@@ -105,6 +107,7 @@ class Experiment:
     probes: Sequence[Probe] = ()
     samples: int = 3
     model_parallel: int = 1
+    fsdp: int | None = None
 
     def __post_init__(self):
         if not self.targets:
@@ -146,7 +149,11 @@ class Runner:
 
     def __init__(self, experiment: Experiment, model_dir: pathlib.Path):
         self.experiment, self.folder = experiment, model_dir
-        self.mesh = partitioning.make_mesh(experiment.model_parallel)
+        self.mesh = partitioning.make_mesh(
+            experiment.model_parallel,
+            experiment.fsdp,
+            parameters=trees.count(experiment.model.shapes_and_axes()[0]),
+        )
         self.evaluator = Evaluator(
             experiment.model,
             self.mesh,
@@ -164,15 +171,14 @@ class Runner:
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it."""
         started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._describe(command, seconds=None)
+        distributed.by_main(self._describe, command, None)
         for seed in self.experiment.seeds:
             base = self.initial_params(seed)
             for method in self.experiment.selected:
                 # Without a stage nothing depends on the seed.
                 if method.stages or seed == self.experiment.seeds[0]:
                     self._run_method(method, seed, base)
-        self._describe(command, seconds=time.monotonic() - started)
+        distributed.by_main(self._describe, command, time.monotonic() - started)
 
     def _check(self, stage: Stage) -> None:
         """Raises UserError for a stage that trains on what is no target."""
@@ -187,9 +193,12 @@ class Runner:
         """Returns the parameters that every method of a seed starts from, placed on the mesh."""
         experiment = self.experiment
         if experiment.initial_checkpoint is not None:
+            source = formats.open_checkpoint(experiment.initial_checkpoint)
+            # Prompts that come with it are there for stages that attach them.
+            prompts = models.prompts_of(trees.unflatten(dict(source.leaves)))
             return pretrained.load(
-                formats.open_checkpoint(experiment.initial_checkpoint),
-                experiment.model,
+                source,
+                experiment.model.with_prompts(prompts),
                 self.mesh,
                 may_miss=experiment.may_miss,
                 may_skip=experiment.may_skip,
@@ -212,7 +221,9 @@ class Runner:
             came_from = self._lineage(came_from, stage, _stage_seed(seed, folder), params)
             stage_run = StageRun(
                 stage=stage,
-                folder=self._stage_folder(seed, folder, came_from),
+                folder=pathlib.Path(
+                    distributed.by_main(self._stage_folder, seed, folder, came_from)
+                ),
                 lineage=came_from,
                 seed=_stage_seed(seed, folder),
                 label=f"seed {seed} {folder}",
@@ -246,7 +257,7 @@ class Runner:
         embedding = params["token_embedder"]["embedding"]
         return lineage.of_stage(parent, stage, seed, measured, embedding)
 
-    def _stage_folder(self, seed: int, name: str, came_from: str) -> pathlib.Path:
+    def _stage_folder(self, seed: int, name: str, came_from: str) -> str:
         """Returns where a stage is trained, or where it is kept if it has been.
 
         Raises:
@@ -263,7 +274,7 @@ class Runner:
             kept = pathlib.Path(found.get("reused_from", own))
             if not kept.is_dir():
                 raise UserError(f"{own} was taken from {kept}, which is gone; put it back")
-            return kept
+            return str(kept)
         for other in self.experiment.reuse:
             kept = pathlib.Path(other).absolute() / f"seed_{seed}" / name
             found = _finished(kept)
@@ -273,8 +284,8 @@ class Runner:
                 own.mkdir(parents=True, exist_ok=True)
                 shutil.copy(kept / "metrics.jsonl", own)
                 write_json(own / "stage.json", found | {"reused_from": str(kept)})
-                return kept
-        return own
+                return str(kept)
+        return str(own)
 
     def _with_attachments(self, params: Tree, stage: Stage, seed: int) -> Tree:
         """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""
@@ -297,10 +308,8 @@ class Runner:
 
     def _run_method(self, method: Method, seed: int, base: Tree) -> None:
         seed_key = seed if method.stages else None
-        recorded = {
-            (r["method"], r["seed"], r["task"])
-            for r in metric_writers.read_jsonl(self.folder / "results.jsonl")
-        }
+        results = distributed.by_main(metric_writers.read_jsonl, self.folder / "results.jsonl")
+        recorded = {(r["method"], r["seed"], r["task"]) for r in results}
         # Targets come first: they are what a reader of the log waits for.
         wanted = [(task.name, *self.attached(method, task)) for task in self.experiment.targets]
         wanted += [(task.name, task, BARE) for task in self.experiment.tasks]
@@ -318,7 +327,7 @@ class Runner:
                 attached=attached,
             )
             key = {"method": method.name, "seed": seed_key, "task": name}
-            self._record(key, task, attached, found)
+            distributed.by_main(self._record, key, task, attached, found)
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))
 
@@ -395,6 +404,7 @@ class Runner:
 
     def _describe(self, command: str, seconds: float | None) -> None:
         """Writes run.json; `seconds` adds to those of earlier, interrupted attempts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "run.json"
         before = read_json(path) if path.exists() else {}
         description = run_facts.gather(self.experiment, command, before, seconds)

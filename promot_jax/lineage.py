@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promot_jax import models, trees
+from promot_jax import architectures, trees
 from promot_jax.models import Model
 from promot_jax.stages import Stage
 from promot_jax.trees import Tree
@@ -24,7 +24,9 @@ FUNCTIONS = ("optimizer", "prompt_init")
 
 def of_model(model: Model, params: Tree) -> str:
     """Returns the lineage of a starting point: its architecture and every bit of its parameters."""
-    return _digest(json.dumps(models.describe(model), sort_keys=True), trees.checksum(params))
+    return _digest(
+        json.dumps(architectures.describe(model), sort_keys=True), trees.checksum(params)
+    )
 
 
 def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax.Array) -> str:

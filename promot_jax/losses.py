@@ -1,7 +1,8 @@
-"""Cross-entropy of logits against token ids, with label smoothing and z-loss, and token scores.
+"""Cross-entropy of token ids, with label smoothing and z-loss, and scores of tokens.
 
 The definitions are T5X's. Soft targets are never built: their sum against log-probabilities
-follows from the target's log-probability and the sum over the vocabulary.
+follows from the target's log-probability and the sum over the vocabulary. `cross_entropy` takes
+logits; `projection.token_losses` takes what they are computed from, and never holds all of them.
 """
 
 from typing import NamedTuple

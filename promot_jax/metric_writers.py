@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from clu import metric_writers
 
+from promot_jax import distributed
+
 
 class JsonlWriter(metric_writers.interface.MetricWriter):
     """Writes one JSON object a call: `{"step": 20, "train/loss": 0.61, …}`.
@@ -41,7 +43,12 @@ class JsonlWriter(metric_writers.interface.MetricWriter):
 
 
 def create(folder: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter:
-    """Returns a writer to `folder/metrics.jsonl` and to TensorBoard events in `folder`."""
+    """Returns a writer to `folder/metrics.jsonl` and to TensorBoard events in `folder`.
+
+    Of several processes only the main one writes.
+    """
+    if not distributed.is_main():
+        return metric_writers.MultiWriter([])
     return metric_writers.MultiWriter(
         [
             JsonlWriter(folder / "metrics.jsonl", resume_from),

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import seqio
 from flax.linen import partitioning as flax_partitioning
 
-from promot_jax import decoding, losses, trees
+from promot_jax import chunked_loss, decoding, losses, trees
 from promot_jax.errors import UserError
 from promot_jax.networks import decoder as decoder_network
 from promot_jax.networks import t5
@@ -25,6 +25,8 @@ from promot_jax.trees import Tree
 
 Batch = dict[str, jax.Array]
 
+# Where the output projection is, unless the embedding serves as one.
+HEAD = "decoder/logits_dense/kernel"
 PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/prompt")
 
 
@@ -97,8 +99,18 @@ class Model(abc.ABC):
         return self.network.init(rng, ones, ones, ones, enable_dropout=False)
 
     @abc.abstractmethod
-    def logits(self, params: Tree, batch: Batch, dropout_rng: jax.Array | None = None) -> jax.Array:
-        """Returns teacher-forced logits [B, U, V] in float32; dropout needs `dropout_rng`."""
+    def logits(
+        self,
+        params: Tree,
+        batch: Batch,
+        dropout_rng: jax.Array | None = None,
+        *,
+        project: bool = True,
+    ) -> jax.Array:
+        """Returns teacher-forced logits [B, U, V] in float32; dropout needs `dropout_rng`.
+
+        Without `project`, the hidden states [B, U, H] that they would be computed from.
+        """
 
     @abc.abstractmethod
     def predict_batch(
@@ -137,20 +149,47 @@ class Model(abc.ABC):
         z_loss: float = 0.0,
     ) -> losses.Loss:
         """Returns the summed loss of a batch and the weight to divide it by."""
-        return losses.cross_entropy(
-            self.logits(params, batch, dropout_rng),
-            batch["decoder_target_tokens"],
-            batch["decoder_loss_weights"],
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
-        )
+        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+        if not self._projects_in_chunks(targets):
+            return losses.cross_entropy(
+                self.logits(params, batch, dropout_rng),
+                targets,
+                weights,
+                label_smoothing=label_smoothing,
+                z_loss=z_loss,
+            )
+        tokens = self._token_losses(params, batch, dropout_rng, label_smoothing, z_loss)
+        weights = weights.astype(jnp.float32)
+        sums = [jnp.sum(values * weights) for values in tokens]
+        return losses.Loss(sums[0], sums[1], jnp.sum(weights), sums[2])
 
     def score_batch(self, params: Tree, batch: Batch) -> jax.Array:
         """Returns the log-probability of each row's target, float32 [B], in nats."""
-        log_probs = losses.token_log_probs(
-            self.logits(params, batch), batch["decoder_target_tokens"]
-        )
+        targets = batch["decoder_target_tokens"]
+        if self._projects_in_chunks(targets):
+            log_probs = -self._token_losses(params, batch, None).loss
+        else:
+            log_probs = losses.token_log_probs(self.logits(params, batch), targets)
         return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
+
+    def _projects_in_chunks(self, targets: jax.Array) -> bool:
+        """Whether the logits would be large; an adapter of the projection needs them whole."""
+        config = self.network.config
+        adapted = config.lora is not None and config.lora.adapts(HEAD)
+        return targets.size * config.vocab_size > chunked_loss.CHUNK and not adapted
+
+    def _token_losses(self, params, batch, dropout_rng, label_smoothing=0.0, z_loss=0.0):
+        config = self.network.config
+        hidden = self.logits(params, batch, dropout_rng, project=False)
+        tied = config.logits_via_embedding
+        kernel = trees.flatten(params)["token_embedder/embedding" if tied else HEAD]
+        return chunked_loss.token_losses(
+            hidden * jnp.asarray(config.logit_scale, hidden.dtype),
+            chunked_loss.Head(kernel, vocab_axis=0 if tied else 1),
+            batch["decoder_target_tokens"],
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +202,14 @@ class EncoderDecoderModel(Model):
     network_class = t5.Transformer
     config_class = t5.T5Config
 
-    def logits(self, params: Tree, batch: Batch, dropout_rng: jax.Array | None = None) -> jax.Array:
+    def logits(
+        self,
+        params: Tree,
+        batch: Batch,
+        dropout_rng: jax.Array | None = None,
+        *,
+        project: bool = True,
+    ) -> jax.Array:
         """See `Model`."""
         return self.network.apply(
             {"params": params},
@@ -173,6 +219,7 @@ class EncoderDecoderModel(Model):
             prompt_ids=batch.get("prompt_ids"),
             enable_dropout=dropout_rng is not None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            project=project,
         )
 
     def predict_batch(
@@ -260,7 +307,14 @@ class DecoderOnlyModel(Model):
     network_class = decoder_network.Transformer
     config_class = decoder_network.DecoderConfig
 
-    def logits(self, params: Tree, batch: Batch, dropout_rng: jax.Array | None = None) -> jax.Array:
+    def logits(
+        self,
+        params: Tree,
+        batch: Batch,
+        dropout_rng: jax.Array | None = None,
+        *,
+        project: bool = True,
+    ) -> jax.Array:
         """See `Model`."""
         inputs, valid = self._inputs(batch)
         targets = batch["decoder_target_tokens"]
@@ -275,6 +329,7 @@ class DecoderOnlyModel(Model):
             enable_dropout=dropout_rng is not None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             last=targets.shape[1],
+            project=project,
         )
 
     def predict_batch(
@@ -353,69 +408,6 @@ class DecoderOnlyModel(Model):
     def input_ids(self, text: str) -> list[int]:
         """See `Model`; the model itself puts its start token before them."""
         return list(self.vocabulary.encode(text))
-
-
-FAMILIES: Mapping[str, type[Model]] = {
-    kind.family: kind for kind in (EncoderDecoderModel, DecoderOnlyModel)
-}
-
-
-def build(
-    family: str, config: Mapping[str, Any], vocabulary: seqio.Vocabulary | None, **options: Any
-) -> Model:
-    """Returns a model from plain values, such as a JSON file holds; inverse of `describe`.
-
-    Args:
-      family: a key of `FAMILIES`.
-      config: fields of the family's configuration; lists stand for tuples, a dict for `lora`.
-      vocabulary: of the tokens, None for a model that sees no texts. A decoder-only model starts
-        with the token that its vocabulary puts before texts, its `start_id`, if it has one and
-        `options` do not say otherwise.
-      **options: further fields of the model: `prefix_lm` and `start_id` of a decoder-only one.
-
-    Raises:
-      UserError: an unknown family, or a field that is unknown or missing.
-    """
-    if family not in FAMILIES:
-        raise UserError(f"unknown model family {family!r}; known are {', '.join(sorted(FAMILIES))}")
-    kind = FAMILIES[family]
-    fields = dataclasses.fields(kind.config_class)
-    _only_known(f"{family} configuration", config, [field.name for field in fields])
-    given = [field.name for field in dataclasses.fields(kind) if field.name not in RUNTIME]
-    _only_known(f"{family} model", options, given)
-    required = [field.name for field in fields if field.default is dataclasses.MISSING]
-    if missing := [name for name in required if name not in config]:
-        raise UserError(f"{family} configuration has no {', '.join(missing)}; add what is missing")
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    if isinstance(lora := values.get("lora"), Mapping):
-        _only_known("lora", lora, names := [field.name for field in dataclasses.fields(Lora)])
-        if missing := [name for name in names if name not in lora]:
-            raise UserError(f"lora has no {', '.join(missing)}; add what is missing")
-        values["lora"] = Lora(**lora)
-    if "start_id" in given:
-        options = {"start_id": getattr(vocabulary, "start_id", None)} | options
-    return kind(kind.network_class(kind.config_class(**values)), vocabulary, **options)
-
-
-# Fields of models that are no plain values.
-RUNTIME = ("network", "vocabulary")
-
-
-def _only_known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    if unknown := [name for name in given if name not in known]:
-        raise UserError(f"{what} has no field {unknown[0]!r}; it has {', '.join(known)}")
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """Returns `family`, `config` and further fields of a model as plain values; see `build`."""
-    config = dataclasses.asdict(model.network.config)
-    del config["prompt_init"]
-    fields = [field.name for field in dataclasses.fields(model) if field.name not in RUNTIME]
-    return {
-        "family": model.family,
-        "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
-        **{name: getattr(model, name) for name in fields},
-    }
 
 
 def prompts_of(params: Tree) -> dict[str, int]:

@@ -7,7 +7,7 @@ Adafactor is Shazeer & Stern, 2018.
 
 import optax
 
-from promot_jax import trees
+from promot_jax.adafactor import adafactor
 from promot_jax.errors import UserError
 
 # Either a constant or optax's function of the step.
@@ -16,25 +16,15 @@ Rate = float | optax.Schedule
 
 def model_adafactor(learning_rate: Rate = 0.001) -> optax.GradientTransformation:
     """Adafactor for model tuning: factored, steps relative to each parameter's scale (A.2.4)."""
-    return optax.adafactor(
-        learning_rate,
-        decay_rate=0.8,
-        multiply_by_parameter_scale=True,
-        clipping_threshold=1.0,
-    )
+    return adafactor(learning_rate)
 
 
 def prompt_adafactor(
     learning_rate: Rate = 0.2, weight_decay: float = 1e-5
 ) -> optax.GradientTransformation:
     """Adafactor for prompt tuning: unfactored, absolute steps, a little weight decay (A.2.4)."""
-    return optax.adafactor(
-        learning_rate,
-        decay_rate=0.8,
-        multiply_by_parameter_scale=False,
-        clipping_threshold=1.0,
-        weight_decay_rate=weight_decay,
-        factored=False,
+    return adafactor(
+        learning_rate, factored=False, scale_by_parameter=False, weight_decay=weight_decay
     )
 
 
@@ -57,21 +47,3 @@ def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
     if not 0 <= warmup_steps < steps:
         raise UserError(f"warmup_steps = {warmup_steps} must be below the {steps} steps in all")
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps, peak / 100)
-
-
-def layer_by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns `tx` as it treats a model that is not scanned, whatever the model is.
-
-    Adafactor clips and scales each parameter by its own norm. Where the layers of a scanned model
-    are stacked in one array, `tx` sees their slices, so its slots, too, are those of single layers.
-    """
-
-    def update(gradients, state, params):
-        if not trees.is_stacked(params):
-            return tx.update(gradients, state, params)
-        updates, state = tx.update(
-            trees.unstack_layers(gradients), state, trees.unstack_layers(params)
-        )
-        return trees.stack_layers(updates), state
-
-    return optax.GradientTransformation(lambda p: tx.init(trees.unstack_layers(p)), update)

@@ -1,14 +1,19 @@
 """Mesh, logical-axis rules and shardings.
 
-Parameters name their axes (`embed`, `mlp`, …); rules map these names to the two axes of the mesh,
-`data` and `model`, as T5X's standard rules do. A soft prompt is replicated. The same code runs on
-one device, where every rule is without effect.
+Parameters name their axes (`embed`, `mlp`, …); rules map these names to the axes of the mesh:
+
+* `data` divides the batch; each part of it holds all parameters;
+* `fsdp` divides the batch and the `embed` axis of parameters, which are gathered layer by layer
+  (T5X's two-dimensional parameter partitioning);
+* `model` divides heads, MLP and vocabulary, within one row of the batch (T5X's standard rules).
+
+A soft prompt is replicated. The same code runs on one device, where every rule is without effect.
 """
 
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -21,12 +26,14 @@ from promot_jax.train_state import TrainState
 from promot_jax.trees import Tree
 
 RULES = (
-    ("batch", "data"),
+    ("batch", ("data", "fsdp")),
     ("vocab", "model"),
     ("mlp", "model"),
     ("heads", "model"),
     ("joined_kv", "model"),
     ("kv", None),
+    # Of activations, whose batch axis has it already, `embed` stays whole.
+    ("embed", "fsdp"),
     ("embed", None),
     ("relpos_buckets", None),
     ("length", None),
@@ -76,34 +83,62 @@ def keep_compiled(folder: pathlib.Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def make_mesh(model_parallel: int = 1) -> Mesh:
-    """Returns a mesh of all devices, `data` × `model`.
+# Parameters from which on no device holds all of them.
+LARGE = 1_000_000_000
+
+
+def make_mesh(
+    model_parallel: int = 1,
+    fsdp: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    parameters: int = 0,
+) -> Mesh:
+    """Returns a mesh of all devices, `data` × `fsdp` × `model`.
 
     Args:
-      model_parallel: devices on the `model` axis; the others divide the batch.
+      model_parallel: devices on the `model` axis, neighbours of each other.
+      fsdp: devices on the `fsdp` axis; `data` takes those that remain. None is all that
+        `model` leaves for a large model, and 1 for others.
+      devices: those of another machine, for which a program is only compiled; None takes all here.
+      parameters: of the model, to tell a large one.
 
     Raises:
-      UserError: `model_parallel` does not divide the number of devices.
+      UserError: the axes do not divide the number of devices.
     """
-    devices = np.array(jax.devices())
-    if devices.size % model_parallel:
+    devices = np.array(jax.devices() if devices is None else devices)
+    if fsdp is None:
+        fsdp = max(1, devices.size // model_parallel) if parameters >= LARGE else 1
+    for name, size in (("model_parallel", model_parallel), ("fsdp", fsdp)):
+        if size < 1:
+            raise UserError(f"{name} = {size}; give a number of devices, at least 1")
+    if devices.size % (model_parallel * fsdp):
         raise UserError(
-            f"make_mesh.model_parallel = {model_parallel} does not divide the {devices.size} "
-            "devices; choose a divisor"
+            f"model_parallel = {model_parallel} and fsdp = {fsdp} do not divide the "
+            f"{devices.size} devices; choose divisors"
         )
-    return Mesh(devices.reshape(-1, model_parallel), ("data", "model"))
+    return Mesh(devices.reshape(-1, fsdp, model_parallel), ("data", "fsdp", "model"))
+
+
+def row_parts(mesh: Mesh) -> int:
+    """Returns into how many parts the rows of a batch are divided."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 @contextlib.contextmanager
 def activate(mesh: Mesh) -> Iterator[None]:
     """Within it, the network's sharding constraints mean this mesh and `RULES`."""
-    with mesh, flax_partitioning.axis_rules(RULES):
+    with jax.set_mesh(mesh), flax_partitioning.axis_rules(RULES):
         yield
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a value that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def rows_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array whose first axis is the rows of a batch."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def params_sharding(mesh: Mesh, axes: Tree, params: Tree) -> Tree:
@@ -148,18 +183,18 @@ def state_sharding(mesh: Mesh, axes: Tree, state: TrainState) -> TrainState:
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Places a host batch on the mesh, rows divided over `data`.
+    """Places a host batch on the mesh, rows divided over `data` and `fsdp`.
 
     Every process passes the same global batch and keeps the rows of its own devices.
 
     Raises:
-      UserError: the batch size is not a multiple of the `data` axis.
+      UserError: the batch size is not a multiple of `row_parts`.
     """
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = rows_sharding(mesh)
     rows = len(next(iter(batch.values())))
-    if rows % mesh.shape["data"]:
+    if rows % row_parts(mesh):
         raise UserError(
-            f"a batch of {rows} rows cannot be divided over {mesh.shape['data']} devices; "
+            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; "
             "make BATCH_SIZE a multiple of it"
         )
     return {

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promot_jax import checkpoints, files, models, partitioning, trees, vocabularies
+from promot_jax import architectures, checkpoints, files, models, partitioning, trees, vocabularies
 from promot_jax.errors import UserError, first_line
 from promot_jax.interop import formats, peft
 from promot_jax.interop import source as sources
@@ -42,7 +42,9 @@ def open_model(
     _check_sizes(source)
     words = find_vocabulary(source, vocabulary)
     with _reporting_configuration(path):
-        model = models.build(source.family, {**source.config, **changes}, words, **source.options)
+        model = architectures.build(
+            source.family, {**source.config, **changes}, words, **source.options
+        )
     shapes = trees.unflatten(dict(source.leaves))
     return model.with_prompts(models.prompts_of(shapes)), source
 
@@ -205,7 +207,7 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
       UserError: an adapter of another model, or one of a kind that is not supported.
     """
     if peft.is_format(path):
-        adapter = peft.read(path, model.family, models.describe(model)["config"])
+        adapter = peft.read(path, model.family, architectures.describe(model)["config"])
     else:
         adapter = peft.Adapter("prompt", None, prompt=prompt.read_file(path))
     arrays = {"the prompt": adapter.prompt} if adapter.kind == "prompt" else adapter.leaves
@@ -252,7 +254,7 @@ def save(
         for path, leaf in trees.flatten(params).items():
             if match := models.PROMPT.fullmatch(path):
                 np.save(partial / f"{match[2]}.npy", leaf)
-        about = {**models.describe(model), "origin": dict(origin)}
+        about = {**architectures.describe(model), "origin": dict(origin)}
         if model.vocabulary is not None:
             about["vocabulary"] = vocabularies.save(model.vocabulary, partial)
         (partial / "model.json").write_text(json.dumps(about, indent=1) + "\n")

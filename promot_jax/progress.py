@@ -7,11 +7,20 @@ import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
 
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Shows nothing from now on: another process of the same run speaks."""
+    global _quiet
+    _quiet = True
+
 
 def say(line: str) -> None:
     """Prints one line of plain progress, above any bar."""
-    tqdm.tqdm.write(line)
-    sys.stdout.flush()
+    if not _quiet:
+        tqdm.tqdm.write(line)
+        sys.stdout.flush()
 
 
 class Progress:
@@ -26,7 +35,7 @@ class Progress:
         self._started = self._printed = time.monotonic()
         self._note = ""
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not _quiet:
             self._bar = tqdm.tqdm(
                 total=total, initial=done, desc=label, unit=" steps", dynamic_ncols=True, leave=True
             )

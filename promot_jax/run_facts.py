@@ -25,6 +25,7 @@ def gather(
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     devices = jax.devices()
+    together = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     known = {method["name"] for method in before.get("methods", [])}
     known |= {method.name for method in experiment.selected}
     return {
@@ -35,7 +36,7 @@ def gather(
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "machine": {
             "cores": os.cpu_count(),
-            "devices": f"{len(devices)} x {devices[0].device_kind}",
+            "devices": f"{len(devices)} x {devices[0].device_kind}" + together,
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
             "jax": jax.__version__,

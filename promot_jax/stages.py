@@ -34,6 +34,10 @@ class Stage:
         with a product of zero.
       dropout_rate, label_smoothing, z_loss: regularisation; A.2.4 has 0.1, 0.1 and none for the
         model.
+      microbatches: parts of a batch whose gradients are added up one after the other, so that the
+        activations of one part are in memory; a divisor of the batch size.
+      frozen_dtype: what frozen leaves are kept in while the stage trains, such as "bfloat16", which
+        halves them; None leaves them as they are. What later stages get is unchanged.
       eval_period: steps between two evaluations on `mixture`'s validation split, each followed by
         a checkpoint. The best one, by the target metric, is handed to the next stage.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
@@ -54,12 +58,16 @@ class Stage:
     dropout_rate: float = 0.0
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    microbatches: int = 1
+    frozen_dtype: str | None = None
     eval_period: int = 100
     follow_unseen: bool = False
 
     def __post_init__(self):
-        if self.steps < 1 or self.eval_period < 1:
-            raise UserError(f"stage {self.name!r}: steps and eval_period must be at least 1")
+        if min(self.steps, self.eval_period, self.microbatches) < 1:
+            raise UserError(
+                f"stage {self.name!r}: steps, eval_period and microbatches must be at least 1"
+            )
         if self.prompt is not None and self.prompt_length < 1:
             raise UserError(f"stage {self.name!r} attaches a prompt, so prompt_length must be > 0")
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from promot_jax import (
+    adafactor,
     data,
+    distributed,
     metric_writers,
     models,
-    optimizers,
     partitioning,
     train_state,
     trees,
@@ -72,39 +73,74 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     state = sharded_state(run.stage, params, model, mesh)
-    checkpoints = StageCheckpoints(run.folder / "checkpoints", state.frozen)
+    _, frozen = trees.partition(params, run.stage.trainable)
+    checkpoints = StageCheckpoints(run.folder / "checkpoints", frozen)
     try:
-        if not (run.folder / "stage.json").exists():
+        if not distributed.by_main((run.folder / "stage.json").exists):
             latest = checkpoints.latest()
             if latest is not None:
                 state = checkpoints.restore(latest, state)
             started = time.monotonic()
             state = _train(run, state, model, mesh, checkpoints)
             checkpoints.wait()
-            _write_summary(run, state, checkpoints.best(), time.monotonic() - started)
+            seconds = time.monotonic() - started
+            distributed.by_main(_write_summary, run, state, checkpoints.best(), seconds)
         if (best := checkpoints.best()) != int(state.step):
             state = checkpoints.restore(best, state)
-        return state.params
+        return trees.combine(state.trainable, frozen)
     finally:
         checkpoints.close()
+
+
+def staged_model(stage: Stage, model: Model) -> Model:
+    """Returns a bare model with the prompts, adapters and dropout of a stage."""
+    lora = stage.lora or model.network.config.lora
+    prompts = dict.fromkeys(stage.prompts, stage.prompt_length)
+    return model.with_lora(lora).with_prompts(prompts).with_dropout(stage.dropout_rate)
+
+
+def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns shapes and shardings of the state at step 0 of a stage, without memory.
+
+    Args:
+      stage: what to train.
+      model: bare model.
+      mesh: devices, which need not be here.
+    """
+    shapes, axes = staged_model(stage, model).shapes_and_axes()
+    return _abstract(stage, shapes, axes, mesh)
+
+
+def _abstract(stage, params, axes, mesh) -> TrainState:
+    tx = adafactor.layer_by_layer(stage.optimizer())
+    shapes = jax.eval_shape(
+        lambda params: train_state.begin(params, stage.trainable, tx, stage.frozen_dtype), params
+    )
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        partitioning.state_sharding(mesh, axes, shapes),
+    )
 
 
 def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
     """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
 
-    Leaves that train are copies, because the step donates them; frozen ones are those of `params`.
+    Leaves that train are copies, because the step donates them; frozen ones are those of `params`
+    unless the stage keeps them in another dtype.
     """
-    tx = optimizers.layer_by_layer(stage.optimizer())
+    tx = adafactor.layer_by_layer(stage.optimizer())
     _, axes = model.with_prompts(models.prompts_of(params)).shapes_and_axes()
+    abstract = _abstract(stage, params, axes, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
     def begin(trainable):
         return train_state.begin(jax.tree.map(jnp.copy, trainable), (".*",), tx)
 
-    shapes = jax.eval_shape(lambda params: train_state.begin(params, stage.trainable, tx), params)
-    shardings = partitioning.state_sharding(mesh, axes, shapes)
     trainable, frozen = trees.partition(params, stage.trainable)
     state = jax.jit(begin, out_shardings=shardings.replace(frozen={}))(trainable)
-    return state.replace(frozen=jax.device_put(frozen, shardings.frozen))
+    frozen = jax.device_put(frozen, shardings.frozen)
+    return state.replace(frozen=train_state.cast(frozen, stage.frozen_dtype))
 
 
 def _train(run, state, model, mesh, checkpoints) -> TrainState:
@@ -113,9 +149,10 @@ def _train(run, state, model, mesh, checkpoints) -> TrainState:
     model = model.with_prompts(prompts := models.prompts_of(state.params))
     numbers = _prompt_numbers(stage, list(prompts))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    tx = optimizers.layer_by_layer(stage.optimizer())
+    tx = adafactor.layer_by_layer(stage.optimizer())
     step_fn = make_train_step(model, stage, tx, mesh, shardings)
-    rng = jax.device_put(jax.random.key(run.seed), partitioning.replicated(mesh))
+    whole = partitioning.replicated(mesh)
+    rng = jax.jit(lambda: jax.random.key(run.seed), out_shardings=whole)()
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder, resume_from=first or -1)
     pending = []

@@ -38,16 +38,29 @@ class TrainState:
         return {
             "step": self.step,
             "trainable": trees.unstack_layers(self.trainable),
-            "opt_state": self.opt_state,
+            "opt_state": _of_each_tree(trees.unstack_layers, self.opt_state),
         }
 
     def restored(self, saved: Tree) -> "TrainState":
         """Returns the state that `saved` was of; its frozen leaves are those of this one."""
-        if trees.is_stacked(self.trainable):
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.trainable)
-            stack = jax.jit(trees.stack_layers, out_shardings=shardings)
-            saved = saved | {"trainable": stack(saved["trainable"])}
-        return self.replace(**saved)
+        if not trees.is_stacked(self.trainable):
+            return self.replace(**saved)
+        own = self.replace(frozen={})
+
+        def stack(saved):
+            opt_state = _of_each_tree(
+                lambda own, tree: trees.stack_layers(tree) if trees.is_stacked(own) else tree,
+                own.opt_state,
+                saved["opt_state"],
+            )
+            return own.replace(
+                step=saved["step"],
+                trainable=trees.stack_layers(saved["trainable"]),
+                opt_state=opt_state,
+            )
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, own)
+        return jax.jit(stack, out_shardings=shardings)(saved).replace(frozen=self.frozen)
 
     def apply_gradients(self, gradients: Tree, tx: optax.GradientTransformation) -> "TrainState":
         """Returns the state one step later; `gradients` has the structure of `trainable`."""
@@ -56,13 +69,41 @@ class TrainState:
         return self.replace(step=self.step + 1, trainable=trainable, opt_state=opt_state)
 
 
-def begin(params: Tree, patterns: Sequence[str], tx: optax.GradientTransformation) -> TrainState:
+def begin(
+    params: Tree,
+    patterns: Sequence[str],
+    tx: optax.GradientTransformation,
+    frozen_dtype: str | None = None,
+) -> TrainState:
     """Begins a stage: partitions `params` by `patterns`, with fresh slots and step 0.
 
     The change from one stage to the next is `begin(previous.params, patterns, tx)`.
+
+    Args:
+      params: all leaves.
+      patterns: of those that train.
+      tx: the optimizer.
+      frozen_dtype: what frozen leaves are kept in, None for what they are.
 
     Raises:
       UserError: a pattern matches no leaf.
     """
     trainable, frozen = trees.partition(params, patterns)
+    frozen = cast(frozen, frozen_dtype)
     return TrainState(jnp.zeros((), jnp.int32), trainable, frozen, tx.init(trainable))
+
+
+def cast(tree: Tree, dtype: str | None) -> Tree:
+    """Returns a tree whose floating-point leaves have a dtype; None leaves them as they are."""
+    if dtype is None:
+        return tree
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def _of_each_tree(function, *states):
+    """Applies a function to the parameter trees inside optimizer states, and keeps the rest."""
+
+    def apply(first, *others):
+        return function(first, *others) if isinstance(first, dict) else (first, *others)[-1]
+
+    return jax.tree.map(apply, *states, is_leaf=lambda node: isinstance(node, dict))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.experimental import multihost_utils
 
 from promot_jax.errors import UserError
 
@@ -208,8 +209,18 @@ def count(tree: Tree) -> int:
 
 
 def checksum(tree: Tree) -> str:
-    """Returns the `fingerprint` of all leaves, which are read back from the device one by one."""
-    return fingerprint((path, jax.device_get(leaf)) for path, leaf in flatten(tree).items())
+    """Returns the `fingerprint` of all leaves, which are read back from the device one by one.
+
+    It does not depend on the devices and processes that hold them.
+    """
+    return fingerprint((path, _whole(leaf)) for path, leaf in flatten(tree).items())
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """Returns a leaf, of which other processes may hold parts, in the memory of this one."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return jax.device_get(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def fingerprint(leaves: Iterable[tuple[str, Any]]) -> str:

@@ -10,16 +10,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"trees", "losses", "decoding", "metric_writers", "files", "vocabularies"},
-    {"networks", "train_state", "optimizers", "data", "interop"},
-    {"models", "partitioning", "checkpoints"},
-    {"attached"},
+    {"distributed"},
+    {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"networks", "train_state", "adafactor", "data", "interop"},
+    {"models", "partitioning", "checkpoints", "optimizers"},
+    {"architectures", "attached"},
     {"stages"},
     {"lineage"},
     {"train_step", "evaluation", "pretrained"},
     {"conversion"},
-    {"train", "run_facts", "probes"},
+    {"train", "run_facts", "probes", "integrations"},
     {"experiment"},
+    {"plan"},
     {"report", "configuration", "preview"},
     {"paper"},
     {"commands"},
@@ -28,10 +30,14 @@ LAYERS = [
 # Packages that only some rooms may use.
 ONLY = {
     "gin": {"configuration"},
+    "t5x": {"integrations"},
+    "libtpu": {"plan"},
     "matplotlib": {"report"},
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
-    "seqio": {"data", "models", "preview", "tasks", "vocabularies"},
+    "seqio": {
+        *("architectures", "data", "integrations", "models", "preview", "tasks", "vocabularies")
+    },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
     "pyarrow": {"tasks"},

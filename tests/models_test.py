@@ -8,7 +8,7 @@ import optax
 import pytest
 import seqio
 
-from promot_jax import data, decoding, models, trees
+from promot_jax import architectures, data, decoding, models, trees
 from promot_jax.errors import UserError
 from promot_jax.networks import decoder
 from promot_jax.networks.lora import Lora
@@ -213,10 +213,10 @@ LORA = Lora(".*/wo/kernel", 2, 4.0)
     ],
 )
 def test_a_model_is_built_as_it_was_described(model):
-    about = json.loads(json.dumps(models.describe(model)))
-    built = models.build(**about, vocabulary=model.vocabulary)
+    about = json.loads(json.dumps(architectures.describe(model)))
+    built = architectures.build(**about, vocabulary=model.vocabulary)
     assert built == model
-    assert models.describe(built) == about
+    assert architectures.describe(built) == about
 
 
 class Starting(Ids):
@@ -224,11 +224,11 @@ class Starting(Ids):
 
 
 def test_a_decoder_starts_as_its_vocabulary_does():
-    config = models.describe(decoder_model(31, Ids()))["config"]
-    assert models.build("decoder", config, Starting()).start_id == 4
-    assert models.build("decoder", config, Starting(), start_id=None).start_id is None
-    assert models.build("decoder", config, Ids()).start_id is None
-    assert models.build("decoder", config, None).start_id is None
+    config = architectures.describe(decoder_model(31, Ids()))["config"]
+    assert architectures.build("decoder", config, Starting()).start_id == 4
+    assert architectures.build("decoder", config, Starting(), start_id=None).start_id is None
+    assert architectures.build("decoder", config, Ids()).start_id is None
+    assert architectures.build("decoder", config, None).start_id is None
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_a_decoder_starts_as_its_vocabulary_does():
     ],
 )
 def test_what_cannot_be_built_is_named(family, changes, options, words):
-    config = models.describe(decoder_model())["config"]
+    config = architectures.describe(decoder_model())["config"]
     with pytest.raises(UserError, match=words):
-        models.build(family, config | changes, None, **options)
+        architectures.build(family, config | changes, None, **options)
     with pytest.raises(UserError, match="decoder configuration has no emb_dim"):
-        models.build("decoder", {k: v for k, v in config.items() if k != "emb_dim"}, None)
+        architectures.build("decoder", {k: v for k, v in config.items() if k != "emb_dim"}, None)

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from promot_jax import optimizers
+from promot_jax import adafactor, optimizers, trees
 from promot_jax.errors import UserError
 
 
@@ -84,3 +84,66 @@ def test_warmup_cosine():
     np.testing.assert_allclose(rate(100), 0.001, rtol=1e-4)
     with pytest.raises(UserError, match="warmup_steps = 100"):
         optimizers.warmup_cosine(0.1, 100, 100)
+
+
+def random_tree(seed, shapes):
+    rng = np.random.default_rng(seed)
+    return trees.unflatten(
+        {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
+    )
+
+
+SHAPES = {"wide": (128, 1024), "tall": (1000, 136), "small": (130, 7), "scale": (9,)}
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_adafactor_is_that_of_optax(factored):
+    theirs = optax.adafactor(
+        0.01, decay_rate=0.8, factored=factored, weight_decay_rate=0.001, clipping_threshold=1.0
+    )
+    ours = adafactor.adafactor(0.01, factored=factored, weight_decay=0.001)
+    params = random_tree(0, SHAPES)
+    states = [ours.init(params), theirs.init(params)]
+    for seed in range(1, 4):
+        gradients = random_tree(seed, SHAPES)
+        mine, states[0] = jax.jit(ours.update)(gradients, states[0], params)
+        expected, states[1] = jax.jit(theirs.update)(gradients, states[1], params)
+        for path, leaf in trees.flatten(expected).items():
+            found = trees.flatten(mine)[path]
+            np.testing.assert_allclose(found, leaf, rtol=1e-4, atol=1e-7, err_msg=path)
+    sizes = sum(leaf.size for leaf in jax.tree.leaves(states[0]))
+    assert (sizes < 5000) == factored
+
+
+def test_stacked_layers_move_as_they_would_alone():
+    shapes = {
+        f"decoder/layers_{i}/{name}": shape for i in range(3) for name, shape in SHAPES.items()
+    }
+    shapes["embedding"] = (256, 128)
+    tx = adafactor.adafactor(0.01)
+    params, gradients = random_tree(0, shapes), random_tree(1, shapes)
+    # Each layer is clipped and scaled on its own.
+    gradients["decoder"]["layers_1"]["wide"][0, 0] = 1e3
+    params["decoder"]["layers_2"]["wide"] *= 100
+    expected, slots = tx.update(gradients, tx.init(params), params)
+    stacked = trees.stack_layers(params)
+    found, own = tx.update(trees.stack_layers(gradients), tx.init(stacked), stacked)
+    pairs = trees.flatten(trees.unstack_layers(found)), trees.flatten(expected)
+    assert pairs[0].keys() == pairs[1].keys() == shapes.keys()
+    for path in shapes:
+        np.testing.assert_allclose(pairs[0][path], pairs[1][path], rtol=1e-5, err_msg=path)
+    for mine, alone in zip(own[1:], slots[1:], strict=True):
+        assert trees.flatten(trees.unstack_layers(mine)).keys() == trees.flatten(alone).keys()
+
+
+def test_any_transformation_sees_single_layers():
+    shapes = {f"layers_{i}/kernel": (4, 5) for i in range(2)}
+    params, gradients = random_tree(0, shapes), random_tree(1, shapes)
+    gradients["layers_1"]["kernel"] *= 100
+    tx = optax.clip_by_block_rms(0.1)
+    expected, _ = tx.update(gradients, tx.init(params))
+    wrapped, stacked = adafactor.layer_by_layer(tx), trees.stack_layers(params)
+    found, _ = wrapped.update(trees.stack_layers(gradients), wrapped.init(stacked), stacked)
+    for path, leaf in trees.flatten(trees.unstack_layers(found)).items():
+        np.testing.assert_array_equal(leaf, trees.flatten(expected)[path])
+    assert adafactor.layer_by_layer(own := adafactor.adafactor(0.1)) is own

@@ -13,44 +13,54 @@ from promot_jax import models, partitioning, train
 from promot_jax.errors import UserError
 from tests import tiny
 
-ON_A_MESH = """
+# Three steps that train everything, and a beam search, on meshes of data x fsdp x model.
+SHAPES = {"one": (1, 1, 1), "data": (8, 1, 1), "mixed": (2, 2, 2), "sharded": (1, 4, 2)}
+ON_MESHES = """
 import sys
 import jax, numpy as np
-from promot_jax import data, models, partitioning, train, trees
+from promot_jax import chunked_loss, data, models, partitioning, train, trees
 from promot_jax.attached import Attached
 from promot_jax.evaluation import EvalTask, Evaluator
 from promot_jax.decoding import Beam
 from promot_jax.train_step import make_train_step
-from tests import tiny
+from tests import partitioning_test, tiny
 
-model_parallel, out = int(sys.argv[1]), sys.argv[2]
-mesh = partitioning.make_mesh(model_parallel)
+# Chunks of 2 x 16 tokens of 1280.
+chunked_loss.CHUNK, chunked_loss.FEWEST_COLUMNS = 1, 32
 params = models.add_prompt(
     tiny.model().init(jax.random.key(0)), "rte", np.full((3, 16), 0.1, np.float32)
 )
 stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3)
-state = train.sharded_state(stage, params, tiny.model(), mesh)
 model = tiny.model().with_prompts({"rte": 3})
-shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-step = make_train_step(model, stage, stage.optimizer(), mesh, shardings)
-losses = []
-rows = data.train_batches("mini_rte", tiny.LENGTHS, stage.batches, seed=0)
-for _ in range(3):
-    batch = {**next(rows), "prompt_ids": np.array([0, 0, 0, -1, 0, 0, -1, 0], np.int32)}
-    state, metrics = step(state, partitioning.shard_batch(mesh, batch), jax.random.key(0))
-    losses.append(float(metrics["loss"]))
-kernel = state.params["encoder"]["layers_0"]["mlp"]["wi"]["kernel"]
-evaluator = Evaluator(tiny.model(), mesh, Beam(num_beams=2), batch_size=8)
-task = EvalTask("mini_rte", "RTE", "accuracy", tiny.LENGTHS)
-found = evaluator.evaluate(state.params, task, split="test", limit=12, attached=Attached("rte"))
-np.savez(
-    out,
-    losses=losses,
-    devices=jax.device_count(),
-    pieces=len({str(shard.index) for shard in kernel.addressable_shards}),
-    predictions=found.predictions,
-    **{path: np.asarray(leaf) for path, leaf in trees.flatten(state.params).items()},
-)
+found = {}
+for name, (data_size, fsdp, model_parallel) in partitioning_test.SHAPES.items():
+    devices = jax.devices()[: data_size * fsdp * model_parallel]
+    mesh = partitioning.make_mesh(model_parallel, fsdp, devices)
+    state = train.sharded_state(stage, params, tiny.model(), mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    losses = []
+    rows = data.train_batches("mini_rte", tiny.LENGTHS, stage.batches, seed=0)
+    for _ in range(3):
+        batch = {**next(rows), "prompt_ids": np.array([0, 0, 0, -1, 0, 0, -1, 0], np.int32)}
+        state, metrics = step(state, partitioning.shard_batch(mesh, batch), jax.random.key(0))
+        losses.append(float(metrics["loss"]))
+    kernel = state.params["encoder"]["layers_0"]["mlp"]["wi"]["kernel"]
+    evaluator = Evaluator(tiny.model(), mesh, Beam(num_beams=2), batch_size=8)
+    task = EvalTask("mini_rte", "RTE", "accuracy", tiny.LENGTHS)
+    attached = Attached("rte")
+    answers = evaluator.evaluate(state.params, task, split="test", limit=12, attached=attached)
+    leaves = {path: np.asarray(leaf) for path, leaf in trees.flatten(state.params).items()}
+    found |= {
+        f"{name}:{what}": value
+        for what, value in {
+            "losses": losses,
+            "pieces": len({str(shard.index) for shard in kernel.addressable_shards}),
+            "predictions": answers.predictions,
+            **leaves,
+        }.items()
+    }
+np.savez(sys.argv[1], **found)
 """
 
 
@@ -59,8 +69,7 @@ np.savez(
 DECODER_ON_A_MESH = """
 import sys
 import jax, numpy as np
-from jax.sharding import Mesh
-from promot_jax import decoding, models, partitioning, trees
+from promot_jax import architectures, decoding, partitioning, trees
 from promot_jax.tasks import mini
 
 SIZES = {"vocab_size": 1280, "emb_dim": 16, "num_heads": 4, "head_dim": 8, "mlp_dim": 32}
@@ -75,13 +84,13 @@ batch = {
     "prompt_ids": np.array([0, 0, 0, -1, 0, 0, -1, 0], np.int32),
 }
 meshes = {
-    "one": Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model")),
+    "one": partitioning.make_mesh(devices=jax.devices()[:1]),
     "eight": partitioning.make_mesh(4),
 }
 found = {}
 for heads in (1, 2):
     config = SIZES | {"num_layers": 1, "num_kv_heads": heads, "logit_scale": 0.25}
-    model = models.build("decoder", config, mini.vocabulary()).with_prompts({"rte": 3})
+    model = architectures.build("decoder", config, mini.vocabulary()).with_prompts({"rte": 3})
     params = jax.tree.map(
         lambda leaf: rng.normal(0.0, 0.5, leaf.shape).astype(np.float32),
         model.shapes_and_axes()[0],
@@ -127,18 +136,21 @@ def run(script, devices, *arguments):
     return np.load(arguments[-1])
 
 
-def test_eight_devices_equal_one(tmp_path):
-    one = run(ON_A_MESH, 1, 1, tmp_path / "one.npz")
-    eight = run(ON_A_MESH, 8, 2, tmp_path / "eight.npz")
-    assert (one["devices"], eight["devices"]) == (1, 8)
-    assert (one["pieces"], eight["pieces"]) == (1, 2)
-    assert one.files == eight.files
-    assert len(one.files) > 20
-    np.testing.assert_allclose(one["losses"], eight["losses"], rtol=1e-5)
-    assert one["predictions"].tolist() == eight["predictions"].tolist()
-    for name in one.files:
-        if "/" in name:
-            np.testing.assert_allclose(one[name], eight[name], rtol=1e-3, atol=1e-5, err_msg=name)
+def test_three_meshes_of_eight_devices_equal_one_device(tmp_path):
+    found = run(ON_MESHES, 8, tmp_path / "found.npz")
+    names = [name.removeprefix("one:") for name in found.files if name.startswith("one:")]
+    assert len(names) > 20
+    assert [found[f"{mesh}:pieces"] for mesh in SHAPES] == [1, 1, 4, 8]
+    for mesh in list(SHAPES)[1:]:
+        for name in set(names) - {"pieces"}:
+            one, other = found[f"one:{name}"], found[f"{mesh}:{name}"]
+            if name == "predictions":
+                assert one.tolist() == other.tolist()
+                assert len(set(one.tolist())) > 1
+            else:
+                options = {"rtol": 1e-3, "atol": 1e-5, "err_msg": f"{mesh} {name}"}
+                np.testing.assert_allclose(one, other, **options)
+        np.testing.assert_allclose(found["one:losses"], found[f"{mesh}:losses"], rtol=1e-5)
 
 
 def test_a_decoder_on_eight_devices_equals_one(tmp_path):
@@ -157,12 +169,15 @@ def test_a_decoder_on_eight_devices_equals_one(tmp_path):
             np.testing.assert_allclose(one, eight, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+def abstract(data_size=2, fsdp=2, model=2):
+    return jax.sharding.AbstractMesh((data_size, fsdp, model), ("data", "fsdp", "model"))
+
+
 def test_rules_map_axes_and_leave_what_does_not_divide():
-    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
     axes = {"mlp": ("embed", "mlp"), "odd": ("embed", "mlp"), "prompt": ("prompt", "prompt_embed")}
-    params = {"mlp": np.ones((3, 8)), "odd": np.ones((3, 7)), "prompt": np.ones((4, 8))}
-    found = partitioning.params_sharding(mesh, axes, params)
-    assert found["mlp"].spec == PartitionSpec(None, "model")
+    params = {"mlp": np.ones((4, 8)), "odd": np.ones((3, 7)), "prompt": np.ones((4, 8))}
+    found = partitioning.params_sharding(abstract(), axes, params)
+    assert found["mlp"].spec == PartitionSpec("fsdp", "model")
     assert found["odd"].spec == PartitionSpec(None, None)
     assert found["prompt"].spec == PartitionSpec(None, None)
 
@@ -172,16 +187,52 @@ def test_optimizer_slots_are_sharded_like_their_parameters():
     params = models.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
     state = train.sharded_state(tiny.stage(trainable=(".*",)), params, tiny.model(), mesh)
     _, axes = tiny.model().with_prompts({"rte": 3}).shapes_and_axes()
-    abstract = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
-    found = partitioning.state_sharding(abstract, axes, state)
+    found = partitioning.state_sharding(abstract(), axes, state)
     slots = jax.tree_util.tree_leaves_with_path(found.opt_state)
     specs = {sharding.spec for path, sharding in slots if "wi" in str(path)}
-    assert PartitionSpec(None, "model") in specs
+    assert PartitionSpec("fsdp", "model") in specs
 
 
-def test_bad_meshes_and_batches_are_clear_errors():
-    with pytest.raises(UserError, match="model_parallel = 3 does not divide"):
-        partitioning.make_mesh(3)
-    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
+def test_the_abstract_state_is_that_of_a_stage():
+    mesh = partitioning.make_mesh()
+    stage = tiny.prompt_stage(frozen_dtype="bfloat16")
+    params = models.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
+    state = train.sharded_state(stage, params, tiny.model(), mesh)
+    found = train.abstract_state(stage, tiny.model(), mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True))
+    assert len(pairs) > 20
+    for shape, leaf in pairs:
+        assert (shape.shape, shape.dtype, shape.sharding) == (leaf.shape, leaf.dtype, leaf.sharding)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.frozen)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.trainable)} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"model_parallel": 3}, "model_parallel = 3 and fsdp = 1 do not divide"),
+        ({"fsdp": 5}, "model_parallel = 1 and fsdp = 5 do not divide"),
+        ({"fsdp": 0}, "fsdp = 0; give a number of devices, at least 1"),
+    ],
+)
+def test_bad_meshes_are_clear_errors(axes, message):
+    with pytest.raises(UserError, match=message):
+        partitioning.make_mesh(**axes)
+
+
+def test_a_large_model_is_divided_over_all_devices():
+    devices = [jax.devices()[0]] * 8
+
+    def shape(*arguments, **options):
+        return tuple(partitioning.make_mesh(*arguments, devices=devices, **options).shape.values())
+
+    assert shape() == (8, 1, 1)
+    assert shape(2, parameters=300_000_000) == (4, 1, 2)
+    assert shape(2, parameters=13_000_000_000) == (1, 4, 2)
+    assert shape(2, 2, parameters=13_000_000_000) == (2, 2, 2)
+
+
+def test_bad_batches_are_clear_errors():
     with pytest.raises(UserError, match="6 rows cannot be divided over 4 devices"):
-        partitioning.shard_batch(mesh, {"x": np.ones((6, 2))})
+        partitioning.shard_batch(abstract(), {"x": np.ones((6, 2))})

@@ -14,7 +14,7 @@ import seqio
 import tensorflow as tf
 
 import promot_jax
-from promot_jax import data, models, partitioning, pretrained, trees
+from promot_jax import architectures, data, models, partitioning, pretrained, trees
 from promot_jax.attached import BARE, Attached
 from promot_jax.errors import UserError
 from promot_jax.networks.lora import Lora
@@ -63,7 +63,7 @@ def encoder_decoder(**changes) -> models.Model:
 
 
 def decoder_only(**changes) -> models.Model:
-    return models.build("decoder", DECODER | changes, mini.vocabulary())
+    return architectures.build("decoder", DECODER | changes, mini.vocabulary())
 
 
 def random_params(model: models.Model, seed: int = 0):
@@ -285,13 +285,12 @@ def test_it_compiles_once_for_all_parameters(monkeypatch):
 
 ON_A_MESH = """
 import jax, numpy as np
-from jax.sharding import Mesh
 from promot_jax import partitioning
 from promot_jax.attached import Attached
 from tests import probes_test
 
 meshes = [
-    Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model")),
+    partitioning.make_mesh(devices=jax.devices()[:1]),
     partitioning.make_mesh(2),
 ]
 for make in (probes_test.encoder_decoder, probes_test.decoder_only):
@@ -304,7 +303,7 @@ for make in (probes_test.encoder_decoder, probes_test.decoder_only):
         found.append(probes_test.PROBE.bind(model, mesh)(placed, Attached("rte")))
     kernel = placed["decoder"]["layers_1"]["mlp"]["wo"]["kernel"]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == 2
-    assert dict(mesh.shape) == {"data": 4, "model": 2}
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "model": 2}
     assert found[0].keys() == found[1].keys() and len(found[0]) == 4
     for name, value in found[0].items():
         assert abs(value - found[1][name]) < 1e-4, (name, found)

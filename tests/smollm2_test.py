@@ -18,7 +18,7 @@ import regex
 import torch
 import transformers
 
-from promot_jax import decoding, models, trees, vocabularies
+from promot_jax import architectures, decoding, trees, vocabularies
 from promot_jax.interop import gguf
 from promot_jax.interop import source as sources
 
@@ -60,7 +60,7 @@ def vocabulary(opened):
 @pytest.fixture(scope="module")
 def loaded(opened, vocabulary):
     """The model and its parameters."""
-    model = models.build("decoder", opened.config, vocabulary)
+    model = architectures.build("decoder", opened.config, vocabulary)
     shapes, _ = model.shapes_and_axes()
     planned = sources.plan(opened, shapes)
     assert not planned.initialised

@@ -89,6 +89,12 @@ def test_a_scanned_model_trains_and_resumes_like_an_unrolled_one(tmp_path):
     run_stage(tmp_path / "parts", dataclasses.replace(stage, steps=2), stacked, model=scanned)
     (tmp_path / "parts" / "stage.json").unlink()
     assert tiny.leaves_equal(whole, run_stage(tmp_path / "parts", stage, stacked, model=scanned))
+    # A scanned model's checkpoint, slots included, is continued by an unrolled one.
+    run_stage(tmp_path / "both", dataclasses.replace(stage, steps=2), stacked, model=scanned)
+    (tmp_path / "both" / "stage.json").unlink()
+    both = trees.flatten(run_stage(tmp_path / "both", stage, params, model=unrolled))
+    for path, leaf in trees.flatten(expected).items():
+        np.testing.assert_allclose(both[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
 
 
 def test_gradients_and_slots_exist_for_trainable_leaves_only():
@@ -164,6 +170,40 @@ def test_the_step_compiles_once_for_each_bucket():
         shapes.add(placed["encoder_input_tokens"].shape)
         state, _ = step(state, placed, jax.random.key(0))
     assert step.compiled._cache_size() == len(shapes) == 3
+
+
+def test_microbatches_add_up_to_the_batch():
+    found = []
+    for microbatches in (1, 4):
+        stage = tiny.stage(dropout_rate=0.0, microbatches=microbatches)
+        step, state, mesh, batch = step_of(stage)
+        # Rows of different weight, so that a mean of means would differ.
+        weights = batch["decoder_loss_weights"].copy()
+        weights[1::4, 1:] = 0
+        batch = batch | {"decoder_loss_weights": weights}
+        state, metrics = step(state, partitioning.shard_batch(mesh, batch), jax.random.key(0))
+        found.append((metrics, state.trainable))
+    pairs = list(zip(*map(jax.tree.leaves, found), strict=True))
+    assert len(pairs) > 20
+    for one, four in pairs:
+        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-5)
+
+
+def test_microbatches_must_divide_the_batch():
+    step, state, mesh, batch = step_of(tiny.stage(microbatches=3))
+    with pytest.raises(UserError, match="a batch of 8 rows cannot be divided into 3 microbatches"):
+        step(state, partitioning.shard_batch(mesh, batch), jax.random.key(0))
+
+
+def test_frozen_leaves_kept_in_bfloat16_come_back_as_they_were(tmp_path):
+    before = params_with_prompt()
+    after = run_stage(tmp_path, tiny.prompt_stage(frozen_dtype="bfloat16"), before)
+    changed = {
+        path
+        for path, leaf in trees.flatten(after).items()
+        if leaf.dtype != np.float32 or (leaf != trees.flatten(before)[path]).any()
+    }
+    assert changed == {"encoder/prompt/rte/prompt"}
 
 
 def test_buckets_do_not_change_the_training(tmp_path):

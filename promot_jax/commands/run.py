@@ -7,7 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from promot_jax import configuration
+from promot_jax import configuration, distributed, progress
 from promot_jax.commands import flags, report
 from promot_jax.errors import UserError
 
@@ -59,6 +59,17 @@ def add(commands) -> None:
     own = run.add_argument_group("rows of your own", "with the experiment your_data")
     for flag, macro, meaning in MACROS:
         own.add_argument(f"--{flag}", help=f"{meaning} (gin: {macro})".replace("%", "%%"))
+    group = run.add_argument_group(
+        "several processes", "the same command on each host of a pod or cluster: docs/processes.md"
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the others by what Cloud TPU, Kubernetes, SLURM or Open MPI tell each process",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 waits for them")
+    group.add_argument("--num_processes", metavar="N", type=int, help="number of processes")
+    group.add_argument("--process_id", metavar="I", type=int, help="number of this one, from 0")
     run.add_argument(
         "--gin_file", action="append", default=[], help="a further .gin file; may be repeated"
     )
@@ -77,6 +88,14 @@ def add(commands) -> None:
 
 
 def _run(arguments, overrides) -> None:
+    processes = ("distributed", "coordinator", "num_processes", "process_id")
+    with distributed.joined(*(getattr(arguments, name) for name in processes)):
+        if not distributed.is_main():
+            progress.be_quiet()
+        _run_experiment(arguments, overrides)
+
+
+def _run_experiment(arguments, overrides) -> None:
     files = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
     read = list(files)
     if arguments.checkpoint is not None and arguments.experiment == "your_data":
@@ -94,21 +113,37 @@ def _run(arguments, overrides) -> None:
 
     if arguments.preview or preview.needed(experiment):
         looked = preview.Preview(experiment)
-        print("\n".join(looked.lines()))
+        progress.say("\n".join(looked.lines()))
         if arguments.preview:
             return
         settled = [f"--gin.{name}={value!r}" for name, value in looked.settled().items()]
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
-    with locked(model_dir):
-        configuration.keep(model_dir, config)
+    with _held(model_dir, config):
         from promot_jax import partitioning, trees
         from promot_jax.experiment import Runner, shorten
 
-        partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
+        # Hosts may differ in their cores, but must agree on the number of devices.
+        if not distributed.several():
+            partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
         partitioning.keep_compiled(model_dir / ".compiled")
         Runner(experiment, model_dir).run(shorten())
-        report.write(model_dir)
+        distributed.by_main(report.write, model_dir)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path, config: str) -> Iterator[None]:
+    """Holds a run folder for this run alone and keeps its configuration there.
+
+    Raises:
+      UserError: another run holds it, it belongs to another configuration, or the processes of
+        this one differ in their folder or configuration.
+    """
+    with locked(folder) if distributed.is_main() else contextlib.nullcontext():
+        distributed.by_main(configuration.keep, folder, config)
+        distributed.check_same(config)
+        distributed.check_shared(folder)
+        yield
 
 
 def _chosen(arguments) -> list[str]:

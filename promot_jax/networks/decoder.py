@@ -187,12 +187,13 @@ class Decoder(nn.Module):
         decode: bool,
         max_decode_length: int | None,
         last: int,
+        project: bool,
     ) -> jax.Array:
         """Decodes `[B, S, H]`; see `Transformer` for the arguments.
 
         Returns:
           float32 logits `[B, last, V]`, or hidden states `[B, last, H]` when the config scores
-          with the embedding.
+          with the embedding, or without `project`.
         """
         config = self.config
         x, slot, cache_slots = embedded, None, None
@@ -227,7 +228,7 @@ class Decoder(nn.Module):
         )
         x = _norm(config, "decoder_norm")(x[:, x.shape[1] - last :])
         x = dropout(x, deterministic=deterministic)
-        if config.logits_via_embedding:
+        if config.logits_via_embedding or not project:
             return x
         return layers.Dense(
             config.vocab_size, ("embed", "vocab"), lora=config.lora, name="logits_dense"
@@ -308,6 +309,7 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
         max_decode_length: int | None = None,
         last: int | None = None,
+        project: bool = True,
     ) -> jax.Array:
         """Computes logits, of whole rows or step by step.
 
@@ -332,9 +334,11 @@ class Transformer(nn.Module):
           enable_dropout: needs the PRNG "dropout".
           max_decode_length: L, the tokens that follow; needed by the first call with `decode`.
           last: how many logits to compute, those of the last tokens; None means all.
+          project: whether to score the hidden states against the vocabulary.
 
         Returns:
-          float32 `[B, S, V]`, or `[B, last, V]`; there are none for the prompt.
+          float32 `[B, S, V]`, or `[B, last, V]`; there are none for the prompt. Hidden states, of
+          H in place of V, without `project`.
 
         Raises:
           ValueError: `decode` without `max_decode_length`, or `last` below 0 or above S.
@@ -358,7 +362,10 @@ class Transformer(nn.Module):
             decode=decode,
             max_decode_length=max_decode_length,
             last=tokens.shape[1] if last is None else last,
+            project=project,
         )
+        if not project:
+            return logits
         if self.config.logits_via_embedding:
             logits = self.token_embedder.attend(logits)
         logits *= self.config.logit_scale

@@ -28,7 +28,7 @@ fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_no
 
 
 class Dense(nn.Module):
-    """Linear map over the last axis, `[..., in]` -> `[..., features]`.
+    """Linear map over the last axis, `[B, X, in]` -> `[B, X, features]`.
 
     Without a bias unless `use_bias`; with a low-rank adapter where `lora` says so.
     """
@@ -56,7 +56,8 @@ class Dense(nn.Module):
                 "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
             )
             y += bias.astype(self.dtype)
-        return y
+        # Rows stay divided, so that what moves is the kernel, where `embed` is divided too.
+        return partitioning.with_sharding_constraint(y, ("batch", "length", self.axes[1]))
 
 
 class RMSNorm(nn.Module):
@@ -343,5 +344,4 @@ class MLP(nn.Module):
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
             hidden, deterministic=deterministic
         )
-        hidden = partitioning.with_sharding_constraint(hidden, ("batch", "length", "mlp"))
         return dense(x.shape[-1], ("mlp", "embed"), name="wo")(hidden)

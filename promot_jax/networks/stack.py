@@ -62,6 +62,12 @@ def apply_layers(
     Returns:
       The output of the last layer.
     """
+    inner = call
+
+    def call(layer: nn.Module, x: jax.Array, number: jax.Array | None) -> jax.Array:
+        x = inner(layer, x, number)
+        return partitioning.with_sharding_constraint(x, ("batch", "length", "embed"))
+
     if remat != "none":
         # Within a scan, the loop itself keeps the compiler from undoing it.
         call = nn.remat(call, policy=REMAT_POLICIES[remat], prevent_cse=not scan)

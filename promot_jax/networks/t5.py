@@ -42,6 +42,7 @@ class Transformer(nn.Module):
         prompt_ids: jax.Array | None = None,
         decode: bool = False,
         enable_dropout: bool = True,
+        project: bool = True,
     ) -> jax.Array:
         """Computes teacher-forced logits.
 
@@ -56,9 +57,10 @@ class Transformer(nn.Module):
           prompt_ids: int32 `[B]` or None, see the class.
           decode: creates the decoding cache for U positions.
           enable_dropout: needs the PRNG "dropout".
+          project: whether to score the hidden states against the vocabulary.
 
         Returns:
-          float32 `[B, U, V]`.
+          float32 `[B, U, V]`, or hidden states `[B, U, H]` without `project`.
 
         Raises:
           ValueError: packed examples with a prompt.
@@ -79,6 +81,7 @@ class Transformer(nn.Module):
             prompt_ids=prompt_ids,
             enable_dropout=enable_dropout,
             decode=decode,
+            project=project,
         )
 
     def encode(
@@ -112,6 +115,7 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
         decode: bool = False,
         max_decode_length: int | None = None,
+        project: bool = True,
     ) -> jax.Array:
         """Computes logits from encoded inputs, teacher-forced or step by step.
 
@@ -133,9 +137,11 @@ class Transformer(nn.Module):
           enable_dropout: needs the PRNG "dropout".
           decode: uses the decoding cache.
           max_decode_length: L, the length of the cache; needed by a decoding step.
+          project: whether to score the hidden states against the vocabulary.
 
         Returns:
-          float32 logits `[B, U, V]`, or `[B*K, 1, V]` in a decoding step.
+          float32 logits `[B, U, V]`, or `[B*K, 1, V]` in a decoding step; hidden states
+          `[B, U, H]` without `project`.
 
         Raises:
           ValueError: packed examples with a prompt or with `decode`; `encoded` of another
@@ -167,9 +173,12 @@ class Transformer(nn.Module):
             deterministic=not enable_dropout,
             decode=decode,
             max_decode_length=max_decode_length,
+            project=project,
         )
+        if not project:
+            return logits
         if self.config.logits_via_embedding:
-            logits = self.token_embedder.attend(logits) * self.config.emb_dim**-0.5
+            logits = self.token_embedder.attend(logits) * self.config.logit_scale
         return partitioning.with_sharding_constraint(logits, ("batch", "length", "vocab"))
 
     def _encoder_valid(self, tokens: jax.Array, prompt_ids: jax.Array | None) -> jax.Array:

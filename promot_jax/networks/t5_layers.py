@@ -63,6 +63,11 @@ class T5Config:
         """Whether the network holds soft prompts at all."""
         return bool(self.prompt_names) and self.prompt_length > 0
 
+    @property
+    def logit_scale(self) -> float:
+        """What multiplies the logits: T5 scales scores against its embedding."""
+        return self.emb_dim**-0.5 if self.logits_via_embedding else 1.0
+
 
 def _norm(config: T5Config) -> layers.RMSNorm:
     return layers.RMSNorm(dtype=config.dtype)
@@ -219,6 +224,7 @@ class Decoder(nn.Module):
         deterministic: bool,
         decode: bool,
         max_decode_length: int | None,
+        project: bool,
     ) -> jax.Array:
         """Decodes `[B*K, U, H]`.
 
@@ -227,7 +233,7 @@ class Decoder(nn.Module):
 
         Returns:
           float32 logits `[B*K, U, V]`, or hidden states `[B*K, U, H]` when the config scores
-          with the embedding.
+          with the embedding, or without `project`.
         """
         config = self.config
         index = self._advance(max_decode_length) if decode else None
@@ -261,7 +267,7 @@ class Decoder(nn.Module):
         )
         x = layers.RMSNorm(dtype=config.dtype, name="decoder_norm")(x)
         x = _dropout(config)(x, deterministic=deterministic)
-        if config.logits_via_embedding:
+        if config.logits_via_embedding or not project:
             return x
         return layers.Dense(
             config.vocab_size, ("embed", "vocab"), lora=config.lora, name="logits_dense"

@@ -1,0 +1,201 @@
+"""promot_jax as a contender: what `promot run` does, without its loop."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from benchmarks import shapes
+from benchmarks.shapes import Shape
+from benchmarks.workers import Subject
+from promot_jax import (
+    architectures,
+    data,
+    decoding,
+    models,
+    optimizers,
+    partitioning,
+    pretrained,
+    stages,
+    train,
+    trees,
+)
+from promot_jax.interop import huggingface
+from promot_jax.train_step import make_train_step
+
+PROMPT = "task"
+TRAINABLE = {
+    "prompt": (models.PROMPT.pattern,),
+    "model": (f"(?!{models.PROMPT.pattern}$).*",),
+    "fine_tuning": (".*",),
+}
+
+
+class _Vocabulary:
+    eos_id = shapes.END
+
+
+def write_weights(shape: dict, folder: str) -> Subject:
+    """Writes a random network as a folder that transformers loads, before anything is run."""
+    shape = Shape(**shape)
+    model = architectures.build(shape.family, _tuples(shape.config), None)
+    partitioning.use_cpu_cores(0)
+    leaves = trees.flatten(jax.jit(model.init)(jax.random.key(0)))
+    leaves = {path: np.array(leaf) for path, leaf in leaves.items()}
+    # Of usual sizes: logits further apart give probabilities below the smallest normal float32,
+    # with which torch computes ten times slower.
+    if model.network.config.logits_via_embedding:
+        leaves["token_embedder/embedding"] *= 0.05
+        leaves["token_embedder/embedding"][shapes.END] = 0
+    else:
+        # Never among the best, so that all searches go to the full length.
+        leaves["decoder/logits_dense/kernel"][:, shapes.END] = 0
+    huggingface.write(
+        folder,
+        leaves,
+        shape.family,
+        _tuples(shape.config),
+        token_ids={"pad": shapes.PAD, "eos": shapes.END, "decoder_start": shapes.PAD},
+    )
+    device = jax.devices()[0]
+    facts = {"platform": device.platform, "kind": device.device_kind, "number": len(jax.devices())}
+    return Subject(lambda count: {}, lambda: facts)
+
+
+def _tuples(config) -> dict:
+    """Returns a configuration whose lists, which JSON makes of tuples, are tuples again."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
+
+
+def _open(shape: Shape, folder: str, dtype: str):
+    """Returns our model, its parameters and the mesh they lie on, as `promot run` places them."""
+    partitioning.keep_compiled(pathlib.Path(folder, "compiled"))
+    model, source = pretrained.open_model(folder, dtype=dtype, dropout_rate=0.0)
+    model = dataclasses.replace(model, vocabulary=_Vocabulary())
+    partitioning.use_cpu_cores(trees.count(model.shapes_and_axes()[0]))
+    mesh = partitioning.make_mesh()
+    return model, pretrained.load(source, model, mesh), mesh
+
+
+def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
+    """Runs training steps.
+
+    Args:
+      shape: fields of a `Shape`.
+      folder: of the weights.
+      dtype: of activations.
+      stage: a key of `TRAINABLE`.
+    """
+    shape = Shape(**shape)
+    model, params, mesh = _open(shape, folder, dtype)
+    batch, prompt = shapes.batch(shape), None
+    if stage != "fine_tuning":
+        prompt = PROMPT
+        params = models.add_prompt(params, prompt, jax.numpy.asarray(shapes.prompt(shape)))
+        batch["prompt_ids"] = np.zeros(shape.rows, np.int32)
+    settings = stages.Stage(
+        name=stage,
+        trainable=TRAINABLE[stage],
+        mixture="",
+        task_feature_lengths={},
+        steps=1,
+        batches=data.FixedBatches(shape.rows),
+        optimizer=optimizers.model_adafactor,
+        prompt=prompt,
+        prompt_length=shape.prompt,
+    )
+    state = train.sharded_state(settings, params, model, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    model = model.with_prompts(models.prompts_of(params))
+    del params
+    step = make_train_step(model, settings, settings.optimizer(), mesh, shardings)
+    placed = partitioning.shard_batch(mesh, batch)
+    key = jax.device_put(jax.random.key(0), partitioning.replicated(mesh))
+
+    def run(count):
+        nonlocal state
+        losses = []
+        for _ in range(count):
+            state, metrics = step(state, placed, key)
+            losses.append(metrics["loss"])
+        jax.block_until_ready(state)
+        return {"losses": [float(loss) for loss in losses]}
+
+    def about():
+        with partitioning.activate(mesh):
+            arguments = (state.replace(frozen={}), state.frozen, placed, key)
+            compiled = step.compiled.lower(*arguments).compile()
+        return _memory() | {"temporary_mb": compiled.memory_analysis().temp_size_in_bytes // 2**20}
+
+    return Subject(run, about)
+
+
+def decode(shape: dict, folder: str, dtype: str, beams: int) -> Subject:
+    """Decodes the batch with the beam search of transformers' rules."""
+    shape = Shape(**shape)
+    model, params, mesh = _open(shape, folder, dtype)
+    batch = partitioning.shard_batch(mesh, shapes.batch(shape))
+    decoder = decoding.huggingface_beam(beams)
+
+    @functools.partial(jax.jit, out_shardings=partitioning.replicated(mesh))
+    def predict(params, batch):
+        return model.predict_batch(params, batch, decoder, shape.targets)
+
+    def run(count):
+        with partitioning.activate(mesh):
+            for _ in range(count):
+                tokens = predict(params, batch).block_until_ready()
+        return {"tokens": np.asarray(tokens).tolist()}
+
+    return Subject(run, _memory)
+
+
+def _memory() -> dict:
+    """Returns the peak of the accelerator's memory, nothing on a CPU."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" not in statistics:
+        return {}
+    return {"device_mb": statistics["peak_bytes_in_use"] // 2**20}
+
+
+def batches(task: str, rows: int, inputs: int, targets: int, file: str | None = None) -> Subject:
+    """Reads training batches; `file` holds rows of a person's own, {"text", "label"} a line.
+
+    Args:
+      task: a task of the miniature, whatever its name where `file` is given.
+      rows: of a batch.
+      inputs: longest inputs, in tokens.
+      targets: longest targets.
+      file: a .jsonl file.
+    """
+    from promot_jax.tasks import files, mini
+
+    if file is not None:
+        task = files.task(file, file, "{text}", "{label}")
+    lengths = {"inputs": inputs, "targets": targets}
+    stream = data.train_batches(
+        task, lengths, data.FixedBatches(rows), seed=0, vocabulary=mini.vocabulary()
+    )
+
+    def run(count):
+        tokens = 0
+        for _ in range(count):
+            batch = next(stream)
+            tokens += int(np.count_nonzero(batch["encoder_segment_ids"]))
+            tokens += int(np.count_nonzero(batch["decoder_loss_weights"]))
+        return {"rows": rows * count, "tokens": tokens}
+
+    return Subject(run)
+
+
+def write_rows(file: str) -> Subject:
+    """Writes the training rows of the miniature's RTE, {"text", "label"} a line."""
+    from promot_jax.tasks import mini_rows, mini_vocabulary
+
+    rows = mini_rows.zero_shot_splits("rte")["train"]
+    lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in rows]
+    pathlib.Path(file).write_text("".join(lines))
+    return Subject(lambda count: {}, lambda: {"tokenizer": str(mini_vocabulary.MODEL_PATH)})

@@ -1,0 +1,228 @@
+"""Cross-entropy straight from hidden states, a chunk of the vocabulary at a time.
+
+With 250 thousand tokens the logits `[B, U, V]` in float32 are the largest array of a training step.
+Here they never exist: a chunk of columns is computed, folded into a running maximum and sum, and
+dropped. The gradient with respect to the hidden states needs the softmax's mean of the columns,
+which is folded along in the same pass, as attention does with its values (Rabe & Staats 2021, Dao
+et al. 2022). Only where the output projection itself trains are the chunks computed a second time.
+
+The chunks run along an axis that no device divides: the vocabulary is seen as `[S, V / S]`, where S
+carries the mesh's `model` axis. So the same code runs sharded, and parameters that are divided over
+`fsdp` are gathered one chunk at a time.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+
+# Logits that are computed at a time, in elements (float32), over all devices.
+CHUNK = 2**22
+# Fewer columns than this make poor matrix products.
+FEWEST_COLUMNS = 2048
+# Into how many parts a mesh may divide the vocabulary without moving it.
+PARTS = 16
+
+
+class Head(NamedTuple):
+    """The output projection: logits are `hidden @ kernel`.
+
+    Attributes:
+      kernel: `[H, V]`, or a token embedding `[V, H]`.
+      vocab_axis: which axis of `kernel` is V.
+    """
+
+    kernel: jax.Array
+    vocab_axis: int
+
+
+class TokenLosses(NamedTuple):
+    """Of each token, `[B, U]`: cross-entropy and z-loss in nats, and whether it was predicted.
+
+    Only `loss`, which holds the z-loss, has a gradient.
+    """
+
+    loss: jax.Array
+    z_loss: jax.Array
+    correct: jax.Array
+
+
+def token_losses(
+    hidden: jax.Array,
+    head: Head,
+    targets: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> TokenLosses:
+    """Returns what `losses.cross_entropy` sums, without its logits.
+
+    Args:
+      hidden: `[B, U, H]`; matrix products run in its dtype and are summed in float32.
+      head: the output projection, float32.
+      targets: int `[B, U]`.
+      label_smoothing: s, at least 0 and below 1.
+      z_loss: factor of the z-loss.
+    """
+    settings = (head.vocab_axis, float(label_smoothing), float(z_loss))
+    loss, log_z, correct = _token_losses(settings, hidden, head.kernel, targets)
+    return TokenLosses(loss, z_loss * jnp.square(jax.lax.stop_gradient(log_z)), correct)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_losses(settings, hidden, kernel, targets):
+    return _forward(settings, hidden, kernel, targets, pull=False)[:3]
+
+
+def _forward_rule(settings, hidden, kernel, targets):
+    loss, log_z, correct, pulled = _forward(settings, hidden, kernel, targets, pull=True)
+    return (loss, log_z, correct), (hidden, kernel, targets, log_z, pulled)
+
+
+def _backward_rule(settings, saved, cotangents):
+    hidden, kernel, targets, log_z, pulled = saved
+    scale = cotangents[0]
+    gradient = (scale[..., None] * pulled).astype(hidden.dtype)
+    return gradient, _kernel_gradient(settings, hidden, kernel, targets, log_z, scale), None
+
+
+_token_losses.defvjp(_forward_rule, _backward_rule)
+
+
+class _Chunks:
+    """A kernel as chunks of columns `[H, S, C]` (or rows `[S, C, H]` of an embedding)."""
+
+    def __init__(self, kernel: jax.Array, vocab_axis: int, tokens: int):
+        vocab_size = kernel.shape[vocab_axis]
+        parts = math.gcd(vocab_size, PARTS)
+        self.axis = vocab_axis
+        self.inner = vocab_size // parts
+        wanted = max(CHUNK // tokens, FEWEST_COLUMNS) // parts
+        self.count = max(1, round(self.inner / wanted))
+        self.width = -(-self.inner // self.count)
+        self.count = -(-self.inner // self.width)
+        self.parts = parts
+        split = (parts, self.inner)
+        shape = (*kernel.shape[:vocab_axis], *split, *kernel.shape[vocab_axis + 1 :])
+        self.view = self._placed(kernel.reshape(shape), "embed")
+
+    def _placed(self, view, embed):
+        names = (embed, "vocab", None) if self.axis else ("vocab", None, embed)
+        return partitioning.with_sharding_constraint(view, names)
+
+    def start(self, number):
+        """Returns where a chunk begins; the last one overlaps the one before if it must."""
+        return jnp.minimum(number * self.width, self.inner - self.width)
+
+    def read(self, number, dtype):
+        """Returns a chunk, gathered over the devices that divide H."""
+        chunk = jax.lax.dynamic_slice_in_dim(
+            self.view, self.start(number), self.width, axis=self.axis + 1
+        )
+        return self._placed(chunk.astype(dtype), None)
+
+    def logits(self, hidden, chunk):
+        """Returns float32 `[B, U, S, C]`."""
+        how = "buh,hsc->busc" if self.axis else "buh,sch->busc"
+        return jnp.einsum(how, hidden, chunk, preferred_element_type=jnp.float32)
+
+    def mean(self, weights, chunk):
+        """Returns the weighted sum of columns, float32 `[B, U, H]`."""
+        how = "busc,hsc->buh" if self.axis else "busc,sch->buh"
+        return jnp.einsum(
+            how, weights.astype(chunk.dtype), chunk, preferred_element_type=jnp.float32
+        )
+
+    def outer(self, hidden, gradients):
+        """Returns the gradient of a chunk from that of its logits, in float32."""
+        how = "buh,busc->hsc" if self.axis else "buh,busc->sch"
+        return jnp.einsum(
+            how, hidden, gradients.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+
+    def places(self, number):
+        """Returns the token ids of a chunk and which of them no chunk before it had: `[S, C]`."""
+        column = self.start(number) + jnp.arange(self.width)
+        ids = jnp.arange(self.parts)[:, None] * self.inner + column
+        return ids, jnp.broadcast_to(column >= number * self.width, ids.shape)
+
+
+def _smoothing(smoothing: float, vocab_size: int) -> tuple[float, float, float]:
+    """Returns what the target and every other token weigh, and the entropy of that."""
+    other = smoothing / (vocab_size - 1)
+    entropy = 0.0
+    if smoothing:
+        entropy = -((1 - smoothing) * math.log(1 - smoothing) + smoothing * math.log(other))
+    return 1 - smoothing - other, other, entropy
+
+
+def _forward(settings, hidden, kernel, targets, *, pull):
+    """Returns loss, log-normaliser and hits `[B, U]`, and the gradient of the loss `[B, U, H]`."""
+    vocab_axis, smoothing, z_loss = settings
+    chunks = _Chunks(kernel, vocab_axis, targets.size)
+    vocab_size = kernel.shape[vocab_axis]
+    on_target, on_other, entropy = _smoothing(smoothing, vocab_size)
+
+    def fold(number, carry):
+        maximum, total, target, summed, pulled = carry
+        chunk = chunks.read(number, hidden.dtype)
+        logits = chunks.logits(hidden, chunk)
+        ids, new = chunks.places(number)
+        target += jnp.sum(
+            jnp.where(new & (ids == targets[..., None, None]), logits, 0.0), axis=(2, 3)
+        )
+        if smoothing:
+            summed += jnp.sum(jnp.where(new, logits, 0.0), axis=(2, 3))
+        logits = jnp.where(new, logits, -jnp.inf)
+        higher = jnp.maximum(maximum, jnp.max(logits, axis=(2, 3)))
+        weights = jnp.exp(logits - higher[..., None, None])
+        shrink = jnp.exp(maximum - higher)
+        total = total * shrink + jnp.sum(weights, axis=(2, 3))
+        if pull:
+            pulled = pulled * shrink[..., None] + chunks.mean(weights, chunk)
+        return higher, total, target, summed, pulled
+
+    zeros = jnp.zeros(targets.shape, jnp.float32)
+    pulled = jnp.zeros(hidden.shape, jnp.float32) if pull else None
+    carry = (jnp.full(targets.shape, -jnp.inf), zeros, zeros, zeros, pulled)
+    maximum, total, target, summed, pulled = jax.lax.fori_loop(0, chunks.count, fold, carry)
+    log_z = maximum + jnp.log(total)
+    loss = -on_target * (target - log_z) - entropy + z_loss * jnp.square(log_z)
+    if smoothing:
+        loss -= on_other * (summed - vocab_size * log_z)
+    if pull:
+        # The gradient of a logit is p (1 + 2 z log Z) - on_target [is target] - on_other.
+        pulled *= ((1 + 2 * z_loss * log_z) / total)[..., None]
+        columns = jnp.take(kernel, targets, axis=vocab_axis, mode="clip")
+        columns = jnp.moveaxis(columns, 0, -1) if vocab_axis else columns
+        pulled -= on_target * columns
+        if smoothing:
+            pulled -= on_other * jnp.sum(kernel, axis=vocab_axis)
+    return loss, log_z, target >= maximum, pulled
+
+
+def _kernel_gradient(settings, hidden, kernel, targets, log_z, scale):
+    """Returns the gradient of the sum of `scale` × loss with respect to the kernel."""
+    vocab_axis, smoothing, z_loss = settings
+    chunks = _Chunks(kernel, vocab_axis, targets.size)
+    on_target, on_other, _ = _smoothing(smoothing, kernel.shape[vocab_axis])
+
+    def add(number, gradient):
+        chunk = chunks.read(number, hidden.dtype)
+        ids, new = chunks.places(number)
+        share = jnp.exp(chunks.logits(hidden, chunk) - log_z[..., None, None])
+        share *= (1 + 2 * z_loss * log_z)[..., None, None]
+        share -= on_target * (ids == targets[..., None, None]) + on_other
+        share = jnp.where(new, share * scale[..., None, None], 0.0)
+        part = chunks.outer(hidden, share)
+        axis, start = vocab_axis + 1, chunks.start(number)
+        if chunks.inner % chunks.width:
+            part += jax.lax.dynamic_slice_in_dim(gradient, start, chunks.width, axis=axis)
+        return jax.lax.dynamic_update_slice_in_dim(gradient, part, start, axis=axis)
+
+    zeros = chunks._placed(jnp.zeros(chunks.view.shape, jnp.float32), "embed")
+    gradient = jax.lax.fori_loop(0, chunks.count, add, zeros)
+    return gradient.reshape(kernel.shape).astype(kernel.dtype)
