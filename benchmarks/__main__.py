@@ -35,10 +35,13 @@ def main() -> None:
     about = {"command": " ".join(["python -m benchmarks", *sys.argv[1:]]), **_machine()}
     results = []
     print(f"{about['date']}  {about['processor']}, {about['cores']} cores  load {about['load']}")
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, shape, result in _results(arguments, pathlib.Path(folder), about):
-            results.append({"kind": kind, "shape": shape, **result})
-            print("\n".join(_lines(results[-1])), flush=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for kind, shape, result in _results(arguments, pathlib.Path(folder), about):
+                results.append({"kind": kind, "shape": shape, **result})
+                print("\n".join(_lines(results[-1])), flush=True)
+    except RuntimeError as error:
+        sys.exit(f"benchmarks: {error}")
     about["load_after"] = _load()
     if arguments.json:
         content = json.dumps({**about, "results": results}, indent=1) + "\n"

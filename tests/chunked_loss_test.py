@@ -36,8 +36,8 @@ def total(hidden, kernel, targets, weights, vocab_axis, **options):
     return jnp.sum(tokens.loss * weights), tokens
 
 
-# 64 columns at a time, one chunk, a last chunk that overlaps, no common divisor with the parts.
-VOCABULARIES = [64, 1280, 1296, 1001, 7]
+# One chunk, chunks of 64 columns, chunks of which the last overlaps, few columns.
+VOCABULARIES = [64, 1280, 1001, 7]
 
 
 @settings(deadline=None, max_examples=15)
@@ -138,7 +138,7 @@ def test_a_model_has_the_loss_of_its_logits(family, monkeypatch):
     whole, _ = loops(lambda params: jax.grad(lambda p: model.loss_fn(p, batch, None).total)(params),
                      params)  # fmt: skip
     # All logits as one array, in any arrangement of their axes.
-    large = re.compile(r"f32\[(4,5,1280|20,1280|1280,20|1280,4,5|4,5,16,80|20,16,80)\]")
+    large = re.compile(r"f32\[(4,5,1280|20,1280|1280,20|1280,4,5|4,5,1,1280)\]")
     assert large.search(whole)
     assert not large.search(text)
     pairs = list(zip(jax.tree.leaves(chunked), jax.tree.leaves(dense), strict=True))

@@ -236,3 +236,14 @@ def test_a_large_model_is_divided_over_all_devices():
 def test_bad_batches_are_clear_errors():
     with pytest.raises(UserError, match="6 rows cannot be divided over 4 devices"):
         partitioning.shard_batch(abstract(), {"x": np.ones((6, 2))})
+
+
+def test_constraints_of_the_network_reach_the_compiler():
+    model, mesh = tiny.model(), partitioning.make_mesh()
+    tokens = jax.ShapeDtypeStruct((4, 6), "int32")
+    with partitioning.activate(mesh):
+        apply = jax.jit(lambda params, tokens: model.network.apply(
+            {"params": params}, tokens, tokens, tokens, enable_dropout=False
+        ))  # fmt: skip
+        text = apply.lower(model.shapes_and_axes()[0], tokens).as_text()
+    assert text.count("sharding_constraint") > 20

@@ -24,6 +24,8 @@ FREE = {
     *("partition-id", "replica-id", "opt-barrier", "add-dependency"),
     *("while", "call", "conditional", "async-start", "async-update", "async-done"),
 }
+# Within a fusion they are computed for those elements only that are asked of them.
+REARRANGES = {"bitcast", "convert", "copy", "reshape", "transpose"}
 READS_PART = {"dynamic-slice", "slice", "gather"}
 
 
@@ -178,16 +180,17 @@ def traffic(instruction: Instruction, computation: Computation, module: Module) 
     Of a large array that is only sliced or updated in part, the part counts.
     """
     opcode = instruction.opcode
-    if opcode in FREE or opcode.endswith("-done"):
+    if opcode in FREE or opcode.endswith("-done") or "AllocateBuffer" in instruction.attributes:
         return 0.0
     operands = [computation[name] for name in instruction.operands if name in computation]
     written = _main(instruction.arrays)
     if opcode == "fusion":
         inside = module.computations.get(instruction.called("calls") or "", {})
         read = sum(
-            _read_of_parameter(inside, number, operand) for number, operand in enumerate(operands)
+            min(_main(operand.arrays), _needed_of(module, inside, number))
+            for number, operand in enumerate(operands)
         )
-        return read + (_written_by(inside, instruction) if inside else written)
+        return read + (_written_by(module, inside, instruction) if inside else written)
     if opcode.endswith("-start"):
         # The result of a start names its operands, its results and what it synchronises with.
         read = sum(_main(operand.arrays) for operand in operands)
@@ -212,44 +215,46 @@ def _part(instruction: Instruction, source: Instruction) -> float:
     return (size if _main(source.arrays) else 0.0) + _main(instruction.arrays)
 
 
-def _read_of_parameter(inside: Computation, number: int, operand: Instruction) -> float:
-    """Bytes that a fusion reads of one of its operands."""
-    whole = _main(operand.arrays)
-    name = next(
-        (i.name for i in inside.values() if i.opcode == "parameter" and i.arguments == str(number)),
-        None,
-    )
-    if not whole or name is None:
-        return whole
-    needed, names = 0.0, {name}
+def _needed_of(module: Module, inside: Computation, number: int) -> float:
+    """Bytes that a fusion needs of one of its operands: infinity for all of them."""
+    names = {
+        i.name for i in inside.values() if i.opcode == "parameter" and i.arguments == str(number)
+    }
+    needed = 0.0
     for instruction in inside.values():
-        if not names & set(instruction.operands):
+        places = [n for n, name in enumerate(instruction.operands) if name in names]
+        if not places:
             continue
-        if instruction.opcode == "bitcast":
+        if instruction.opcode in REARRANGES:
             names.add(instruction.name)
-        elif instruction.opcode in READS_PART and instruction.operands[0] in names:
+        elif instruction.opcode in READS_PART and places == [0]:
             needed += sum(array.bytes for array in instruction.arrays)
-        elif instruction.opcode != "dynamic-update-slice" or instruction.operands[0] not in names:
-            return whole
-    return min(whole, needed)
+        elif instruction.opcode == "fusion":
+            inner = module.computations[instruction.called("calls")]
+            needed += sum(_needed_of(module, inner, place) for place in places)
+        elif instruction.opcode != "dynamic-update-slice" or places != [0]:
+            return math.inf
+    return needed
 
 
-def _written_by(inside: Computation, fusion: Instruction) -> float:
+def _written_by(module: Module, inside: Computation, fusion: Instruction) -> float:
     """Bytes that a fusion writes; of an array that it updates in part, that part."""
     result = hlo.root(inside)
-    parts = [result]
-    if result.opcode == "tuple":
-        parts = [inside[name] for name in result.operands]
+    parts = [inside[name] for name in result.operands] if result.opcode == "tuple" else [result]
     if len(parts) != len(fusion.arrays):
         return _main(fusion.arrays)
     total = 0.0
     for part, array in zip(parts, fusion.arrays, strict=True):
-        while part.opcode == "bitcast":
-            part = inside[part.operands[0]]
+        home = inside
+        while part.opcode in ("bitcast", "fusion"):
+            if part.opcode == "bitcast":
+                part = home[part.operands[0]]
+            else:
+                home = module.computations[part.called("calls")]
+                part = hlo.root(home)
         if part.opcode == "dynamic-update-slice":
-            array = dataclasses.replace(
-                inside[part.operands[1]].arrays[0], in_main_memory=array.in_main_memory
-            )
+            update = home[part.operands[1]].arrays[0]
+            array = dataclasses.replace(update, in_main_memory=array.in_main_memory)
         total += _main((array,))
     return total
 

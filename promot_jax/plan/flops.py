@@ -45,16 +45,10 @@ def of_jaxpr(jaxpr: core.Jaxpr) -> float:
 
 
 def _product(equation) -> float:
-    left, right = (variable.aval.shape for variable in equation.invars[:2])
-    (contracted, free), (batch, _) = equation.params["dimension_numbers"]
-    rows = math.prod(s for i, s in enumerate(left) if i not in (*contracted, *batch))
-    columns = math.prod(
-        s
-        for i, s in enumerate(right)
-        if i not in (*free, *equation.params["dimension_numbers"][1][1])
-    )
+    left = equation.invars[0].aval.shape
+    (contracted, _), _ = equation.params["dimension_numbers"]
     inner = math.prod(left[i] for i in contracted)
-    return 2.0 * math.prod(left[i] for i in batch) * rows * columns * inner
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * inner
 
 
 def _convolution(equation) -> float:

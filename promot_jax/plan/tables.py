@@ -79,7 +79,9 @@ def _work(measured: Measured, chip: Chip) -> list[str]:
     ]
     rows.append(f"sent: {_si(costs.sent)}B" + (f" ({', '.join(kinds)})" if kinds else ""))
     if costs.unknown_loops:
-        rows.append(f"{costs.unknown_loops} loops of unknown length count once, such as a search's")
+        rows.append(
+            f"loops of unknown length, such as a search's, count once: {costs.unknown_loops}"
+        )
     if estimate := roofline.of(measured, chip):
         rows.append(
             f"a run takes {_ms(estimate.seconds)} at least, bound by {estimate.bound}: compute "
