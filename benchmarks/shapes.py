@@ -42,8 +42,8 @@ def _t5(vocab, emb, heads, head_dim, mlp, layers, activations) -> dict[str, Any]
         "num_heads": heads,
         "head_dim": head_dim,
         "mlp_dim": mlp,
-        "num_encoder_layers": layers,
-        "num_decoder_layers": layers,
+        "num_encoder_layers": layers[0],
+        "num_decoder_layers": layers[1],
         "mlp_activations": activations,
         "dropout_rate": 0.0,
     }
@@ -66,11 +66,11 @@ _GATED = ("gelu", "linear")
 
 SHAPES: Mapping[str, Shape] = {
     # For the test of the benchmarks themselves.
-    "tiny": Shape("t5", _t5(256, 32, 2, 16, 64, 1, _GATED), 4, 12, 6, 3),
+    "tiny": Shape("t5", _t5(256, 32, 2, 16, 64, (1, 1), _GATED), 4, 12, 6, 3),
     "tiny_llama": Shape("decoder", _llama(256, 32, 2, 1, 16, 64, 1), 4, 12, 6, 3),
     # The bundled miniature's sizes.
-    "mini": Shape("t5", _t5(1280, 128, 4, 32, 512, 3, ("relu",)), 32, 40, 4, 16),
-    "mt5_small": Shape("t5", _t5(250112, 512, 6, 64, 1024, 8, _GATED), 8, 64, 16, 20),
+    "mini": Shape("t5", _t5(1280, 128, 4, 32, 512, (3, 2), ("relu",)), 32, 40, 4, 16),
+    "mt5_small": Shape("t5", _t5(250112, 512, 6, 64, 1024, (8, 8), _GATED), 8, 64, 16, 20),
     # SmolLM2-135M's sizes.
     "smollm2": Shape("decoder", _llama(49152, 576, 9, 3, 64, 1536, 30), 8, 64, 16, 20),
 }

@@ -291,7 +291,13 @@ class Runner:
         """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""
         embedding = params["token_embedder"]["embedding"]
         for name in stage.prompts:
-            if name not in models.prompts_of(params):
+            rows = models.prompts_of(params).get(name)
+            if rows not in (None, stage.prompt_length):
+                raise UserError(
+                    f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
+                    f"{stage.prompt_length}; set PROMPT_LENGTH to {rows}"
+                )
+            if rows is None:
                 rng = jax.random.key(_stage_seed(seed, name))
                 prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
                 params = models.add_prompt(params, name, prompt)

@@ -84,7 +84,7 @@ def keep_compiled(folder: pathlib.Path) -> None:
 
 
 # Parameters from which on no device holds all of them.
-LARGE = 1_000_000_000
+LARGE = 100_000_000
 
 
 def make_mesh(

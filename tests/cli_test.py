@@ -76,9 +76,10 @@ def test_a_finished_run_answers_and_exports(run, tmp_path, capsys):
     assert cli.main(["export", str(run), str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "rte.npy").exists()
     initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/model'"
-    # A model with a prompt is not the bare model that an experiment starts from.
-    line = fails(capsys, "run", "mini", at(tmp_path / "next"), *MINI, initial)
-    assert "unexpected encoder/prompt/rte/prompt" in line
+    # A prompt that comes with the model is the one that is attached.
+    longer = [*MINI, initial, "--gin.PROMPT_LENGTH=5"]
+    line = fails(capsys, "run", "mini", at(tmp_path / "next"), *longer, "--methods", "promot")
+    assert "prompt 'rte' has 8 rows, stage 'prompt' asks for 5" in line
     assert cli.main(["export", str(run), str(tmp_path / "tuned"), "--method", "fine_tuning"]) == 0
     initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/tuned'"
     assert cli.main(["run", "mini", at(tmp_path / "third"), *MINI, initial]) == 0

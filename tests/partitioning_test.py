@@ -228,7 +228,7 @@ def test_a_large_model_is_divided_over_all_devices():
         return tuple(partitioning.make_mesh(*arguments, devices=devices, **options).shape.values())
 
     assert shape() == (8, 1, 1)
-    assert shape(2, parameters=300_000_000) == (4, 1, 2)
+    assert shape(2, parameters=30_000_000) == (4, 1, 2)
     assert shape(2, parameters=13_000_000_000) == (1, 4, 2)
     assert shape(2, 2, parameters=13_000_000_000) == (2, 2, 2)
 

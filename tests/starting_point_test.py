@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
+from absl import logging
 
 from promot_jax import data, models, pretrained, trees
 from promot_jax.errors import UserError
@@ -151,6 +152,15 @@ def test_other_kinds_of_models_are_refused(tmp_path):
 
 
 # --- parameters ---
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_logged():
+    """Commands that ran before in this process may have silenced absl."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    yield
+    logging.set_verbosity(before)
 
 
 def test_only_what_is_missing_is_initialised(folders, caplog):
