@@ -68,7 +68,7 @@ def test_page_is_well_formed_and_fetches_nothing(run):
     assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     ids = {attrs.get("id") for _, attrs in page.tags}
-    assert len(links) == 5
+    assert len(links) == 6
     assert all(link[1:] in ids for link in links)
     assert "url(" not in (run / "report.html").read_text()
 

@@ -2,7 +2,7 @@
 
 import re
 
-from promot_jax.report import facts, gaps, outputs, scores, summary
+from promot_jax.report import equal_target, facts, gaps, outputs, scores, summary
 from promot_jax.report.figures import Figure
 from promot_jax.report.records import Records
 from promot_jax.report.tables import Cell, Row, score_table, with_shots
@@ -17,6 +17,9 @@ def markdown(records: Records, figures: list[Figure]) -> str:
         parts.append("**What is missing**\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
     if records.results:
         parts += ["## Results", _escaped(facts.scores_caption(records)), _scores(records)]
+    for comparison in equal_target.comparisons(records):
+        parts.append(f"## At equal {_escaped(comparison.target.label)} score")
+        parts += [_escaped(comparison.caption), _comparison(records, comparison)]
     if figures:
         parts.append("## Curves")
         parts += [_figure(figure) for figure in figures]
@@ -69,6 +72,13 @@ def _value(cell: Cell) -> str:
     if cell.difference is None:
         return str(cell.spread)
     return f"{cell.spread}<br>({scores.signed(cell.difference)})"
+
+
+def _comparison(records: Records, comparison: equal_target.Comparison) -> str:
+    heads = ["Method", *map(_escaped, equal_target.heads(records))]
+    lines = [_table_row(heads), _table_row(["---", *["---:"] * (len(heads) - 1)])]
+    lines += [_table_row([_escaped(line.method.label), *line.cells()]) for line in comparison.lines]
+    return "\n".join(lines)
 
 
 def _figure(figure: Figure) -> str:

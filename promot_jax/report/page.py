@@ -16,6 +16,7 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
     places = {name: place for place, name in enumerate(styles)}
     parts = {
         "results": ("Results", results.score_section(records, places)),
+        "equal": ("At equal skill", sections.equal_target(records, places)),
         "curves": ("Curves", sections.figures(records.folder, figures)),
         "outputs": ("Outputs", sections.samples(records, places)),
         "stages": ("Stages", sections.stages(records)),

@@ -4,6 +4,7 @@ import base64
 import pathlib
 from html import escape
 
+from promot_jax.report import equal_target as equal
 from promot_jax.report import facts, outputs
 from promot_jax.report.figures import Figure
 from promot_jax.report.records import Method, Records, Sample, Task
@@ -11,6 +12,26 @@ from promot_jax.report.tables import with_shots
 
 # Texts of more examples than this a task stay folded.
 _OPEN_SAMPLES = 1
+
+
+def equal_target(records: Records, places: dict[str, int]) -> str:
+    """Returns a table a target of what each method kept at equal skill."""
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in equal.heads(records))
+    tables = []
+    for comparison in equal.comparisons(records):
+        rows = "".join(
+            f'<tr><th scope="row" class="m{places[line.method.name]}"><span class="swatch"></span>'
+            f"{escape(line.method.label)}</th>"
+            f"{''.join(f'<td>{cell}</td>' for cell in line.cells())}</tr>"
+            for line in comparison.lines
+        )
+        tables.append(
+            f"""<p class="say">{escape(comparison.caption)}</p>
+<div class="card scroll" tabindex="0" role="region" aria-label="Table, scrolls sideways">
+<table class="stages"><thead><tr><th scope="col">Method</th>{heads}</tr></thead>
+<tbody>{rows}</tbody></table></div>"""
+        )
+    return "".join(tables)
 
 
 def figures(folder: pathlib.Path, drawn: list[Figure]) -> str:

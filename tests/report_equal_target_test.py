@@ -1,0 +1,72 @@
+"""What methods kept at equal skill, against curves that are solved by hand."""
+
+import json
+
+import pytest
+
+from promot_jax.report import equal_target, markdown, records
+from tests.report_run import write_lines, write_run
+
+# seed → stage → (step, target, kept, share) of the followed steps.
+CURVES = {
+    0: {
+        "model": [(0, 0, 80, 0), (100, 90, 60, 20), (200, 96, 50, 10), (300, 95.5, 40, 5)],
+        "prompt-model": [(0, 60, 80, 0), (100, 94, 79, 0), (200, 95, 78, 0), (300, 99, 70, 0)],
+    },
+    1: {
+        "model": [(0, 0, 80, 0), (100, 97.5, 56, 30), (200, 98, 50, 20), (300, 92, 40, 5)],
+        "prompt-model": [(0, 60, 80, 0), (100, 90, 75, 0), (200, 96.9, 74, 0)],
+    },
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = write_run(tmp_path / "run", (0, 1), probes=True)
+    names = [task["task"] for task in json.loads((folder / "run.json").read_text())["tasks"]]
+    for seed, stages in CURVES.items():
+        for stage, points in stages.items():
+            lines = []
+            for step, target, kept, share in points:
+                # The tasks differ, their mean is what the curve says.
+                tasks = {f"unseen/score/{n}": kept + i - 3.5 for i, n in enumerate(names)}
+                shares = {f"unseen/label_share/{n}": share for n in names}
+                lines.append({"step": step, "validation/score": target, **tasks, **shares})
+            write_lines(folder / f"seed_{seed}" / stage / "metrics.jsonl", lines)
+    return folder
+
+
+def test_first_steps_at_the_level(run):
+    (comparison,) = equal_target.comparisons(records.read(run))
+    tuned, promot = comparison.lines
+    assert [line.method.name for line in comparison.lines] == ["fine_tuning", "promot"]
+    # Levels: 95 and 97, one point below the best of fine-tuning.
+    assert tuned.steps.values == (200, 100)
+    assert tuned.kept.values == pytest.approx((50, 56))
+    assert tuned.share.values == pytest.approx((10, 30))
+    # The second seed of ProMoT never gets there.
+    assert promot.steps.values == (200,)
+    assert promot.target.values == (95,)
+    assert promot.kept.values == pytest.approx((78,))
+    assert promot.cells()[0] == "1 of 2"
+
+
+def test_a_step_without_unseen_scores_is_no_place(run):
+    path = run / "seed_1" / "model" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[1] = {"step": 100, "validation/score": 97.5}
+    write_lines(path, lines)
+    (comparison,) = equal_target.comparisons(records.read(run))
+    assert comparison.lines[0].steps.values == (200, 200)
+
+
+def test_one_method_is_no_comparison(run):
+    for seed in CURVES:
+        (run / f"seed_{seed}" / "prompt-model" / "metrics.jsonl").unlink()
+    assert equal_target.comparisons(records.read(run)) == []
+
+
+def test_the_report_has_the_table(run):
+    text = markdown.markdown(records.read(run), [])
+    assert "## At equal RTE score" in text
+    assert "| ProMoT | 1 of 2 | 200 | 95.0 | 78.0 | 0.0 |" in text
