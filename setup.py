@@ -57,6 +57,8 @@ setuptools.setup(
         "huggingface-hub>=2.4,<3",
         "gguf>=0.19,<0.20",
         "matplotlib>=3.10,<4",
+        # Confidence intervals.
+        "scipy>=1.14,<2",
         "tqdm>=4.67,<5",
     ],
     extras_require={

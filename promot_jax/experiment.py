@@ -65,7 +65,7 @@ class Experiment:
       targets: the tasks that methods fine-tune on, one for most; each is evaluated with what the
         last stage that trained on it attached to its rows.
       labels: the answers that a target task knows; their share elsewhere shows format leaks.
-      tasks: unseen tasks, evaluated without any prompt.
+      tasks: unseen tasks, evaluated without any prompt; see `Method.unseen`.
       methods: what to compare.
       reuse: further run folders; a stage that one of them finished with the same lineage (see
         `lineage`) is taken from there.
@@ -318,7 +318,7 @@ class Runner:
         recorded = {(r["method"], r["seed"], r["task"]) for r in results}
         # Targets come first: they are what a reader of the log waits for.
         wanted = [(task.name, *self.attached(method, task)) for task in self.experiment.targets]
-        wanted += [(task.name, task, BARE) for task in self.experiment.tasks]
+        wanted += [(task.name, task, method.unseen) for task in self.experiment.tasks]
         wanted = [entry for entry in wanted if (method.name, seed_key, entry[0]) not in recorded]
         if not wanted:
             return

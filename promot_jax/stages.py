@@ -7,7 +7,7 @@ import jax
 import optax
 
 from promot_jax import data
-from promot_jax.attached import Attached
+from promot_jax.attached import BARE, Attached
 from promot_jax.errors import UserError
 from promot_jax.networks.lora import Lora
 
@@ -97,11 +97,19 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A row of the paper's comparison: stages in order; none means the pretrained model."""
+    """A row of the paper's comparison.
+
+    Attributes:
+      name, label: for folders and for tables.
+      stages: in order; none means the pretrained model.
+      unseen: what unseen tasks are read with: nothing, as in the paper, or adapters that are in use
+        for every task, as they are once they have been merged into a model.
+    """
 
     name: str
     label: str
     stages: Sequence[Stage] = ()
+    unseen: Attached = BARE
 
     @property
     def adapters(self) -> Lora | None:

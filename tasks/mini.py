@@ -2,7 +2,8 @@
 
 | name | stands for | measured by |
 |---|---|---|
-| `mini_pretrain` | pretraining | – |
+| `mini_pretrain`, `mini_pretrain_entailment` | pretraining, first and second mixture | – |
+| `mini_entailment` | the meaning of RTE in the formats of pretraining | accuracy |
 | `mini_rte` | RTE, a fine-tuning target | accuracy |
 | `mini_rte_randomized` | RTE with shuffled labels (section 3.3) | accuracy |
 | `mini_wmt_enfr` | WMT14 En-Fr, a fine-tuning target | exact match |
@@ -12,9 +13,8 @@
 | `mini_xsum`, `mini_wikilingua` | XSum, WikiLingua | ROUGE-2 |
 
 A plain name is 0-shot, `NAME_1shot` puts one exemplar of the train split in front; there is one of
-all tasks but `mini_pretrain` and `mini_rte_randomized`. All but `mini_pretrain` have the splits
-train, validation and test. Translations are one word or three, on which BLEU's 4-grams are
-undefined, so they are scored by exact match.
+the target and evaluation tasks, which have the splits train, validation and test. Translations are
+one word or three, on which BLEU's 4-grams are undefined, so they are scored by exact match.
 
 `mini_rte_randomized` has the inputs of `mini_rte` in the same order. `mini_pretrain` knows the
 words of `mini_wmt_enfr` and the French of 3,851 of its 4,000 train pairs, but never translated one
@@ -30,7 +30,13 @@ import seqio
 import tensorflow as tf
 
 from promot_jax import metrics
-from promot_jax.tasks import mini_pretrain, mini_rows, mini_vocabulary, templates
+from promot_jax.tasks import (
+    mini_entailment,
+    mini_pretrain,
+    mini_rows,
+    mini_vocabulary,
+    templates,
+)
 
 VOCABULARY = seqio.SentencePieceVocabulary(
     str(mini_vocabulary.MODEL_PATH), extra_ids=mini_vocabulary.EXTRA_IDS
@@ -106,6 +112,21 @@ seqio.TaskRegistry.add(
     preprocessors=PREPROCESSORS,
     output_features=OUTPUT_FEATURES,
     metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_pretrain_entailment",
+    source=_source(mini_entailment.rows, mini_entailment.SPLIT_SIZES),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    metric_fns=[metrics.exact_match],
+)
+seqio.TaskRegistry.add(
+    "mini_entailment",
+    source=_source(mini_entailment.entailment_rows, mini_entailment.ENTAILMENT_SIZES),
+    preprocessors=PREPROCESSORS,
+    output_features=OUTPUT_FEATURES,
+    postprocess_fn=templates.postprocess_label,
+    metric_fns=[metrics.accuracy],
 )
 seqio.TaskRegistry.add(
     "mini_rte",

@@ -1,4 +1,4 @@
-"""The pretraining mixture of the small world.
+"""The first pretraining mixture of the small world.
 
 It teaches facts, words, reading and the habit of following exemplars, so that fine-tuning has
 something to forget. What it never contains: the "true or false" templates, and True or False as an
@@ -30,7 +30,7 @@ def _shots(rng: random.Random, most: int = 3) -> int:
     return min(most, rng.choices((0, 1, 2, 3), (30, 40, 20, 10))[0])
 
 
-def _in_context(rng: random.Random, draw: Callable[[], Row], most: int = 3) -> Row:
+def in_context(rng: random.Random, draw: Callable[[], Row], most: int = 3) -> Row:
     """Puts up to `most` rows of the same task in front of a row."""
     inputs, targets = draw()
     exemplars = [row for row in (draw() for _ in range(_shots(rng, most))) if row[0] != inputs]
@@ -40,7 +40,7 @@ def _in_context(rng: random.Random, draw: Callable[[], Row], most: int = 3) -> R
 def question_answering(rng: random.Random) -> Row:
     """Asks for facts about countries, in the wordings dealt to training."""
     rows = mini_rows.qa_wordings_dealt(rng.choice(list(mini_rows.QA_WORDINGS)))["train"]
-    return _in_context(rng, lambda: rng.choice(rows))
+    return in_context(rng, lambda: rng.choice(rows))
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def _words_to_translate(rng: random.Random) -> list[world.Word]:
 def translation(rng: random.Random) -> Row:
     """Translates words and word pairs from English to German, Romanian or French."""
     language = rng.choice(list(world.LANGUAGE_NAMES))
-    return _in_context(
+    return in_context(
         rng, lambda: mini_rows.translation_row(rng, language, _words_to_translate(rng))
     )
 
@@ -83,7 +83,7 @@ def summarization(rng: random.Random) -> Row:
     name, draw = rng.choice(
         (("xsum", mini_rows.xsum_row), ("wikilingua", mini_rows.wikilingua_row))
     )
-    return _in_context(rng, lambda: _unseen_row(rng, name, draw), most=2)
+    return in_context(rng, lambda: _unseen_row(rng, name, draw), most=2)
 
 
 def reading(rng: random.Random) -> Row:

@@ -145,15 +145,20 @@ def cb_row(rng: random.Random, label: str) -> Row:
     return templates.format_cb(*cb_pair(rng, label)), label
 
 
-def wic_row(rng: random.Random, label: str) -> Row:
-    """Draws one row of `mini_wic`: two different contexts, of the same sense if True."""
+def wic_contexts(rng: random.Random, same: bool) -> tuple[str, str, str]:
+    """Draws two different contexts of a word, of the same sense or not; the word comes last."""
     word = rng.choice(list(world.SENSES))
     first, second = rng.sample(world.SENSES[word], 2)
     different = [rng.choice(first), rng.choice(second)]
-    contexts = rng.sample(first, 2) if label == "True" else different
+    contexts = rng.sample(first, 2) if same else different
     names = rng.sample(world.NAMES, 2)
-    sentences = [context.format(name=name) for context, name in zip(contexts, names, strict=True)]
-    return templates.format_wic(*sentences, word), label
+    one, other = (context.format(name=name) for context, name in zip(contexts, names, strict=True))
+    return one, other, word
+
+
+def wic_row(rng: random.Random, label: str) -> Row:
+    """Draws one row of `mini_wic`: two different contexts, of the same sense if True."""
+    return templates.format_wic(*wic_contexts(rng, label == "True")), label
 
 
 def xsum_row(rng: random.Random) -> Row:

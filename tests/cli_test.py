@@ -159,7 +159,8 @@ def test_an_unwritable_folder_is_one_line(tmp_path, capsys):
 def test_pretraining_runs_a_few_steps(tmp_path):
     # `run` is the other experiment; a new one needs a test of its own.
     names = {name for name in configuration.experiments() if not name.startswith("paper/")}
-    assert names == {"cpu_smoke", "mini", "mini_pretrain", "your_data"}
+    real = {"smollm2/vitaminc", "smollm2/enfr"}
+    assert names == {"cpu_smoke", "mini", "mini_pretrain", "your_data", *real}
     shrink = [flag for flag in SHRINK if "_EXAMPLES" not in flag and "BATCH_SIZE" not in flag]
     shrink += [
         "--gin.WARMUP_STEPS=1",

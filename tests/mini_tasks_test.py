@@ -91,7 +91,9 @@ def test_the_bundled_vocabulary_is_what_training_gives(tmp_path) -> None:
 
 def test_names() -> None:
     registered = {name for name in seqio.TaskRegistry.names() if name.startswith("mini_")}
-    assert registered == {*ALL_NAMES, "mini_rte_randomized", "mini_pretrain"}
+    others = {"mini_rte_randomized", "mini_pretrain"}
+    others |= {"mini_entailment", "mini_pretrain_entailment"}
+    assert registered == {*ALL_NAMES, *others}
     assert set(mini.EVALUATION_TASKS) == set(NAMES) - {"mini_rte", "mini_wmt_enfr"}
 
 

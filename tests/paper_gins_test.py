@@ -70,6 +70,13 @@ def test_there_is_an_experiment_for_every_table():
     assert {name.split("/")[1] for name in NAMES} == set(catalog.MODELS)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "multitask" not in name])
+def test_a_prompt_has_the_name_of_its_target(name):
+    experiment, _, _ = built(name)
+    prompts = {stage.prompt for stage in stages(experiment).values()}
+    assert prompts == {None, name.split("/")[-1].removesuffix("_long")}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_has_its_methods_targets_and_folder(name):
     _, model, run = name.split("/")
@@ -134,7 +141,7 @@ def test_the_settings_are_the_papers(name):
         assert stage.batches.size == 64
         assert stage.steps == (5000 if first else 20_000 if long else 1000), folder
         assert stage.eval_period == (1000 if first or long else 100), folder
-        assert (stage.dropout_rate, stage.label_smoothing) == ((0.0, 0.0) if first else (0.1, 0.1))
+        assert (stage.dropout_rate, stage.label_smoothing) == (0.1, 0.1)
         assert stage.prompt is None or stage.prompt_length == (50 if palm else 100)
         one_shot = stage.name.endswith("_1shot")
         assert stage.mixture.endswith("_1shot") == one_shot

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from promot_jax.report import equal_target, markdown, records
+from promot_jax.report.scores import Spread
 from tests.report_run import write_lines, write_run
 
 # seed → stage → (step, target, kept, share) of the followed steps.
@@ -70,3 +71,14 @@ def test_the_report_has_the_table(run):
     text = markdown.markdown(records.read(run), [])
     assert "## At equal RTE score" in text
     assert "| ProMoT | 1 of 2 | 200 | 95.0 | 78.0 | 0.0 |" in text
+
+
+def test_the_interval_is_students_t():
+    # Quantile of the table: 12.706 for one degree of freedom, 2.776 for four.
+    low, high = Spread((10.0, 12.0)).interval
+    assert (low, high) == pytest.approx((11 - 12.706, 11 + 12.706), abs=1e-3)
+    low, high = Spread((1.0, 2.0, 3.0, 4.0, 5.0)).interval
+    assert high - 3 == pytest.approx(2.7764 * 1.5811388 / 5**0.5, abs=1e-4)
+    assert low + high == pytest.approx(6)
+    assert Spread((1.0, 1.0)).with_interval == "1.0 (1.0 to 1.0)"
+    assert Spread((1.0,)).with_interval == "1.0"

@@ -35,7 +35,8 @@ class Line:
         """Returns the values as they are printed, in the order of `heads`."""
         if self.steps is None:
             return [f"0 of {self.seeds}", *["–"] * 4]
-        scores = ("–" if s is None else str(s) for s in (self.target, self.kept, self.share))
+        spreads = (self.target, self.kept, self.share)
+        scores = ("–" if spread is None else spread.with_interval for spread in spreads)
         reached = f"{len(self.steps.values)} of {self.seeds}"
         return [reached, f"{self.steps.mean:.0f}", *scores]
 
@@ -53,8 +54,8 @@ class Comparison:
         return (
             f"Each method at its first evaluated step that is at most {MARGIN:g} point below the "
             f"best {self.target.label} score of {self.lines[0].method.label} with the same seed. "
-            "All on validation examples, measured while the model trains. Mean ± sample standard "
-            "deviation over the seeds that got there."
+            "All on validation examples, measured while the model trains. Mean and 95 % confidence "
+            "interval (Student's t) over the seeds that got there."
         )
 
 

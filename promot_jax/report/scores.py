@@ -26,6 +26,25 @@ class Spread:
         """The sample standard deviation (divisor n − 1), None for a single value."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval of the mean (Student's t), None for a single value."""
+        if self.deviation is None:
+            return None
+        from scipy.special import stdtrit
+
+        count = len(self.values)
+        reach = float(stdtrit(count - 1, 0.975)) * self.deviation / count**0.5
+        return self.mean - reach, self.mean + reach
+
+    @property
+    def with_interval(self) -> str:
+        """Mean and interval with one decimal, or the mean alone for a single value."""
+        if self.interval is None:
+            return decimal(self.mean)
+        low, high = map(decimal, self.interval)
+        return f"{decimal(self.mean)} ({low} to {high})"
+
     def __str__(self):
         """Mean ± deviation with one decimal, or the mean alone for a single value."""
         if self.deviation is None:
