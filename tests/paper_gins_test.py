@@ -141,7 +141,7 @@ def test_the_settings_are_the_papers(name):
         assert stage.batches.size == 64
         assert stage.steps == (5000 if first else 20_000 if long else 1000), folder
         assert stage.eval_period == (1000 if first or long else 100), folder
-        assert (stage.dropout_rate, stage.label_smoothing) == (0.1, 0.1)
+        assert (stage.dropout_rate, stage.label_smoothing) == (0.0 if first else 0.1, 0.1)
         assert stage.prompt is None or stage.prompt_length == (50 if palm else 100)
         one_shot = stage.name.endswith("_1shot")
         assert stage.mixture.endswith("_1shot") == one_shot

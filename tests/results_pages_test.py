@@ -1,0 +1,37 @@
+"""The numbers of the results pages are those of the records beside them."""
+
+import pathlib
+import re
+import shutil
+
+import pytest
+
+from promot_jax.report import build, figures
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results"
+# Runs whose records are here as a whole; of others there is the report alone.
+RUNS = sorted(path.parent for path in RESULTS.rglob("run.json") if any(path.parent.glob("seed_*")))
+
+
+def test_there_are_runs():
+    assert RESULTS / "mini" in RUNS
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: str(run.relative_to(RESULTS)))
+def test_a_report_is_what_its_records_say(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "_save", lambda *arguments: None)
+    monkeypatch.setattr(build.page, "page", lambda *arguments: "")
+    folder = shutil.copytree(run, tmp_path / run.name)
+    (folder / "report.md").unlink()
+    build.build(folder)
+    assert (folder / "report.md").read_text() == (run / "report.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_a_page_shows_the_table_of_the_main_job(page):
+    report = (RESULTS / "mini" / "report.md").read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)
+    for table in tables[:2]:
+        # Pages leave out that all unseen tasks have one exemplar.
+        assert table.replace(", 1-shot |", " |") in (ROOT / page).read_text()
