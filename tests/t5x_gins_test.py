@@ -220,8 +220,8 @@ def test_stage_1_has_the_papers_settings():
         ("adafactor.Adafactor.clipping_threshold", 1.0),
         ("adafactor.Adafactor.weight_decay_rate", 1e-5),
         ("BATCH_SIZE", 64),
-        ("DROPOUT_RATE", 0.0),
-        ("LABEL_SMOOTHING", 0.0),
+        ("DROPOUT_RATE", paper["PROMPT_DROPOUT_RATE"]),
+        ("LABEL_SMOOTHING", native("model.gin")["LABEL_SMOOTHING"]),
         ("train/utils.DatasetConfig.pack", False),
     ]:
         assert resolved("promot_stage1", key) == value, key
