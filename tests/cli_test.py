@@ -80,7 +80,7 @@ def test_a_finished_run_answers_and_exports(run, tmp_path, capsys):
     # A prompt that comes with the model is the one that is attached.
     longer = [*MINI, initial, "--gin.PROMPT_LENGTH=5"]
     line = fails(capsys, "run", "mini", at(tmp_path / "next"), *longer, "--methods", "promot")
-    assert "prompt 'rte' has 8 rows, stage 'prompt' asks for 5" in line
+    assert "prompt 'rte' has 16 rows, stage 'prompt' asks for 5" in line
     assert cli.main(["export", str(run), str(tmp_path / "tuned"), "--method", "fine_tuning"]) == 0
     initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/tuned'"
     assert cli.main(["run", "mini", at(tmp_path / "third"), *MINI, initial]) == 0
