@@ -19,7 +19,7 @@ from promot_jax.interop import source as sources
 from promot_jax.networks import t5
 
 BUNDLED = pathlib.Path(promot_jax.__file__).parent / "assets" / "mini"
-MINI = t5.T5Config(1280, 128, 4, 32, 512, 3, 2, mlp_activations=("relu",))
+MINI = t5.T5Config(1280, 128, 4, 32, 512, 3, 2, mlp_activations=("relu",), dropout_rate=0.0)
 
 
 def error_of(call, *args):

@@ -1,6 +1,8 @@
 """`promot tasks`: every registered task on a line, rows of one as texts and tokens."""
 
+import json
 import re
+import shutil
 
 import pytest
 import seqio
@@ -57,9 +59,15 @@ def test_a_file_or_checkpoint_brings_its_vocabulary(tmp_path, capsys):
     said = printed(capsys, "show", "mini_rte", "--count", "1", *flags)
     text = re.search("inputs: (.*)", said)[1]
     assert f"{len(text)} pieces: {text[0]} {text[1]} " in said
-    # The bundled model is read with the miniature's, which is Python's own.
-    line = fails(capsys, "tasks", "show", "mini_rte", "--checkpoint", checkpoints.bundled())
-    assert "mini has no vocabulary; give one by --vocabulary" in line
+    arguments = ("show", "mini_rte", "--count", "1")
+    bundled = printed(capsys, *arguments, "--checkpoint", checkpoints.bundled())
+    assert bundled == printed(capsys, *arguments)
+    wordless = shutil.copytree(checkpoints.bundled(), tmp_path / "wordless")
+    about = json.loads((wordless / "model.json").read_text())
+    del about["vocabulary"]
+    (wordless / "model.json").write_text(json.dumps(about))
+    line = fails(capsys, "tasks", *arguments, "--checkpoint", str(wordless))
+    assert "wordless has no vocabulary; give one by --vocabulary" in line
 
 
 @pytest.mark.parametrize(
