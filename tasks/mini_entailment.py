@@ -8,7 +8,6 @@ False as answers only as two of the arbitrary labels of `mini_pretrain.label_epi
 
 import functools
 import random
-from collections.abc import Callable
 
 from promot_jax.tasks import mini_pretrain, mini_rows, templates
 from promot_jax.tasks import mini_world as world
@@ -39,17 +38,6 @@ SENSE_FORMS = (
 _PAIR_FORMATS = ("{} question: {} answer:", "Q: {} {} A:", "{} so: {} answer:")
 
 
-def _pair(rng: random.Random, draw: Callable[[], tuple[str, str]]) -> tuple[str, str]:
-    """Draws a premise and a hypothesis that `mini_rte` and `mini_cb` do not hold out."""
-    while True:
-        pair = draw()
-        rte, cb = templates.format_rte(*pair), templates.format_cb(*pair)
-        if rte not in mini_rows.held_out("rte", "inputs") and cb not in mini_rows.held_out(
-            "cb", "inputs"
-        ):
-            return pair
-
-
 def _follows_or_not(rng: random.Random, follows: bool) -> tuple[str, str]:
     """Draws a premise of one to three facts and a hypothesis that rewords one of them, or does not.
 
@@ -66,21 +54,28 @@ def _follows_or_not(rng: random.Random, follows: bool) -> tuple[str, str]:
         wording = rng.choice((1, 2, 3))
         return mini_rows.premise_of(facts), mini_rows.state(kind, name, value, wording)
 
-    return _pair(rng, draw)
+    return mini_pretrain.pair_to_learn(draw)
 
 
-def entailment(rng: random.Random, most: int | None = None) -> Row:
-    """Asks what RTE asks in other words and with other answers, behind up to `most` exemplars.
+def question(rng: random.Random) -> Row:
+    """Asks what RTE asks in other words and with other answers."""
+    return _questions(rng, rng.choice(ENTAILMENT_FORMS), most=0)
 
-    None seldom allows one.
-    """
-    form, *answers = rng.choice(ENTAILMENT_FORMS)
-    most = rng.choices((0, 1), (26, 4))[0] if most is None else most
+
+def entailment(rng: random.Random) -> Row:
+    """Asks a `question`, seldom behind an exemplar in the same words."""
+    form = rng.choice(ENTAILMENT_FORMS)
+    (most,) = rng.choices((0, 1), (26, 4))
+    return _questions(rng, form, most)
+
+
+def _questions(rng: random.Random, form: tuple[str, str, str], most: int) -> Row:
+    words, *answers = form
 
     def draw():
         follows = rng.random() < 0.5
         premise, hypothesis = _follows_or_not(rng, follows)
-        return form.format(premise=premise, hypothesis=hypothesis), answers[0 if follows else 1]
+        return words.format(premise=premise, hypothesis=hypothesis), answers[0 if follows else 1]
 
     return mini_pretrain.in_context(rng, draw, most)
 
@@ -91,7 +86,7 @@ def three_way_entailment(rng: random.Random) -> Row:
 
     def draw():
         label = rng.choice(templates.CB_LABELS)
-        premise, hypothesis = _pair(rng, lambda: mini_rows.cb_pair(rng, label))
+        premise, hypothesis = mini_pretrain.pair_to_learn(lambda: mini_rows.cb_pair(rng, label))
         answer = answers[templates.CB_LABELS.index(label)]
         return form.format(premise=premise, hypothesis=hypothesis), answer
 
@@ -142,12 +137,6 @@ MIXTURE = {
 }
 
 
-def _mixed_row(rng: random.Random) -> Row:
-    """Draws a task by its share of the mixture, then a row of it."""
-    (draw,) = rng.choices(list(MIXTURE), list(MIXTURE.values()))
-    return draw(rng)
-
-
 @functools.cache
 def rows(split: str) -> list[Row]:
     """Returns the mixture's rows of a split, in random order.
@@ -155,24 +144,14 @@ def rows(split: str) -> list[Row]:
     A train row may occur more than once; no validation row is a train row.
     """
     rng = mini_rows.seeded(f"entailment mixture/{split}")
-    if split == "train":
-        return [_mixed_row(rng) for _ in range(SPLIT_SIZES["train"])]
-    return _not_trained(lambda: _mixed_row(rng), SPLIT_SIZES[split])
+    trained = () if split == "train" else rows("train")
+    return mini_pretrain.rows_apart(
+        lambda: mini_pretrain.mixed_row(rng, MIXTURE), SPLIT_SIZES[split], trained
+    )
 
 
 @functools.cache
 def entailment_rows(split: str) -> list[Row]:
-    """Returns rows of `entailment` without exemplars that are no train rows, for each split."""
+    """Returns `question` rows that are no train rows, for each split."""
     rng = mini_rows.seeded(f"entailment/{split}")
-    return _not_trained(lambda: entailment(rng, most=0), ENTAILMENT_SIZES[split])
-
-
-def _not_trained(draw: Callable[[], Row], size: int) -> list[Row]:
-    """Draws rows that are none of the train rows."""
-    trained = set(rows("train"))
-    drawn: list[Row] = []
-    while len(drawn) < size:
-        row = draw()
-        if row not in trained:
-            drawn.append(row)
-    return drawn
+    return mini_pretrain.rows_apart(lambda: question(rng), ENTAILMENT_SIZES[split], rows("train"))

@@ -7,7 +7,7 @@ answer, except as two of the arbitrary labels whose meaning an episode's exempla
 
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from promot_jax.tasks import mini_rows, templates
 from promot_jax.tasks import mini_world as world
@@ -111,6 +111,16 @@ def _paraphrase_or_not(rng: random.Random, label: str) -> tuple[str, str]:
     return mini_rows.premise_of(facts), sentence
 
 
+def pair_to_learn(draw: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    """Draws a premise and a hypothesis that `mini_rte` and `mini_cb` do not hold out."""
+    while True:
+        pair = draw()
+        if templates.format_rte(*pair) not in mini_rows.held_out(
+            "rte", "inputs"
+        ) and templates.format_cb(*pair) not in mini_rows.held_out("cb", "inputs"):
+            return pair
+
+
 def same_or_different(rng: random.Random) -> Row:
     """Asks whether a sentence says the same as one of the premise's, in words of its own.
 
@@ -118,11 +128,7 @@ def same_or_different(rng: random.Random) -> Row:
     held out by `mini_rte` and `mini_cb` are drawn anew.
     """
     label = rng.choice(("same", "different"))
-    premise, sentence = _paraphrase_or_not(rng, label)
-    while templates.format_rte(premise, sentence) in mini_rows.held_out(
-        "rte", "inputs"
-    ) or templates.format_cb(premise, sentence) in mini_rows.held_out("cb", "inputs"):
-        premise, sentence = _paraphrase_or_not(rng, label)
+    premise, sentence = pair_to_learn(lambda: _paraphrase_or_not(rng, label))
     return f"{premise} also: {sentence} same or different?", label
 
 
@@ -220,10 +226,21 @@ MIXTURE = {
 }
 
 
-def _mixed_row(rng: random.Random) -> Row:
-    """Draws a task by its share of the mixture, then a row of it."""
-    (draw,) = rng.choices(list(MIXTURE), list(MIXTURE.values()))
+def mixed_row(rng: random.Random, mixture: Mapping[Callable[[random.Random], Row], int]) -> Row:
+    """Draws a task by its share of a mixture, then a row of it."""
+    (draw,) = rng.choices(list(mixture), list(mixture.values()))
     return draw(rng)
+
+
+def rows_apart(draw: Callable[[], Row], size: int, trained: Collection[Row]) -> list[Row]:
+    """Draws `size` rows that are none of the `trained` ones; one may occur more than once."""
+    trained = set(trained)
+    drawn: list[Row] = []
+    while len(drawn) < size:
+        row = draw()
+        if row not in trained:
+            drawn.append(row)
+    return drawn
 
 
 @functools.cache
@@ -233,12 +250,5 @@ def rows(split: str) -> list[Row]:
     A train row may occur more than once; no validation row is a train row.
     """
     rng = mini_rows.seeded(f"pretrain/{split}")
-    if split == "train":
-        return [_mixed_row(rng) for _ in range(SPLIT_SIZES["train"])]
-    trained = set(rows("train"))
-    drawn: list[Row] = []
-    while len(drawn) < SPLIT_SIZES[split]:
-        row = _mixed_row(rng)
-        if row not in trained:
-            drawn.append(row)
-    return drawn
+    trained = () if split == "train" else rows("train")
+    return rows_apart(lambda: mixed_row(rng, MIXTURE), SPLIT_SIZES[split], trained)

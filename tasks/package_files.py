@@ -53,11 +53,10 @@ class Package:
         Raises:
           UserError: there is no such package, or nothing of that path in it.
         """
-        found = self.folder() / path
+        folder = self.folder()
+        found = folder / path
         if not found.exists():
-            raise UserError(
-                f"{self.folder()} has no {path}, it may be another version; {self._get}"
-            )
+            raise UserError(f"{folder} has no {path}, it may be another version; {self._get}")
         return found
 
     @property

