@@ -223,19 +223,8 @@ def examples(
     found = []
     # In groups: a call of the iterator costs more than the row that it returns.
     for group in rows.take(limit).ragged_batch(_GROUP).as_numpy_iterator():
-        columns = {name: _split(column) for name, column in group.items()}
-        rows_of_group = zip(*columns.values(), strict=True)
-        found += [dict(zip(columns, row, strict=True)) for row in rows_of_group]
+        found += [dict(zip(group, row, strict=True)) for row in zip(*group.values(), strict=True)]
     return found
-
-
-def _split(column) -> Sequence:
-    """Returns the rows of a feature: scalars, arrays of their own lengths, or nested lists."""
-    if not isinstance(column, tf.compat.v1.ragged.RaggedTensorValue):
-        return list(column)
-    if isinstance(column.values, np.ndarray):
-        return np.split(column.values, column.row_splits[1:-1])
-    return column.to_list()
 
 
 def task_names(mixture: str) -> list[str]:
