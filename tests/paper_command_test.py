@@ -105,11 +105,11 @@ def test_a_dry_run_shows_stages_and_writes_nothing(tmp_path, capsys):
     text = says(capsys, *arguments, "--dry-run", "--gin.TRAIN_STEPS=700")
     assert sorted(tmp_path.rglob("*")) == before
     lines = [line.split() for line in text.splitlines()]
-    assert ["prompt", "2000", "1", "of", "2", "seeds", "promot"] in lines
+    assert ["prompt", "5000", "1", "of", "2", "seeds", "promot"] in lines
     assert ["prompt-model", "700", "0", "of", "2", "seeds", "promot"] in lines
     assert ["lora_r2-model", "700", "0", "of", "2", "seeds", "promot_lora_r2"] in lines
-    # 4 stages of 700 steps and 3 of 2000, two seeds, one of them done.
-    assert "scores: 0 of 81 recorded; 15600 steps are left" in text
+    # 4 stages of 700 steps and 3 of 5000, two seeds, one of them done.
+    assert "scores: 0 of 81 recorded; 30600 steps are left" in text
     methods = "pretrained,fine_tuning,promot_lora_r2,promot_lora_r4,promot"
     assert f"promot run paper/mini/enfr --methods {methods} --seeds 0,1" in text
 

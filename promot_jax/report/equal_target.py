@@ -1,8 +1,8 @@
 """What methods kept where they were first as good on the target: a comparison at equal skill.
 
 A method's scores are those of its best checkpoint, and one that learned less may have kept more for
-that reason. Here each method is taken at its first evaluated step that is at most `MARGIN` points
-below what the first method of the run reached at its best with the same seed.
+that reason. Here each method is taken at the first evaluated step of its last stage that is at most
+`MARGIN` points below what the first method of the run reached at its best with the same seed.
 """
 
 import dataclasses
@@ -52,8 +52,9 @@ class Comparison:
     def caption(self) -> str:
         """Says what is compared."""
         return (
-            f"Each method at its first evaluated step that is at most {MARGIN:g} point below the "
-            f"best {self.target.label} score of {self.lines[0].method.label} with the same seed. "
+            f"Each method at the first evaluated step of its last stage that is at most {MARGIN:g} "
+            f"point below the best {self.target.label} score of {self.lines[0].method.label} with "
+            "the same seed; step 0, where that stage has changed nothing, does not count. "
             "All on validation examples, measured while the model trains. Mean and 95 % confidence "
             "interval (Student's t) over the seeds that got there."
         )
@@ -104,8 +105,11 @@ def _lines(
 
 
 def _first(run: StageRun, learned: Followed, kept: Followed, level: float) -> int | None:
-    """Returns the first step at a level at which the unseen tasks were scored too."""
-    both = kept.series(run).keys()
+    """Returns the first step at a level at which the unseen tasks were scored too.
+
+    Step 0 is none: what the stage started from is another method's.
+    """
+    both = kept.series(run).keys() - {0}
     reached = (step for step, s in learned.series(run).items() if s >= level and step in both)
     return next(reached, None)
 
