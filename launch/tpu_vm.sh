@@ -22,6 +22,7 @@
 #   --dry-run          print every command, quoted for pasting, and run none
 #
 # The run folder is /mnt/promot/EXPERIMENT; --gin.MODEL_DIR sets another one below /mnt/promot.
+# Data sets in /mnt/promot/tensorflow_datasets are found there.
 # `promot` wants files there and does not understand gs://... Files of your own must be in this
 # checkout or in the bucket. The lock of a run folder is taken by process 0 and holds on its machine
 # only: give a run folder to one slice at a time.
@@ -246,7 +247,10 @@ there, and a run continues from there on a new slice" ;;
     *) die "--nfs $nfs: expected HOST:/SHARE" ;;
   esac
   experiment="$1"
-  model_dir="--gin.MODEL_DIR='$mount/$(basename "$experiment" .gin)'"
+  # One of ours by its whole name, such as paper/mt5_xxl/rte; a file of yours by its last part.
+  folder="$experiment"
+  [ "$folder" = "${folder%.gin}" ] || folder=$(basename "$folder" .gin)
+  model_dir="--gin.MODEL_DIR='$mount/$folder'"
   for flag in "$@"; do
     case "$flag" in
       --gin.MODEL_DIR=*)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What tpu_vm.sh has done on each worker of a slice, in the checkout that it copied there.
-# usage: bash launch/tpu_worker.sh setup SHARED FOLDER   mount, Python environment, install
+# usage: bash launch/tpu_worker.sh setup SHARED FOLDER   mount, link data, install
 #        bash launch/tpu_worker.sh start COMMAND...      run it apart from this connection
 #        bash launch/tpu_worker.sh follow LINES          its log, until it ends; LINES as tail's -n
 #        bash launch/tpu_worker.sh status                running COMMAND, ended CODE or gone
@@ -55,6 +55,8 @@ mount_shared() { # SHARED FOLDER
 
 setup() {
   mount_shared "$1" "$2"
+  # Data sets of tfds are looked for in the home folder.
+  [ ! -d "$2/tensorflow_datasets" ] || ln -sfn "$2/tensorflow_datasets" "$HOME/tensorflow_datasets"
   # The images have an older Python; uv brings its own. pip of newer systems asks for the variable.
   [ -x "$HOME/.local/bin/uv" ] ||
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv

@@ -177,8 +177,12 @@ def test_tpu_vm_dry_run_prints_what_a_run_does(cloud):
     assert (arguments.experiment, arguments.distributed) == ("mini", True)
     assert rest == [f"--gin.MODEL_DIR='{cloud.bucket}/mini'", "--gin.TITLE='it\"s $5'"]
 
+    (cloud.bucket / "tensorflow_datasets").mkdir(parents=True)
     done = cloud.run(*flags)
     assert done.returncode == 0, done.stderr
+    assert (cloud.folder / "worker_1/tensorflow_datasets").samefile(
+        cloud.bucket / "tensorflow_datasets"
+    )
     assert cloud.calls("create", "scp", "ssh", "delete") == asked
     expected = f"run mini --distributed --gin.MODEL_DIR='{cloud.bucket}/mini' --seeds 0 "
     assert cloud.starts(0) == cloud.starts(1) == [expected + "--gin.TITLE='it\"s $5'"]
@@ -301,6 +305,16 @@ def test_tpu_vm_deletes_on_request(states, deleted, cloud):
     assert done.returncode == 0
     assert [call[2] for call in cloud.calls("delete")] == deleted
     assert ("nothing to delete" in done.stderr) == (not deleted)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "folder"),
+    [("paper/mt5_xxl/rte", "paper/mt5_xxl/rte"), ("my/own.gin", "own")],
+)
+def test_each_experiment_has_its_run_folder(experiment, folder, cloud):
+    dry = cloud.run("--dry-run", *SLICE, experiment)
+    (start,) = [words[-1] for words in commands(dry.stdout) if "tpu_worker.sh start" in words[-1]]
+    assert f"--gin.MODEL_DIR='{cloud.bucket}/{folder}'" in shlex.split(start)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The paper's experiments: files build without checkpoint or vocabulary, with A.2.4's settings."""
 
+import re
+import shlex
+
 import pytest
 import seqio
 
@@ -9,6 +12,8 @@ from promot_jax.decoding import Beam
 from promot_jax.errors import UserError
 from promot_jax.paper import catalog, numbers
 from promot_jax.paper.results import paper_task
+from promot_jax.plan import search, topology
+from tests.launch_scripts import ROOT, printed, promot_arguments
 
 SINGLE = [
     *("pretrained", "fine_tuning", "prompt_tuning", "promot"),
@@ -184,3 +189,63 @@ def test_a_model_without_public_checkpoint_asks_for_one():
     configuration.parse([file])
     with pytest.raises(UserError, match="needs INITIAL_CHECKPOINT_PATH, VOCABULARY; give each"):
         configuration.built()
+
+
+# --- the page ---
+
+PAGE = ROOT / "docs/reproducing.md"
+
+
+def page_commands():
+    """Returns the commands of the page as words; a launcher also stands for its `promot run`."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", "").splitlines()
+    for words in filter(None, (shlex.split(line, comments=True) for line in lines)):
+        script = next((word for word in words if word.startswith("launch/")), None)
+        if script is None:
+            yield words
+        elif "--delete" not in words:
+            assert printed(ROOT / script, *words[words.index(script) + 1 :])
+            place = next(i for i, word in enumerate(words) if word.startswith("paper/"))
+            yield ["promot", "run", *words[place:]]
+
+
+def test_the_pages_commands_name_what_there_is():
+    found = {"run": set(), "plan": set(), "paper": set()}
+    for words in page_commands():
+        if words[0] != "promot" or words[1] not in found:
+            continue
+        arguments, flags = promot_arguments(words)
+        if words[1] == "paper":
+            model = arguments.model or catalog.item(arguments.item).model
+            assert catalog.runs_of(catalog.item(arguments.item), model)
+            found["paper"].add(arguments.item)
+            continue
+        experiment, _, _ = built(arguments.experiment, *flags)
+        chosen = experiment.methods
+        if arguments.methods is not None:
+            chosen = [experiment.method(name) for name in arguments.methods.split(",")]
+        if words[1] == "plan":
+            topology.parse(arguments.topology)
+            search.axes_of(arguments.mesh)
+            folders = {folder for method in chosen for folder in method.folders}
+            assert arguments.stage is None or arguments.stage in folders
+        found[words[1]].add(arguments.experiment)
+    assert found["run"] == set(LARGE)
+    # OpenbookQA's rows are as long as SNLI's, and long training is the same step.
+    assert found["plan"] == set(LARGE) - {f"paper/mt5_xxl/{n}" for n in ("openbookqa", "enfr_long")}
+    assert found["paper"] >= {item.id for item in catalog.ITEMS if item.columns}
+
+
+def test_the_page_runs_every_method_of_the_tables():
+    wanted = {}
+    for item in catalog.ITEMS:
+        for run, methods in item.runs.items():
+            wanted.setdefault(f"paper/{item.model}/{run}", set()).update(methods)
+    given = {}
+    for words in page_commands():
+        if words[:2] == ["promot", "run"]:
+            arguments, _ = promot_arguments(words)
+            given[arguments.experiment] = set(arguments.methods.split(","))
+    assert len(wanted) == 9
+    assert {name: given[name] for name in wanted} == wanted

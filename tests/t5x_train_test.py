@@ -140,8 +140,13 @@ def test_stage_2_starts_at_step_0_from_the_best_and_trains_the_model_alone(train
 # --- both engines ---
 
 
+# Few rows leave most relus shut. Adafactor takes a full step wherever a gradient is not zero, so
+# one that opens by rounding in one engine alone would set the engines apart.
+ROWS = 64
+
+
 def batches(count):
-    stream = data.train_batches("mini_rte", LENGTHS, data.FixedBatches(8), seed=0)
+    stream = data.train_batches("mini_rte", LENGTHS, data.FixedBatches(ROWS), seed=0)
     return list(itertools.islice(stream, count))
 
 
@@ -199,7 +204,7 @@ def our_losses(checkpoint, patterns, optimizer, rows, folder):
         mixture="mini_rte",
         task_feature_lengths=LENGTHS,
         steps=len(rows) - 1,
-        batches=data.FixedBatches(8),
+        batches=data.FixedBatches(ROWS),
         optimizer=optimizer,
         prompt="rte",
         prompt_length=5,
@@ -220,7 +225,7 @@ def our_losses(checkpoint, patterns, optimizer, rows, folder):
         loss = model.loss_fn(params, batch, None, label_smoothing=0.1)
         return loss.total / loss.weight
 
-    prompted = [row | {"prompt_ids": np.zeros(8, np.int32)} for row in rows]
+    prompted = [row | {"prompt_ids": np.zeros(ROWS, np.int32)} for row in rows]
     found = [float(mean_loss(*pair)) for pair in zip(seen, prompted, strict=True)]
     return np.array(found), model, seen[-1]
 
