@@ -28,7 +28,7 @@ def equal_target(records: Records, places: dict[str, int]) -> str:
         tables.append(
             f"""<p class="say">{escape(comparison.caption)}</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Table, scrolls sideways">
-<table class="stages"><thead><tr><th scope="col">Method</th>{heads}</tr></thead>
+<table class="skill"><thead><tr><th scope="col">Method</th>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
         )
     return "".join(tables)

@@ -132,7 +132,7 @@ summary:hover { color: var(--ink); }
 
 .stages td:nth-child(-n+3), .stages th:nth-child(-n+3) { text-align: left; white-space: normal;
   min-width: 9rem; }
-.stages thead th { white-space: normal; }
+.stages thead th, .skill thead th { white-space: normal; text-wrap: balance; }
 .stages tbody th { min-width: 11rem; }
 .stages td:nth-child(5) { white-space: normal; min-width: 5.5rem; }
 .run { margin: 1.5rem 0 .75rem; }
