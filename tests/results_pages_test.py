@@ -35,3 +35,20 @@ def test_a_page_shows_the_tables_of_the_main_job(page, count):
     for table in tables[:count]:
         # Pages leave out that all unseen tasks have one exemplar.
         assert table.replace(", 1-shot |", " |") in (ROOT / page).read_text()
+
+
+def test_the_controls_are_those_of_their_reports():
+    """A row names the method, its report, and three scores of that report's first table."""
+    page = (ROOT / "docs" / "results.md").read_text()
+    form = r"^\| .* \| \[([^]|]*)\]\((results/[^)]*/report\.md)\) \| (.*) \|$"
+    rows = re.findall(form, page, re.MULTILINE)
+    assert len(rows) >= 5
+    for method, report, shown in rows:
+        text = (ROOT / "docs" / report).read_text()
+        lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
+        heads, _, *scores = [line.strip("| ").split(" | ") for line in lines]
+        expected = [
+            next(row for row in scores if name in row[0])[heads.index(method)].split("<br>")[0]
+            for name in ("fine-tuned on", "Norm. Avg.", "True/False share")
+        ]
+        assert shown.split(" | ") == expected, report
