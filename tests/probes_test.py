@@ -227,7 +227,8 @@ def test_the_miniature_begins_with_the_format():
     probe = GradientCosine("mini_rte", "mini_rte_randomized", tiny.LENGTHS, examples=64)
     mesh = partitioning.make_mesh()
     found = probe.bind(model, mesh)(pretrained.load(source, model, mesh), BARE)
-    assert all(0.85 < found[name] < 1.0 for name in NAMES), found
+    lowest = {"cosine/query": 0.85}
+    assert all(lowest.get(name, 0.9) < found[name] < 1.0 for name in NAMES), found
 
 
 # ---- cost ----------------------------------------------------------------------------------------
