@@ -140,7 +140,7 @@ def test_stage_2_starts_at_step_0_from_the_best_and_trains_the_model_alone(train
 # --- both engines ---
 
 
-# Few rows would leave most relus shut, and one that opens by rounding sets two engines apart.
+# Few rows would leave most relus of the trained miniature shut.
 ROWS = 64
 
 
@@ -232,6 +232,21 @@ def our_losses(checkpoint, patterns, optimizer, rows, folder):
 PROMPT_TUNING = {"factored": False, "multiply_by_parameter_scale": False, "weight_decay_rate": 1e-5}
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """The miniature before its pretraining, with a prompt.
+
+    Training shuts relus. Adafactor takes a full step wherever a gradient is not zero, so one that
+    opens by rounding sets two engines apart; here all of them are open.
+    """
+    model, _ = pretrained.open_model(str(checkpoints.bundled()))
+    params = trees.flatten(model.init(jax.random.key(0)))
+    params |= {PROMPT: jax.random.normal(jax.random.key(1), (5, 128))}
+    folder = tmp_path_factory.mktemp("untrained") / "checkpoint_0"
+    WRITERS["t5x"](folder, {path: np.asarray(leaf) for path, leaf in params.items()})
+    return folder
+
+
 @pytest.mark.parametrize(
     ("patterns", "settings", "rate", "optimizer"),
     [
@@ -240,33 +255,22 @@ PROMPT_TUNING = {"factored": False, "multiply_by_parameter_scale": False, "weigh
     ],
     ids=["prompt", "model"],
 )
-def test_both_engines_continue_a_checkpoint_of_t5x_alike(
-    trained, tmp_path, patterns, settings, rate, optimizer
+def test_both_engines_make_the_same_updates(
+    untrained, tmp_path, patterns, settings, rate, optimizer
 ):
-    checkpoint = trained / "one/checkpoint_4"
     rows = batches(4)
-    ours, _, params = our_losses(checkpoint, patterns, optimizer, rows, tmp_path)
+    ours, _, params = our_losses(untrained, patterns, optimizer, rows, tmp_path)
     adafactor = t5x_adafactor.Adafactor(**settings)
-    theirs, target = t5x_losses(checkpoint, patterns, adafactor, rate, rows)
-    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    theirs, target = t5x_losses(untrained, patterns, adafactor, rate, rows)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
     assert np.ptp(ours) > 0.01
-    if patterns == PROMPT_ONLY:
-        for path, leaf in trees.flatten(params).items():
-            np.testing.assert_allclose(target[path], leaf, atol=1e-4, err_msg=path)
-        return
-    # Leaves are compared by how far they went. Adafactor takes a full step wherever a gradient is
-    # not zero, so rounding sets a few apart: of a relu that opens in one engine alone, and of the
-    # decoder's attention to itself, as the first of two positions sees nothing else.
-    _, source = pretrained.open_model(str(checkpoint))
-    apart = {}
+    before = leaves(untrained)
+    moved = set()
     for path, leaf in trees.flatten(params).items():
-        if moved := np.linalg.norm(leaf - source.read(path)):
-            apart[path] = np.linalg.norm(target[path] - leaf) / moved
-        else:
-            np.testing.assert_array_equal(target[path], leaf, err_msg=path)
-    assert len(apart) > 50
-    assert max(apart.values()) < 0.1, apart
-    assert sum(value > 0.01 for value in apart.values()) <= 8, apart
+        way = np.abs(leaf - before[path]).max()
+        np.testing.assert_allclose(target[path], leaf, rtol=0, atol=1e-3 * way, err_msg=path)
+        moved |= {path} if way else set()
+    assert moved == ({PROMPT} if patterns == PROMPT_ONLY else set(before) - {PROMPT})
 
 
 @pytest.mark.parametrize("layout", ["native", "t5x", "t5x_orbax"])
