@@ -10,7 +10,7 @@ import importlib.util
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import orbax.checkpoint as ocp
@@ -25,12 +25,19 @@ from promot_jax.trees import Tree
 warnings.filterwarnings("ignore", message="Sharding info not provided", module="orbax")
 
 
-def rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """Orders checkpoints: a higher target score, then a lower validation loss.
+# Orders checkpoints by what was measured of them, their `score`, `loss` and `step`.
+Rank = Callable[[dict[str, float]], tuple[float, float]]
 
-    The loss decides ties, so that a prompt of a few steps is not chosen for an equal score.
-    """
+
+def lower_loss(metrics: dict[str, float]) -> tuple[float, float]:
+    """Of equal target scores, the lower validation loss: a prompt gains from further steps."""
     return metrics["score"], -metrics["loss"]
+
+
+def earlier(metrics: dict[str, float]) -> tuple[float, float]:
+    """Of equal target scores, the earlier step: a model forgets with each one."""
+    # Checkpoints of before there was this rule do not know their step.
+    return metrics["score"], -metrics.get("step", metrics["loss"])
 
 
 class StageCheckpoints:
@@ -41,12 +48,13 @@ class StageCheckpoints:
     methods; any other number of processes can continue from it.
     """
 
-    def __init__(self, folder: pathlib.Path, frozen: Tree):
+    def __init__(self, folder: pathlib.Path, frozen: Tree, rank: Rank = lower_loss):
         """Opens or creates `folder`.
 
         Args:
           folder: holds one sub-folder for each kept step.
           frozen: the leaves that this stage must not change.
+          rank: which checkpoint is the best, `lower_loss` or `earlier`.
         """
         self._folder = folder
         self._frozen = trees.checksum(frozen)
@@ -78,7 +86,7 @@ class StageCheckpoints:
                     state=ocp.args.StandardSave(state.saved),
                     frozen=ocp.args.JsonSave({"checksum": self._frozen}),
                 ),
-                metrics=metrics,
+                metrics=metrics | {"step": int(state.step)},
             )
 
     def latest(self) -> int | None:
@@ -86,7 +94,7 @@ class StageCheckpoints:
         return self._manager.latest_step()
 
     def best(self) -> int:
-        """Returns the step that `rank` puts first."""
+        """Returns the step of the best one."""
         return self._manager.best_step()
 
     def restore(self, step: int, state: TrainState) -> TrainState:

@@ -39,7 +39,8 @@ class Stage:
       frozen_dtype: what frozen leaves are kept in while the stage trains, such as "bfloat16", which
         halves them; None leaves them as they are. What later stages get is unchanged.
       eval_period: steps between two evaluations on `mixture`'s validation split, each followed by
-        a checkpoint. The best one, by the target metric, is handed to the next stage.
+        a checkpoint. The best one, by the target metric, is handed to the next stage: of equal
+        ones the first, or, where only prompts train, the one with the lowest validation loss.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
     """

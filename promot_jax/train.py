@@ -11,6 +11,7 @@ import numpy as np
 
 from promot_jax import (
     adafactor,
+    checkpoints,
     data,
     distributed,
     metric_writers,
@@ -19,7 +20,6 @@ from promot_jax import (
     train_state,
     trees,
 )
-from promot_jax.checkpoints import StageCheckpoints
 from promot_jax.errors import UserError
 from promot_jax.files import write_json
 from promot_jax.models import Model
@@ -73,23 +73,29 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     state = sharded_state(run.stage, params, model, mesh)
-    _, frozen = trees.partition(params, run.stage.trainable)
-    checkpoints = StageCheckpoints(run.folder / "checkpoints", frozen)
+    trainable, frozen = trees.partition(params, run.stage.trainable)
+    kept = checkpoints.StageCheckpoints(run.folder / "checkpoints", frozen, _rank(trainable))
     try:
         if not distributed.by_main((run.folder / "stage.json").exists):
-            latest = checkpoints.latest()
+            latest = kept.latest()
             if latest is not None:
-                state = checkpoints.restore(latest, state)
+                state = kept.restore(latest, state)
             started = time.monotonic()
-            state = _train(run, state, model, mesh, checkpoints)
-            checkpoints.wait()
+            state = _train(run, state, model, mesh, kept)
+            kept.wait()
             seconds = time.monotonic() - started
-            distributed.by_main(_write_summary, run, state, checkpoints.best(), seconds)
-        if (best := checkpoints.best()) != int(state.step):
-            state = checkpoints.restore(best, state)
+            distributed.by_main(_write_summary, run, state, kept.best(), seconds)
+        if (best := kept.best()) != int(state.step):
+            state = kept.restore(best, state)
         return trees.combine(state.trainable, frozen)
     finally:
-        checkpoints.close()
+        kept.close()
+
+
+def _rank(trainable: Tree) -> checkpoints.Rank:
+    """Only a stage that trains nothing but prompts cannot forget."""
+    prompts_alone = all(map(models.PROMPT.fullmatch, trees.flatten(trainable)))
+    return checkpoints.lower_loss if prompts_alone else checkpoints.earlier
 
 
 def staged_model(stage: Stage, model: Model) -> Model:
@@ -143,7 +149,7 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     return state.replace(frozen=train_state.cast(frozen, stage.frozen_dtype))
 
 
-def _train(run, state, model, mesh, checkpoints) -> TrainState:
+def _train(run, state, model, mesh, kept) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
     model = model.with_prompts(prompts := models.prompts_of(state.params))
@@ -172,7 +178,7 @@ def _train(run, state, model, mesh, checkpoints) -> TrainState:
             if evaluating:
                 measured = run.evaluate(state.params)
                 writer.write_scalars(step, measured)
-                checkpoints.save(
+                kept.save(
                     state,
                     {k: measured[f"validation/{k}"] for k in ("score", "loss")},
                 )

@@ -19,26 +19,28 @@ def state_at(step, params=PARAMS):
     )
 
 
-def write(folder, measured):
+def write(folder, measured, rank=checkpoints.lower_loss):
     """Saves a checkpoint for each (score, loss), at steps 1, 2, …"""
-    kept = checkpoints.StageCheckpoints(folder, state_at(0).frozen)
+    kept = checkpoints.StageCheckpoints(folder, state_at(0).frozen, rank)
     for step, (score, loss) in enumerate(measured, 1):
         kept.save(state_at(step), {"score": score, "loss": loss})
     kept.wait()
     return kept
 
 
-def test_the_best_has_the_highest_score_then_the_lowest_loss(tmp_path):
-    kept = write(tmp_path, [(50.0, 0.9), (80.0, 0.7), (80.0, 0.4), (80.0, 0.6), (70.0, 0.1)])
-    assert kept.best() == 3
+@pytest.mark.parametrize(("rank", "best"), [(checkpoints.lower_loss, 3), (checkpoints.earlier, 2)])
+def test_the_best_has_the_highest_score_then_what_the_rank_says(tmp_path, rank, best):
+    measured = [(50.0, 0.9), (80.0, 0.7), (80.0, 0.4), (80.0, 0.6), (70.0, 0.1)]
+    kept = write(tmp_path, measured, rank)
+    assert kept.best() == best
     assert kept.latest() == 5
     kept.close()
     # The best and the latest stay on disk, and a new process finds both.
-    assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {"3", "5"}
-    again = checkpoints.StageCheckpoints(tmp_path, state_at(0).frozen)
-    assert (again.best(), again.latest()) == (3, 5)
-    restored = again.restore(3, state_at(0))
-    assert tiny.leaves_equal(restored, state_at(3))
+    assert {p.name for p in tmp_path.iterdir() if p.name.isdigit()} == {str(best), "5"}
+    again = checkpoints.StageCheckpoints(tmp_path, state_at(0).frozen, rank)
+    assert (again.best(), again.latest()) == (best, 5)
+    restored = again.restore(best, state_at(0))
+    assert tiny.leaves_equal(restored, state_at(best))
     again.close()
 
 

@@ -94,7 +94,7 @@ def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
     path = "encoder/prompt/rte/prompt"
     first, kept = trained(tmp_path / "first")
     reuse = [str(tmp_path / "first")]
-    second, taken = trained(tmp_path / "second", reuse, second={"steps": 2})
+    second, taken = trained(tmp_path / "second", reuse, second={"steps": 1})
     summary = json.loads((taken / "stage.json").read_text())
     assert summary["reused_from"] == str(kept)
     assert not (taken / "checkpoints").exists()
@@ -110,7 +110,7 @@ def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
         assert (own / "checkpoints").exists()
     shutil.rmtree(kept)
     with pytest.raises(UserError, match=r"was taken from .*, which is gone"):
-        trained(tmp_path / "second", reuse, second={"steps": 2})
+        trained(tmp_path / "second", reuse, second={"steps": 1})
 
 
 def test_a_stage_of_another_lineage_is_refused(tmp_path):

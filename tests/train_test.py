@@ -19,16 +19,18 @@ def params_with_prompt(rows=3):
     return models.add_prompt(params, "rte", np.full((rows, 16), 0.1, np.float32))
 
 
-def run_stage(folder, stage, params=None, scores=(), evaluations=None, model=None):
-    """Trains a stage; `scores` are what its evaluations say, in order."""
+RISING = (0, 1, 2, 3, 4)
+
+
+def run_stage(folder, stage, params=None, scores=RISING, evaluations=None, model=None):
+    """Trains a stage; `scores` are what its evaluations say, in order; their losses fall."""
     mesh = partitioning.make_mesh()
     left = list(scores)
 
     def evaluate(params):
         if evaluations is not None:
             evaluations.append(checkpoints_to_host(params))
-        score = left.pop(0) if left else 0.0
-        return {"validation/score": score, "validation/loss": 1.0}
+        return {"validation/score": float(left.pop(0)), "validation/loss": float(len(left))}
 
     run = train.StageRun(stage, folder, seed=3, label=stage.name, evaluate=evaluate)
     params = params_with_prompt() if params is None else params
@@ -88,11 +90,12 @@ def test_a_scanned_model_trains_and_resumes_like_an_unrolled_one(tmp_path):
     assert "layers_1" in saved
     run_stage(tmp_path / "parts", dataclasses.replace(stage, steps=2), stacked, model=scanned)
     (tmp_path / "parts" / "stage.json").unlink()
-    assert tiny.leaves_equal(whole, run_stage(tmp_path / "parts", stage, stacked, model=scanned))
+    rest = run_stage(tmp_path / "parts", stage, stacked, RISING[2:], model=scanned)
+    assert tiny.leaves_equal(whole, rest)
     # A scanned model's checkpoint, slots included, is continued by an unrolled one.
     run_stage(tmp_path / "both", dataclasses.replace(stage, steps=2), stacked, model=scanned)
     (tmp_path / "both" / "stage.json").unlink()
-    both = trees.flatten(run_stage(tmp_path / "both", stage, params, model=unrolled))
+    both = trees.flatten(run_stage(tmp_path / "both", stage, params, RISING[2:], model=unrolled))
     for path, leaf in trees.flatten(expected).items():
         np.testing.assert_allclose(both[path], leaf, rtol=1e-3, atol=1e-4, err_msg=path)
 
@@ -116,6 +119,14 @@ def test_the_best_checkpoint_is_handed_on(tmp_path):
     assert not tiny.leaves_equal(checkpoints_to_host(params), evaluations[3])
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_of_equal_checkpoints_a_model_takes_the_first_and_a_prompt_the_lowest_loss(tmp_path, name):
+    stage = dataclasses.replace(STAGES[name], steps=6, eval_period=2)
+    run_stage(tmp_path, stage, scores=[99, 30, 30, 20])
+    best = json.loads((tmp_path / "stage.json").read_text())["best_step"]
+    assert best == (4 if name == "prompt" else 2)
+
+
 def test_a_finished_stage_only_loads(tmp_path):
     first = run_stage(tmp_path, tiny.stage())
     evaluations = []
@@ -132,7 +143,7 @@ def test_resumed_equals_never_interrupted(tmp_path):
     (tmp_path / "parts" / "stage.json").unlink()
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "train/loss": 1.0}\n{"step": 6, "trai')
-    assert tiny.leaves_equal(whole, run_stage(tmp_path / "parts", stage))
+    assert tiny.leaves_equal(whole, run_stage(tmp_path / "parts", stage, scores=RISING[3:]))
     assert (tmp_path / "parts" / "metrics.jsonl").read_text() == (
         tmp_path / "whole" / "metrics.jsonl"
     ).read_text()
