@@ -11,6 +11,7 @@ of prompt tuning.
 """
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 import sys
@@ -227,7 +228,7 @@ class Runner:
                 lineage=came_from,
                 seed=_stage_seed(seed, folder),
                 label=f"seed {seed} {folder}",
-                evaluate=lambda params, stage=stage: self._measure(params, stage),
+                evaluate=functools.partial(self._measure, method=method, stage=stage),
             )
             model = self.experiment.model
             model = model.with_lora(stage.lora or model.network.config.lora)
@@ -337,7 +338,7 @@ class Runner:
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))
 
-    def _measure(self, params: Tree, stage: Stage) -> dict[str, float]:
+    def _measure(self, params: Tree, *, method: Method, stage: Stage) -> dict[str, float]:
         """Scalars of one evaluation in the course of a stage."""
         scalars, scores, losses = {}, [], []
         for target in self.experiment.targets:
@@ -357,12 +358,14 @@ class Runner:
         scalars["validation/score"] = sum(scores) / len(scores)
         scalars["validation/loss"] = sum(losses) / len(losses)
         if stage.follow_unseen:
-            scalars |= self._measure_unseen(params)
+            # What the method adds for all tasks is there when its last stage trains.
+            unseen = method.unseen if stage is method.stages[-1] else BARE
+            scalars |= self._measure_unseen(params, unseen)
             for probe in self.probes:
                 scalars |= probe(params, options["attached"])
         return scalars
 
-    def _measure_unseen(self, params: Tree) -> dict[str, float]:
+    def _measure_unseen(self, params: Tree, attached: Attached) -> dict[str, float]:
         """Scores and label shares of each unseen task, and their means over the generative ones."""
         scalars, generative = {}, []
         fewest = min((task.shots for task in self.experiment.tasks), default=0)
@@ -370,7 +373,11 @@ class Runner:
             if task.shots > fewest:
                 continue
             found = self.evaluator.evaluate(
-                params, task, split="validation", limit=self.experiment.unseen_examples
+                params,
+                task,
+                split="validation",
+                limit=self.experiment.unseen_examples,
+                attached=attached,
             )
             scalars[f"unseen/score/{task.name}"] = found.score
             scalars[f"unseen/label_share/{task.name}"] = self._label_share(found.answers)

@@ -65,7 +65,7 @@ class Collection:
         """
         return _splits(self)
 
-    def task(self, *, shots: int = 0) -> dict[str, Any]:
+    def task(self, *, shots: int = 0, randomized: bool = False) -> dict[str, Any]:
         """Returns the arguments of `seqio.TaskRegistry.add` after the name.
 
         Targets begin with a space: to a decoder-only model input and target are one text.
@@ -73,6 +73,7 @@ class Collection:
         Args:
           shots: exemplars of the split train in front of each input. They depend on the text of the
             row alone, and none is the row itself, see `few_shot.choose_exemplars`.
+          randomized: the targets of a split are shuffled among its rows (the paper's 3.3).
         """
         steps = []
         if shots:
@@ -82,7 +83,9 @@ class Collection:
             steps.append(functools.partial(few_shot.cut_articles, span=False))
         steps.append(functools.partial(few_shot.join, span=False))
         return {
-            "source": seqio.FunctionDataSource(self._dataset, splits=SPLITS),
+            "source": seqio.FunctionDataSource(
+                self._randomized if randomized else self._dataset, splits=SPLITS
+            ),
             "preprocessors": [*steps, _space, *mini.PREPROCESSORS],
             "output_features": mini.OUTPUT_FEATURES,
             "postprocess_fn": self.postprocess_fn,
@@ -93,11 +96,27 @@ class Collection:
         self, split: str, shuffle_files: bool = False, seed: int | None = None
     ) -> tf.data.Dataset:
         del shuffle_files, seed
+        return _as_dataset(self.splits()[split])
+
+    def _randomized(
+        self, split: str, shuffle_files: bool = False, seed: int | None = None
+    ) -> tf.data.Dataset:
+        del shuffle_files, seed
         rows = self.splits()[split]
-        features = {name: [getattr(row, name) for row in rows] for name in ("inputs", "targets")}
-        if rows[0].answers:
-            features["answers"] = tf.ragged.constant([row.answers for row in rows])
-        return tf.data.Dataset.from_tensor_slices(features)
+        shuffled = sorted(rows, key=lambda row: digest(f"randomized {row.inputs}"))
+        return _as_dataset(
+            [
+                dataclasses.replace(row, targets=other.targets)
+                for row, other in zip(rows, shuffled, strict=True)
+            ]
+        )
+
+
+def _as_dataset(rows: Sequence[Row]) -> tf.data.Dataset:
+    features = {name: [getattr(row, name) for row in rows] for name in ("inputs", "targets")}
+    if rows[0].answers:
+        features["answers"] = tf.ragged.constant([row.answers for row in rows])
+    return tf.data.Dataset.from_tensor_slices(features)
 
 
 def postprocess_line(output: str, *, is_target: bool = False, **_unused: object) -> str:

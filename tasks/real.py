@@ -12,8 +12,9 @@
 | `xsum_bigbench`, `wikilingua_bigbench` | BIG-bench's parts of GEM | summarization | ROUGE-2 |
 
 Each has the splits train, validation and test; `NAME_1shot` puts one exemplar of the train split in
-front. Rows are read when they are first needed: docs/real_model.md says where they come from and
-how to get the packages.
+front. `vitaminc_randomized` has the inputs of `vitaminc` in the same order, with shuffled labels
+(section 3.3). Rows are read when they are first needed: docs/real_model.md says where they come
+from and how to get the packages.
 """
 
 import functools
@@ -67,9 +68,11 @@ COLLECTIONS = {
     "wikilingua_bigbench": WIKILINGUA,
 }
 NAMES = tuple(name + suffix for name in COLLECTIONS for suffix in ("", "_1shot"))
+NAMES += ("vitaminc_randomized",)
 
 seqio.TaskRegistry.add("vitaminc", **VITAMINC.task())
 seqio.TaskRegistry.add("vitaminc_1shot", **VITAMINC.task(shots=1))
+seqio.TaskRegistry.add("vitaminc_randomized", **VITAMINC.task(randomized=True))
 seqio.TaskRegistry.add("phrases_enfr", **PHRASES_ENFR.task())
 seqio.TaskRegistry.add("phrases_enfr_1shot", **PHRASES_ENFR.task(shots=1))
 seqio.TaskRegistry.add("presuppositions", **PRESUPPOSITIONS.task())

@@ -63,7 +63,10 @@ def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_fold
     assert target.name not in {task.name.removesuffix("_1shot") for task in found.tasks}
     stages = [stage for method in found.methods for stage in method.stages]
     assert {stage.prompt for stage in stages} == {None, name.split("/")[1]}
-    assert not any(stage.follow_unseen for stage in stages)
+    # All but those of a first stage change what the unseen tasks are read with.
+    assert {stage.name for stage in stages if not stage.follow_unseen} == {
+        *("prompt", "prompt_1shot", "lora_r2", "lora_r4")
+    }
     assert {stage.mixture for stage in stages} == {target.name, *target.variants}
     for stage in stages:
         longest = stage.task_feature_lengths["inputs"], stage.task_feature_lengths["targets"]
@@ -117,6 +120,9 @@ def test_a_tiny_model_runs_on_vitaminc(packages, model_folder, tmp_path, monkeyp
     assert all(r["count"] == 2 for r in results)
     with_adapters = {name for name, attached, present in read if attached.adapters and present}
     assert with_adapters == {"vitaminc", *(task.name for task in tasks)}
+    # The pretrained model once; then before, after and at the end of the training of adapters.
+    questions = [attached.adapters is not None for name, attached, _ in read if "qa" in name]
+    assert questions == [False, True, True, True]
     samples = read_jsonl(tmp_path / "samples.jsonl")
     answers = {
         method: [s["prediction"] for s in samples if s["method"] == method] for method in methods

@@ -58,7 +58,7 @@ def texts(name, split):
 
 
 def test_the_names_are_registered():
-    assert len(real.NAMES) == 20
+    assert len(real.NAMES) == 21
     assert set(real.NAMES) <= set(seqio.TaskRegistry.names())
     assert METRICS.keys() == real.COLLECTIONS.keys()
 
@@ -102,6 +102,18 @@ def test_an_exemplar_is_a_train_row_and_never_the_row_itself(packages, name):
             assert not exemplar.startswith(inputs)
         if name == "vitaminc":
             assert shown == texts(f"{name}_1shot", split)
+
+
+def test_randomized_labels_are_those_of_the_split_in_another_order(packages):
+    for split in package_rows.SPLITS:
+        plain, randomized = texts("vitaminc", split), texts("vitaminc_randomized", split)
+        inputs, labels = zip(*plain, strict=True)
+        same_inputs, shuffled = zip(*randomized, strict=True)
+        assert same_inputs == inputs
+        assert sorted(shuffled) == sorted(labels)
+        agreeing = sum(a == b for a, b in zip(labels, shuffled, strict=True))
+        # A third by chance, of at least a dozen rows.
+        assert 0 < agreeing < 0.7 * len(labels)
 
 
 def test_splits_do_not_depend_on_the_order_of_a_file(packages):
