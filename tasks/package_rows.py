@@ -3,7 +3,8 @@
 The splits are fixed by a hash: every row belongs to a group, such as the page or the country that
 it is about, and a group goes into one split as a whole. So the splits do not depend on the order of
 files, and what a row is about is never seen in two of them. Rows stand in the order of their
-digests, whatever their order in the files, so that no split and no first rows hold one kind alone.
+digests, whatever their order in the files, and where targets are balanced these take turns: the
+first rows of a split are like the rest.
 """
 
 import dataclasses
@@ -176,12 +177,8 @@ def _split(group: str, collection: Collection) -> str:
 
 
 def _balanced(rows: Sequence[Row]) -> list[Row]:
-    """Keeps the first rows of each target, as many as the rarest has."""
-    targets = [row.targets for row in rows]
-    rarest = min(targets.count(target) for target in set(targets))
-    kept, counts = [], dict.fromkeys(targets, 0)
+    """Keeps the first rows of each target, as many as the rarest has, in turns."""
+    kinds: dict[str, list[Row]] = {}
     for row in rows:
-        counts[row.targets] += 1
-        if counts[row.targets] <= rarest:
-            kept.append(row)
-    return kept
+        kinds.setdefault(row.targets, []).append(row)
+    return [row for turn in zip(*kinds.values(), strict=False) for row in turn]
