@@ -67,8 +67,10 @@ COLLECTIONS = {
     "xsum_bigbench": XSUM,
     "wikilingua_bigbench": WIKILINGUA,
 }
-NAMES = tuple(name + suffix for name in COLLECTIONS for suffix in ("", "_1shot"))
-NAMES += ("vitaminc_randomized",)
+NAMES = (
+    *(name + suffix for name in COLLECTIONS for suffix in ("", "_1shot")),
+    "vitaminc_randomized",
+)
 
 seqio.TaskRegistry.add("vitaminc", **VITAMINC.task())
 seqio.TaskRegistry.add("vitaminc_1shot", **VITAMINC.task(shots=1))
