@@ -49,7 +49,7 @@ def built(name, monkeypatch):
     configuration.parse([configuration.experiment_file(name)], [f"--gin.{v}" for v in QUICK])
     found, _, _ = configuration.built()
 
-    def measure(self, params, stage):
+    def measure(self, params, *, method, stage):
         return {"validation/score": 1.0, "validation/loss": 1.0}
 
     monkeypatch.setattr(experiment.Runner, "_measure", measure)
