@@ -11,16 +11,19 @@ import sys
 import numpy as np
 import pytest
 
-from promot_jax import checkpoints, experiment, models, trees
+from promot_jax import checkpoints, models, trees
 from promot_jax.errors import UserError
 from promot_jax.metric_writers import append_jsonl, read_jsonl
 from promot_jax.networks import prompt
+from promot_jax.runner import Runner
+from promot_jax.stages import Method
 from tests import tiny
 
 KILLED = """
 import os, pathlib, signal, sys
-from promot_jax import experiment, train
+from promot_jax import train
 from promot_jax.checkpoints import StageCheckpoints
+from promot_jax.runner import Runner
 from tests import tiny
 
 where, folder = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -41,14 +44,14 @@ else:
         if self._folder.parent.name == stage_name and int(state.step) == int(step):
             die()
     StageCheckpoints.save = interrupted
-experiment.Runner(tiny.tiny_experiment(methods=tiny.methods()[3:]), folder).run("test")
+Runner(tiny.tiny_experiment(methods=tiny.methods()[3:]), folder).run("test")
 """
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    experiment.Runner(tiny.tiny_experiment(), folder).run("promot run test")
+    Runner(tiny.tiny_experiment(), folder).run("promot run test")
     return folder
 
 
@@ -60,7 +63,7 @@ def test_methods_share_the_stages_they_begin_with(finished):
 
 
 def test_stage_two_starts_from_the_best_of_stage_one(finished):
-    runner = experiment.Runner(tiny.tiny_experiment(), finished)
+    runner = Runner(tiny.tiny_experiment(), finished)
     base = runner.initial_params(0)
     prompt_tuning, promot = (runner.experiment.method(n) for n in ("prompt_tuning", "promot"))
     prompted = runner.trained_params(prompt_tuning, 0, base)
@@ -80,7 +83,7 @@ def test_every_method_and_task_is_recorded_once(finished):
     keys = [(r["method"], r["seed"], r["task"]) for r in results]
     assert len(keys) == len(set(keys)) == 4 * 2
     assert {r["seed"] for r in results if r["method"] == "pretrained"} == {None}
-    experiment.Runner(tiny.tiny_experiment(), finished).run("promot run test")
+    Runner(tiny.tiny_experiment(), finished).run("promot run test")
     assert read_jsonl(finished / "results.jsonl") == results
     description = json.loads((finished / "run.json").read_text())
     assert description["finished"]
@@ -108,7 +111,7 @@ def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path, where):
     stage = where.split()[0]
     assert not (tmp_path / "seed_0" / stage / "stage.json").exists()
     settings = tiny.tiny_experiment(methods=tiny.methods()[3:])
-    experiment.Runner(settings, tmp_path).run("test")
+    Runner(settings, tmp_path).run("test")
     for name in ("prompt", "prompt-model"):
         files = [pathlib.Path(f, "seed_0", name, "metrics.jsonl") for f in (finished, tmp_path)]
         whole, resumed = (file.read_text() for file in files)
@@ -116,7 +119,7 @@ def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path, where):
     method = settings.methods[0]
     whole, resumed = (
         runner.trained_params(method, 0, runner.initial_params(0))
-        for runner in (experiment.Runner(settings, finished), experiment.Runner(settings, tmp_path))
+        for runner in (Runner(settings, finished), Runner(settings, tmp_path))
     )
     assert tiny.leaves_equal(whole, resumed)
     ours, theirs = (
@@ -127,7 +130,7 @@ def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path, where):
 
 
 def test_different_stages_of_one_name_are_an_error():
-    method = experiment.Method("other", "Other", [tiny.stage(steps=9)])
+    method = Method("other", "Other", [tiny.stage(steps=9)])
     with pytest.raises(UserError, match="different stages of the name 'model'"):
         tiny.tiny_experiment(methods=[*tiny.methods(), method])
 
@@ -141,7 +144,7 @@ def test_a_prompt_of_another_shape_is_a_clear_error(tmp_path, shape, message):
     init = functools.partial(prompt.from_file, path=str(tmp_path / "prompt.npy"))
     settings = tiny.tiny_experiment(methods=tiny.methods(prompt_init=init)[2:3])
     with pytest.raises(UserError, match=message):
-        experiment.Runner(settings, tmp_path / "run").run("test")
+        Runner(settings, tmp_path / "run").run("test")
 
 
 def test_a_half_written_line_is_dropped(tmp_path):

@@ -21,7 +21,7 @@ LAYERS = [
     {"conversion"},
     {"train", "run_facts", "probes", "integrations"},
     {"experiment"},
-    {"plan"},
+    {"runner", "plan"},
     {"report", "configuration", "preview"},
     {"paper"},
     {"commands"},

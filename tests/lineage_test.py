@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from promot_jax import decoding, experiment, lineage, optimizers, trees
+from promot_jax import decoding, lineage, optimizers, trees
 from promot_jax.errors import UserError
 from promot_jax.networks import prompt
+from promot_jax.runner import Runner
+from promot_jax.stages import Method
 from tests import tiny
 
 
@@ -80,11 +82,11 @@ def trained(folder, reuse=(), seeds=(0,), second=None, **changes):
     methods = tiny.methods(**changes)[3:]
     if second:
         stages = [methods[0].stages[0], tiny.stage(prompt="rte", prompt_length=3, **second)]
-        methods = [experiment.Method("promot", "ProMoT", stages)]
+        methods = [Method("promot", "ProMoT", stages)]
     settings = tiny.tiny_experiment(
         methods=methods, reuse=reuse, seeds=seeds, tasks=[], decoder=decoding.Greedy()
     )
-    runner = experiment.Runner(settings, folder)
+    runner = Runner(settings, folder)
     runner.run("test")
     params = runner.trained_params(methods[0], seeds[0], runner.initial_params(seeds[0]))
     return trees.flatten(params), folder / f"seed_{seeds[0]}/prompt"

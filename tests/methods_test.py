@@ -2,17 +2,20 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from promot_jax import configuration, data, decoding, evaluation, experiment, models, trees
+from promot_jax import configuration, data, decoding, evaluation, models, train, trees
 from promot_jax.attached import Attached
 from promot_jax.errors import UserError
 from promot_jax.metric_writers import read_jsonl
 from promot_jax.networks.lora import Lora
+from promot_jax.runner import Runner
+from promot_jax.stages import Method
 from tests import tiny
 from tests.models_test import decoder_model
 
@@ -52,7 +55,7 @@ def built(name, monkeypatch):
     def measure(self, params, *, method, stage):
         return {"validation/score": 1.0, "validation/loss": 1.0}
 
-    monkeypatch.setattr(experiment.Runner, "_measure", measure)
+    monkeypatch.setattr(Runner, "_measure", measure)
     return dataclasses.replace(found, model=tiny.model(), initial_checkpoint=None, probes=())
 
 
@@ -72,14 +75,14 @@ def test_each_stage_trains_its_leaves_and_keeps_every_bit_of_the_others(
     assert [method.name for method in settings.methods] == list(expected)
     seen = []
 
-    def recorded(run, params, model, mesh, train_stage=experiment.train_stage):
+    def recorded(run, params, model, mesh, train_stage=train.train_stage):
         before = trees.flatten(jax.tree.map(np.array, params))
         after = train_stage(run, params, model, mesh)
         seen.append((run.stage, before, trees.flatten(after)))
         return after
 
-    monkeypatch.setattr(experiment, "train_stage", recorded)
-    runner = experiment.Runner(settings, tmp_path)
+    monkeypatch.setattr("promot_jax.runner.train_stage", recorded)
+    runner = Runner(settings, tmp_path)
     base = runner.initial_params(0)
     for method in settings.methods:
         seen.clear()
@@ -101,12 +104,12 @@ def test_stages_that_methods_share_train_once(tmp_path, monkeypatch):
     settings = built("paper/mini/rte", monkeypatch)
     trained = []
 
-    def counted(run, *arguments, train=experiment.train_stage):
+    def counted(run, *arguments, train=train.train_stage):
         trained.append(run.folder.name)
         return train(run, *arguments)
 
-    monkeypatch.setattr(experiment, "train_stage", counted)
-    runner = experiment.Runner(settings, tmp_path)
+    monkeypatch.setattr("promot_jax.runner.train_stage", counted)
+    runner = Runner(settings, tmp_path)
     base = runner.initial_params(0)
     for name in ("prompt_tuning", "promot"):
         runner.trained_params(settings.method(name), 0, base)
@@ -129,13 +132,13 @@ def small(**changes):
     return tiny.tiny_experiment(
         targets=tasks,
         methods=[
-            experiment.Method("shot", "1-shot", [tiny.stage(mixture="mini_rte_1shot")]),
-            experiment.Method(
+            Method("shot", "1-shot", [tiny.stage(mixture="mini_rte_1shot")]),
+            Method(
                 "adapted",
                 "LoRA",
                 [tiny.stage(name="lora", trainable=(".*/lora_[ab]",), lora=adapted)],
             ),
-            experiment.Method(
+            Method(
                 "multi",
                 "Multi",
                 [first, second, tiny.stage(prompt=prompts, follow_unseen=True, **mixed)],
@@ -147,7 +150,7 @@ def small(**changes):
 
 def test_each_target_is_read_as_its_method_trained_on_it(tmp_path):
     settings = small()
-    runner = experiment.Runner(settings, tmp_path)
+    runner = Runner(settings, tmp_path)
     found = {
         (method.name, task.label): (runner.attached(method, task)[0].name, attached)
         for method in settings.methods
@@ -167,7 +170,7 @@ def test_each_target_is_read_as_its_method_trained_on_it(tmp_path):
 
 def test_results_of_later_calls_are_added(tmp_path):
     for only in (["shot"], ["multi", "adapted"], ["shot"]):
-        experiment.Runner(small(only=only), tmp_path).run("test")
+        Runner(small(only=only), tmp_path).run("test")
         description = json.loads((tmp_path / "run.json").read_text())
         names = [method["name"] for method in description["methods"]]
         assert names == (["shot"] if only == ["shot"] and len(names) == 1 else names)
@@ -190,7 +193,7 @@ def test_results_of_later_calls_are_added(tmp_path):
 
 def test_adapters_are_attached_to_their_target_alone(tmp_path):
     settings = small(only=["adapted"])
-    runner = experiment.Runner(settings, tmp_path)
+    runner = Runner(settings, tmp_path)
     base = runner.initial_params(0)
     params = runner.trained_params(settings.method("adapted"), 0, base)
     adapters = settings.method("adapted").adapters
@@ -208,9 +211,9 @@ def test_adapters_are_attached_to_their_target_alone(tmp_path):
 
 
 def test_a_stage_on_what_is_no_target_is_an_error(tmp_path):
-    method = experiment.Method("other", "Other", [tiny.stage(mixture="mini_cb")])
+    method = Method("other", "Other", [tiny.stage(mixture="mini_cb")])
     with pytest.raises(UserError, match="'model' trains on 'mini_cb', which holds no target"):
-        experiment.Runner(tiny.tiny_experiment(methods=[method]), tmp_path)
+        Runner(tiny.tiny_experiment(methods=[method]), tmp_path)
 
 
 def test_an_unknown_method_is_an_error():
@@ -311,3 +314,26 @@ def test_rows_of_several_tasks_in_one_batch_are_as_in_batches_of_their_own(famil
     plain = {field: values for field, values in batch.items() if field != "prompt_ids"}
     other = model.with_prompts({}).logits(bare, plain)
     assert np.abs(np.asarray(other - logits))[batch["prompt_ids"] >= 0].max() > 1e-2
+
+
+def test_what_leaves_the_model_as_it_is_is_evaluated_once(tmp_path, monkeypatch):
+    settings = tiny.tiny_experiment(seeds=(0, 1))
+    run, calls = Runner(settings, tmp_path), itertools.count()
+    monkeypatch.setattr(
+        run,
+        "_measure",
+        lambda *_, **__: dict.fromkeys(["validation/score", "validation/loss"], 0.0),
+    )
+
+    def numbered(params, task, **options):
+        return evaluation.Evaluation(float(next(calls)), {}, *([["a"]] * 4))
+
+    monkeypatch.setattr(run.evaluator, "evaluate", numbered)
+    run.run("test")
+    results = read_jsonl(tmp_path / "results.jsonl")
+    unseen = {(r["method"], r["seed"]): r["score"] for r in results if "trivia" in r["task"]}
+    # Each seed draws a model of its own here, and only the first is asked as it is.
+    assert unseen.pop(("prompt_tuning", 0)) == unseen["pretrained", None]
+    assert len(unseen) == len(set(unseen.values())) == 6
+    target = [r["score"] for r in results if r["task"] == "mini_rte"]
+    assert len(target) == len(set(target)) == 7

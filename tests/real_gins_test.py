@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from promot_jax import checkpoints, configuration, experiment
+from promot_jax import checkpoints, configuration
 from promot_jax.attached import BARE, Attached
 from promot_jax.errors import UserError
+from promot_jax.evaluation import Evaluator
 from promot_jax.metric_writers import read_jsonl
 from promot_jax.networks import lora
+from promot_jax.runner import Runner
 from promot_jax.tasks import real
 from tests import your_task_test
 from tests.methods_test import SINGLE
@@ -109,10 +111,10 @@ def test_a_tiny_model_runs_on_vitaminc(packages, model_folder, tmp_path, monkeyp
         )
         return real_evaluate(self, params, task, attached=attached, **options)
 
-    real_evaluate = experiment.Evaluator.evaluate
-    monkeypatch.setattr(experiment.Evaluator, "evaluate", evaluate)
+    real_evaluate = Evaluator.evaluate
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     small = dataclasses.replace(found, tasks=tasks, eval_batch_size=2)
-    experiment.Runner(small, tmp_path).run("promot run")
+    Runner(small, tmp_path).run("promot run")
     results = read_jsonl(tmp_path / "results.jsonl")
     assert [(r["method"], r["task"]) for r in results] == [
         (method, task.name) for method in methods for task in (*found.targets, *tasks)
@@ -143,7 +145,7 @@ def test_a_tiny_model_runs_on_french(packages, model_folder, tmp_path):  # noqa:
         "METHODS=('prompt_tuning',)",
     )
     small = dataclasses.replace(found, tasks=found.tasks[-1:], eval_batch_size=2)
-    experiment.Runner(small, tmp_path).run("promot run")
+    Runner(small, tmp_path).run("promot run")
     results = read_jsonl(tmp_path / "results.jsonl")
     assert [r["metric"] for r in results] == ["bleu", "rouge2"]
     assert [r["prompt"] for r in results] == ["enfr", None]

@@ -34,7 +34,7 @@ def open_run(run: pathlib.Path, arguments):
         raise UserError(f"{run} is no run folder: it has no config.gin")
     configuration.parse([str(config)])
     experiment, _, _ = configuration.built()
-    from promot_jax.experiment import Runner
+    from promot_jax.runner import Runner
 
     runner = Runner(experiment, run)
     method = experiment.method(arguments.method or experiment.selected[-1].name)

@@ -121,7 +121,7 @@ def _run_experiment(arguments, overrides) -> None:
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
         from promot_jax import partitioning, trees
-        from promot_jax.experiment import Runner, shorten
+        from promot_jax.runner import Runner, shorten
 
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():

@@ -1,0 +1,366 @@
+"""Runs the methods of an experiment, stage by stage and seed by seed, and evaluates each.
+
+A run folder holds:
+
+    config.gin, run.json         what was asked for, where it ran
+    results.jsonl, samples.jsonl scores of every method, seed and task; some answers
+    seed_S/STAGE[-STAGE…]/       one folder for each stage: checkpoints, metrics.jsonl, stage.json
+
+Methods that begin with the same stages share them: the prompt of ProMoT's first stage is the prompt
+of prompt tuning.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+
+import jax
+
+from promot_jax import (
+    data,
+    distributed,
+    lineage,
+    metric_writers,
+    metrics,
+    models,
+    partitioning,
+    pretrained,
+    run_facts,
+    trees,
+)
+from promot_jax.attached import BARE, Attached
+from promot_jax.errors import UserError
+from promot_jax.evaluation import EvalTask, Evaluation, Evaluator
+from promot_jax.experiment import Experiment
+from promot_jax.files import read_json, write_json
+from promot_jax.interop import formats
+from promot_jax.networks import lora
+from promot_jax.progress import say
+from promot_jax.stages import Method, Stage
+from promot_jax.train import StageRun, train_stage
+from promot_jax.trees import Tree
+
+
+class Runner:
+    """An experiment at work in a run folder."""
+
+    def __init__(self, experiment: Experiment, model_dir: pathlib.Path):
+        self.experiment, self.folder = experiment, model_dir
+        self.mesh = partitioning.make_mesh(
+            experiment.model_parallel,
+            experiment.fsdp,
+            parameters=trees.count(experiment.model.shapes_and_axes()[0]),
+        )
+        self.evaluator = Evaluator(
+            experiment.model,
+            self.mesh,
+            experiment.decoder,
+            experiment.eval_batch_size,
+            experiment.eval_buckets,
+        )
+        # Lineage of the starting point of each seed.
+        self._origins: dict[int, str] = {}
+        # What the starting point of a seed, with nothing attached, answers to a task.
+        self._of_base: dict[tuple[int | None, str], Evaluation] = {}
+        self.probes = [probe.bind(experiment.model, self.mesh) for probe in experiment.probes]
+        for method in experiment.selected:
+            for stage in method.stages:
+                self._check(stage)
+
+    def run(self, command: str) -> None:
+        """Runs whatever is not finished yet and records it."""
+        started = time.monotonic()
+        distributed.by_main(self._describe, command, None)
+        for seed in self.experiment.seeds:
+            base = self.initial_params(seed)
+            for method in self.experiment.selected:
+                # Without a stage nothing depends on the seed.
+                if method.stages or seed == self.experiment.seeds[0]:
+                    self._run_method(method, seed, base)
+        distributed.by_main(self._describe, command, time.monotonic() - started)
+
+    def _check(self, stage: Stage) -> None:
+        """Raises UserError for a stage that trains on what is no target."""
+        if not any(_names_in(stage, target) for target in self.experiment.targets):
+            known = ", ".join(target.name for target in self.experiment.targets)
+            raise UserError(
+                f"stage {stage.name!r} trains on {stage.mixture!r}, which holds no target "
+                f"({known}); make it a target, or a variant of one"
+            )
+
+    def initial_params(self, seed: int) -> Tree:
+        """Returns the parameters that every method of a seed starts from, placed on the mesh."""
+        experiment = self.experiment
+        if experiment.initial_checkpoint is not None:
+            source = formats.open_checkpoint(experiment.initial_checkpoint)
+            # Prompts that come with it are there for stages that attach them.
+            prompts = models.prompts_of(trees.unflatten(dict(source.leaves)))
+            return pretrained.load(
+                source,
+                experiment.model.with_prompts(prompts),
+                self.mesh,
+                may_miss=experiment.may_miss,
+                may_skip=experiment.may_skip,
+                seed=seed,
+            )
+        shapes, axes = experiment.model.shapes_and_axes()
+        shardings = partitioning.params_sharding(self.mesh, axes, shapes)
+        init = jax.jit(experiment.model.init, out_shardings=shardings)
+        return init(jax.random.key(seed))
+
+    def trained_params(self, method: Method, seed: int, base: Tree) -> Tree:
+        """Trains or loads the stages of a method in order; returns the parameters at the end."""
+        params = base
+        if method.stages and seed not in self._origins:
+            self._origins[seed] = lineage.of_model(self.experiment.model, base)
+        came_from = self._origins.get(seed, "")
+        for folder, stage in zip(method.folders, method.stages, strict=True):
+            params = self._with_attachments(params, stage, seed)
+            inside = self._attached_only(params, stage)
+            came_from = self._lineage(came_from, stage, _stage_seed(seed, folder), params)
+            stage_run = StageRun(
+                stage=stage,
+                folder=pathlib.Path(
+                    distributed.by_main(self._stage_folder, seed, folder, came_from)
+                ),
+                lineage=came_from,
+                seed=_stage_seed(seed, folder),
+                label=f"seed {seed} {folder}",
+                evaluate=functools.partial(self._measure, method=method, stage=stage),
+            )
+            model = self.experiment.model
+            model = model.with_lora(stage.lora or model.network.config.lora)
+            trained = trees.flatten(train_stage(stage_run, inside, model, self.mesh))
+            params = trees.unflatten(trees.flatten(params) | trained)
+        return params
+
+    def attached(self, method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
+        """Returns a target as the method trained on it, and what it then reads it with.
+
+        That is the task under the name, with the lengths, and with the prompt or adapters of the
+        last stage whose mixture holds it; the target itself and nothing where no stage does.
+        """
+        for stage in reversed(method.stages):
+            if names := _names_in(stage, target):
+                if names[0] == target.name:
+                    return target, stage.attached_for(target.name)
+                lengths = stage.task_feature_lengths
+                variant = dataclasses.replace(target, name=names[0], task_feature_lengths=lengths)
+                return variant, stage.attached_for(names[0])
+        return target, BARE
+
+    def _lineage(self, parent: str, stage: Stage, seed: int, params: Tree) -> str:
+        experiment = self.experiment
+        targets = [(_names_in(stage, target), target.metric) for target in experiment.targets]
+        measured = repr((targets, experiment.validation_examples, experiment.decoder))
+        embedding = params["token_embedder"]["embedding"]
+        return lineage.of_stage(parent, stage, seed, measured, embedding)
+
+    def _stage_folder(self, seed: int, name: str, came_from: str) -> str:
+        """Returns where a stage is trained, or where it is kept if it has been.
+
+        Raises:
+          UserError: the stage that the folder holds has another lineage, or was taken from a
+            folder that is gone.
+        """
+        own = self.folder / f"seed_{seed}" / name
+        if (found := _finished(own)) is not None:
+            if found.get("fingerprint", came_from) != came_from:
+                raise UserError(
+                    f"{own} was trained from another model, data or settings; choose a new "
+                    "MODEL_DIR or remove the folder"
+                )
+            kept = pathlib.Path(found.get("reused_from", own))
+            if not kept.is_dir():
+                raise UserError(f"{own} was taken from {kept}, which is gone; put it back")
+            return str(kept)
+        for other in self.experiment.reuse:
+            kept = pathlib.Path(other).absolute() / f"seed_{seed}" / name
+            found = _finished(kept)
+            if found is not None and found.get("fingerprint") == came_from:
+                kept = pathlib.Path(found.get("reused_from", kept))
+                say(f"seed {seed} {name}: taken from {kept}")
+                own.mkdir(parents=True, exist_ok=True)
+                shutil.copy(kept / "metrics.jsonl", own)
+                write_json(own / "stage.json", found | {"reused_from": str(kept)})
+                return str(kept)
+        return str(own)
+
+    def _with_attachments(self, params: Tree, stage: Stage, seed: int) -> Tree:
+        """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""
+        embedding = params["token_embedder"]["embedding"]
+        for name in stage.prompts:
+            rows = models.prompts_of(params).get(name)
+            if rows not in (None, stage.prompt_length):
+                raise UserError(
+                    f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
+                    f"{stage.prompt_length}; set PROMPT_LENGTH to {rows}"
+                )
+            if rows is None:
+                rng = jax.random.key(_stage_seed(seed, name))
+                prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
+                params = models.add_prompt(params, name, prompt)
+        if stage.lora and not lora.adapters(params):
+            rng = jax.random.key(_stage_seed(seed, "lora"))
+            params = lora.add(params, stage.lora, rng)
+        return params
+
+    def _attached_only(self, params: Tree, stage: Stage) -> Tree:
+        """Leaves out what the stage does not attach: it neither trains nor costs anything."""
+        params = models.keep_prompts(params, stage.prompts)
+        adapted = stage.lora or self.experiment.model.network.config.lora
+        return params if adapted else lora.remove(params)
+
+    def _run_method(self, method: Method, seed: int, base: Tree) -> None:
+        seed_key = seed if method.stages else None
+        results = distributed.by_main(metric_writers.read_jsonl, self.folder / "results.jsonl")
+        recorded = {(r["method"], r["seed"], r["task"]) for r in results}
+        # Targets come first: they are what a reader of the log waits for.
+        wanted = [(task.name, *self.attached(method, task)) for task in self.experiment.targets]
+        wanted += [(task.name, task, method.unseen) for task in self.experiment.tasks]
+        wanted = [entry for entry in wanted if (method.name, seed_key, entry[0]) not in recorded]
+        if not wanted:
+            return
+        params = self.trained_params(method, seed, base)
+        scores = []
+        for name, task, attached in wanted:
+            if attached == BARE and _unchanged(base, params):
+                found = self._evaluate_base(params, task, seed)
+            else:
+                found = self._evaluate(params, task, attached)
+            key = {"method": method.name, "seed": seed_key, "task": name}
+            distributed.by_main(self._record, key, task, attached, found)
+            scores.append(f"{task.label} {found.score:.1f}")
+        say(f"{method.label}, seed {seed}: " + "  ".join(scores))
+
+    def _evaluate(self, params: Tree, task: EvalTask, attached: Attached) -> Evaluation:
+        limit = self.experiment.eval_examples
+        return self.evaluator.evaluate(
+            params, task, split=task.split, limit=limit, attached=attached
+        )
+
+    def _evaluate_base(self, base: Tree, task: EvalTask, seed: int) -> Evaluation:
+        """Evaluates the starting point once for all methods that leave it as it is."""
+        key = (seed if self.experiment.initial_checkpoint is None else None, task.name)
+        if key not in self._of_base:
+            self._of_base[key] = self._evaluate(base, task, BARE)
+        return self._of_base[key]
+
+    def _measure(self, params: Tree, *, method: Method, stage: Stage) -> dict[str, float]:
+        """Scalars of one evaluation in the course of a stage."""
+        scalars, scores, losses = {}, [], []
+        for target in self.experiment.targets:
+            if not (names := _names_in(stage, target)):
+                continue
+            task = dataclasses.replace(
+                target, name=names[0], task_feature_lengths=stage.task_feature_lengths
+            )
+            options = {
+                "split": "validation",
+                "limit": self.experiment.validation_examples,
+                "attached": stage.attached_for(task.name),
+            }
+            scores.append(self.evaluator.evaluate(params, task, **options).score)
+            losses.append(self.evaluator.loss(params, task, **options))
+            scalars[f"validation/score/{target.name}"] = scores[-1]
+        scalars["validation/score"] = sum(scores) / len(scores)
+        scalars["validation/loss"] = sum(losses) / len(losses)
+        if stage.follow_unseen:
+            # What the method adds for all tasks is there when its last stage trains.
+            unseen = method.unseen if stage is method.stages[-1] else BARE
+            scalars |= self._measure_unseen(params, unseen)
+            for probe in self.probes:
+                scalars |= probe(params, options["attached"])
+        return scalars
+
+    def _measure_unseen(self, params: Tree, attached: Attached) -> dict[str, float]:
+        """Scores and label shares of each unseen task, and their means over the generative ones."""
+        scalars, generative = {}, []
+        fewest = min((task.shots for task in self.experiment.tasks), default=0)
+        for task in self.experiment.tasks:
+            if task.shots > fewest:
+                continue
+            found = self.evaluator.evaluate(
+                params,
+                task,
+                split="validation",
+                limit=self.experiment.unseen_examples,
+                attached=attached,
+            )
+            scalars[f"unseen/score/{task.name}"] = found.score
+            scalars[f"unseen/label_share/{task.name}"] = self._label_share(found.answers)
+            if task.generative:
+                generative.append(found)
+        if generative:
+            answers = [answer for found in generative for answer in found.answers]
+            scalars["unseen/label_share"] = self._label_share(answers)
+            scalars["unseen/score"] = sum(found.score for found in generative) / len(generative)
+        return scalars
+
+    def _label_share(self, answers: Sequence[str]) -> float:
+        return metrics.label_share(answers, self.experiment.labels)
+
+    def _record(self, key: dict, task: EvalTask, attached: Attached, found: Evaluation) -> None:
+        result = {
+            **key,
+            "metric": task.metric,
+            "score": round(found.score, 4),
+            "count": len(found.predictions),
+            "label_share": round(self._label_share(found.answers), 4),
+            "prompt": attached.prompt,
+            "evaluated_as": task.name,
+        }
+        samples = [
+            {
+                **key,
+                "index": i,
+                "input": found.inputs[i],
+                "target": found.targets[i],
+                "prediction": found.predictions[i],
+            }
+            for i in range(min(self.experiment.samples, len(found.predictions)))
+        ]
+        metric_writers.append_jsonl(self.folder / "samples.jsonl", samples)
+        metric_writers.append_jsonl(self.folder / "results.jsonl", [result])
+
+    def _describe(self, command: str, seconds: float | None) -> None:
+        """Writes run.json; `seconds` adds to those of earlier, interrupted attempts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "run.json"
+        before = read_json(path) if path.exists() else {}
+        description = run_facts.gather(self.experiment, command, before, seconds)
+        write_json(path, {"experiment": self.folder.name, **description})
+
+
+def _finished(folder: pathlib.Path) -> dict | None:
+    """Returns the summary of a finished stage, None where the folder holds none."""
+    path = folder / "stage.json"
+    return read_json(path) if path.exists() else None
+
+
+def _unchanged(base: Tree, params: Tree) -> bool:
+    """Whether the base is in the parameters, array for array; stages hand on what stays frozen."""
+    leaves = trees.flatten(params)
+    return all(leaves[path] is leaf for path, leaf in trees.flatten(base).items())
+
+
+def _names_in(stage: Stage, target: EvalTask) -> list[str]:
+    """Returns the tasks of the stage's mixture that are the target or a variant of it."""
+    known = (target.name, *target.variants)
+    return [name for name in data.task_names(stage.mixture) if name in known]
+
+
+def _stage_seed(seed: int, name: str) -> int:
+    """Mixes a seed with a name, so that stages of one seed draw independent numbers."""
+    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+def shorten(command: Sequence[str] = tuple(sys.argv)) -> str:
+    """Returns a command line as a person typed it, without the folder of the program."""
+    program = pathlib.Path(command[0]).name
+    return " ".join(["promot" if program == "cli.py" else program, *command[1:]])
