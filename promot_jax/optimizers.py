@@ -5,6 +5,8 @@ configuration names it and changes single numbers. Settings are those of prompt-
 Adafactor is Shazeer & Stern, 2018.
 """
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from promot_jax.adafactor import adafactor
@@ -20,12 +22,33 @@ def model_adafactor(learning_rate: Rate = 0.001) -> optax.GradientTransformation
 
 
 def prompt_adafactor(
-    learning_rate: Rate = 0.2, weight_decay: float = 1e-5
+    learning_rate: Rate = 0.2, weight_decay: float = 1e-5, relative: bool = False
 ) -> optax.GradientTransformation:
-    """Adafactor for prompt tuning: unfactored, absolute steps, a little weight decay (A.2.4)."""
-    return adafactor(
+    """Adafactor for prompt tuning: unfactored, absolute steps, a little weight decay (A.2.4).
+
+    An absolute step that suits T5, whose embeddings are of size 1 and above, throws a prompt out
+    of an embedding of size 0.1 at once. `relative` makes updates a share of the root mean square
+    that the prompt began with. (Steps relative to its present one could grow without bound.)
+    """
+    tx = adafactor(
         learning_rate, factored=False, scale_by_parameter=False, weight_decay=weight_decay
     )
+    return _in_units_of_the_start(tx) if relative else tx
+
+
+def _in_units_of_the_start(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Multiplies updates by the root mean square of each parameter at the first step."""
+
+    def init(params):
+        scales = jax.tree.map(lambda leaf: jnp.sqrt(jnp.mean(jnp.square(leaf))), params)
+        return scales, tx.init(params)
+
+    def update(gradients, state, params):
+        scales, inner = state
+        updates, inner = tx.update(gradients, inner, params)
+        return jax.tree.map(jnp.multiply, updates, scales), (scales, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def adamw(

@@ -1,5 +1,7 @@
 """One step and many of each recipe against a float64 reference, written from the paper."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -66,6 +68,26 @@ def test_adafactor_agrees_with_float64(name, steps):
     moved = np.abs(expected - param).max()
     assert moved > rate / 10
     np.testing.assert_allclose(params["w"], expected, rtol=0, atol=1e-4 * moved + 1e-6)
+
+
+def test_relative_steps_are_shares_of_where_the_prompt_began():
+    rng = np.random.default_rng(0)
+    small = {"w": rng.normal(size=(4, 8)).astype(np.float32) * 0.1}
+    # They push the prompt outward.
+    gradients = [{"w": -small["w"] * factor} for factor in (1, 3, 2, 5, 4)]
+
+    def moved(params, tx):
+        state = tx.init(params)
+        for gradient in gradients:
+            updates, state = tx.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return params["w"]
+
+    recipe = functools.partial(optimizers.prompt_adafactor, weight_decay=0.0)
+    relative = moved(small, recipe(0.2, relative=True))
+    absolute = moved(small, recipe(0.2 * rms(small["w"])))
+    np.testing.assert_allclose(relative, absolute, rtol=1e-5)
+    assert rms(relative) > 1.2 * rms(small["w"])
 
 
 def test_adamw_clips_the_global_norm():

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from promot_jax.metric_writers import read_jsonl
 from promot_jax.report import build, figures
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -28,13 +29,29 @@ def test_a_report_is_what_its_records_say(run, tmp_path, monkeypatch):
     assert (folder / "report.md").read_text() == (run / "report.md").read_text()
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/results.md", 2)])
-def test_a_page_shows_the_tables_of_the_main_job(page, count):
-    report = (RESULTS / "mini" / "report.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "run", "numbers"),
+    [
+        ("README.md", "mini", (0,)),
+        ("docs/results.md", "mini", (0, 1, 2)),
+        ("docs/results.md", "second_base", (2,)),
+    ],
+)
+def test_a_page_shows_tables_of_reports(page, run, numbers):
+    report = (RESULTS / run / "report.md").read_text()
     tables = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)
-    for table in tables[:count]:
+    for number in numbers:
         # Pages leave out that all unseen tasks have one exemplar.
-        assert table.replace(", 1-shot |", " |") in (ROOT / page).read_text()
+        assert tables[number].replace(", 1-shot |", " |") in (ROOT / page).read_text()
+
+
+def test_bases_have_the_scores_of_their_records():
+    page = (ROOT / "docs" / "results.md").read_text()
+    rows = re.findall(r"\[records\]\((results/mini_pretrain/.*)\) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == len(list((RESULTS / "mini_pretrain").glob("*/results.jsonl")))
+    for path, shown in rows:
+        scores = {r["task"]: r["score"] for r in read_jsonl(ROOT / "docs" / path)}
+        assert shown == f"{scores['mini_entailment']:.1f}", path
 
 
 def test_the_controls_are_those_of_their_reports():

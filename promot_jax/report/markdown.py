@@ -19,7 +19,8 @@ def markdown(records: Records, figures: list[Figure]) -> str:
         parts += ["## Results", _escaped(facts.scores_caption(records)), _scores(records)]
     for comparison in equal_target.comparisons(records):
         parts.append(f"## At equal {_escaped(comparison.target.label)} score")
-        parts += [_escaped(comparison.caption), _comparison(records, comparison)]
+        for table in comparison.tables(records):
+            parts += [_escaped(table.caption), _comparison(table)]
     if figures:
         parts.append("## Curves")
         parts += [_figure(figure) for figure in figures]
@@ -74,10 +75,12 @@ def _value(cell: Cell) -> str:
     return f"{cell.spread}<br>({scores.signed(cell.difference)})"
 
 
-def _comparison(records: Records, comparison: equal_target.Comparison) -> str:
-    heads = ["Method", *map(_escaped, equal_target.heads(records))]
-    lines = [_table_row(heads), _table_row(["---", *["---:"] * (len(heads) - 1)])]
-    lines += [_table_row([_escaped(line.method.label), *line.cells()]) for line in comparison.lines]
+def _comparison(table: equal_target.Table) -> str:
+    lines = [
+        _table_row(["Method", *map(_escaped, table.heads)]),
+        _table_row(["---", *["---:"] * len(table.heads)]),
+    ]
+    lines += [_table_row([_escaped(method.label), *cells]) for method, cells in table.rows]
     return "\n".join(lines)
 
 

@@ -15,23 +15,22 @@ _OPEN_SAMPLES = 1
 
 
 def equal_target(records: Records, places: dict[str, int]) -> str:
-    """Returns a table a target of what each method kept at equal skill."""
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in equal.heads(records))
-    tables = []
-    for comparison in equal.comparisons(records):
-        rows = "".join(
-            f'<tr><th scope="row" class="m{places[line.method.name]}"><span class="swatch"></span>'
-            f"{escape(line.method.label)}</th>"
-            f"{''.join(f'<td>{cell}</td>' for cell in line.cells())}</tr>"
-            for line in comparison.lines
-        )
-        tables.append(
-            f"""<p class="say">{escape(comparison.caption)}</p>
+    """Returns the tables of what each method kept at equal skill."""
+    found = (table for one in equal.comparisons(records) for table in one.tables(records))
+    return "".join(_equal_table(table, places) for table in found)
+
+
+def _equal_table(table: equal.Table, places: dict[str, int]) -> str:
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
+    rows = "".join(
+        f'<tr><th scope="row" class="m{places[method.name]}"><span class="swatch"></span>'
+        f"{escape(method.label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for method, cells in table.rows
+    )
+    return f"""<p class="say">{escape(table.caption)}</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Table, scrolls sideways">
 <table class="skill"><thead><tr><th scope="col">Method</th>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
-        )
-    return "".join(tables)
 
 
 def figures(folder: pathlib.Path, drawn: list[Figure]) -> str:
