@@ -37,6 +37,7 @@ p { margin: 0 0 .75rem; }
 .lede p { margin: 0 0 .6rem; }
 .top .say { margin-bottom: 0; font-size: .875rem; }
 .say { max-width: 72ch; margin: 0 0 1.25rem; color: var(--muted); font-size: .9375rem; }
+.card + .say { margin-top: 2rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: 1.5rem 0 0; padding: 0;
   list-style: none; font-size: .9375rem; }
 a { color: inherit; text-decoration-color: var(--muted); text-underline-offset: .25em; }
