@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> float:
@@ -26,7 +27,13 @@ def of_jaxpr(jaxpr: core.Jaxpr) -> float:
     A product of [m, k] and [k, n] has 2 m k n. What stands in a scan counts as often as the scan
     runs; what a backward pass computes again counts again. Of the branches of a condition the
     largest counts, and a loop without a known end counts once: that of a beam search is one token.
+    What no output needs does not count, such as gradients of frozen kernels in a layer that is
+    computed again.
     """
+    return _of(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+def _of(jaxpr: core.Jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -35,12 +42,12 @@ def of_jaxpr(jaxpr: core.Jaxpr) -> float:
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         elif name == "cond":
-            total += max(of_jaxpr(branch.jaxpr) for branch in equation.params["branches"])
+            total += max(_of(branch.jaxpr) for branch in equation.params["branches"])
         elif name == "while":
-            total += of_jaxpr(equation.params["body_jaxpr"].jaxpr)
+            total += _of(equation.params["body_jaxpr"].jaxpr)
         else:
             times = equation.params["length"] if name == "scan" else 1
-            total += times * sum(map(of_jaxpr, _inner(equation)))
+            total += times * sum(map(_of, _inner(equation)))
     return total
 
 
