@@ -26,9 +26,9 @@ def prompt_adafactor(
 ) -> optax.GradientTransformation:
     """Adafactor for prompt tuning: unfactored, absolute steps, a little weight decay (A.2.4).
 
-    An absolute step that suits T5, whose embeddings are of size 1 and above, throws a prompt out
-    of an embedding of size 0.1 at once. `relative` makes updates a share of the root mean square
-    that the prompt began with. (Steps relative to its present one could grow without bound.)
+    An absolute step of 0.2 is a fifth of an embedding of size 1, with which T5 begins, but twice
+    one of size 0.1. `relative` makes updates a share of the root mean square that the prompt began
+    with. (Steps relative to its present one could grow without bound.)
     """
     tx = adafactor(
         learning_rate, factored=False, scale_by_parameter=False, weight_decay=weight_decay

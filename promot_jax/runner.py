@@ -227,9 +227,9 @@ class Runner:
         if not wanted:
             return
         params = self.trained_params(method, seed, base)
-        scores = []
+        unchanged, scores = _unchanged(base, params), []
         for name, task, attached in wanted:
-            if attached == BARE and _unchanged(base, params):
+            if unchanged and attached == BARE:
                 found = self._evaluate_base(params, task, seed)
             else:
                 found = self._evaluate(params, task, attached)
