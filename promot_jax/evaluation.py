@@ -170,11 +170,14 @@ class Evaluator:
     def _rows(self, task, split, limit):
         key = (task.name, split, limit)
         if key not in self._loaded:
+            parts = partitioning.row_parts(self._mesh)
+            # Fewer rows than a batch holds are a batch of their own, without empty rows.
+            rows = self._batch_size if limit is None else -(-limit // parts) * parts
             batches = data.eval_batches(
                 task.name,
                 task.task_feature_lengths,
                 split,
-                batch_size=self._batch_size,
+                batch_size=min(rows, self._batch_size),
                 buckets=self._buckets,
                 limit=limit,
                 vocabulary=self._model.vocabulary,

@@ -65,8 +65,10 @@ class Runner:
         )
         # Lineage of the starting point of each seed.
         self._origins: dict[int, str] = {}
-        # What the starting point of a seed, with nothing attached, answers to a task.
-        self._of_base: dict[tuple[int | None, str], Evaluation] = {}
+        # The seed at work (None where all start from the same parameters) and its starting point.
+        self._start: tuple[int | None, Tree] = (None, {})
+        # What a starting point, with nothing attached, answers to rows of a task.
+        self._of_start: dict[tuple, Evaluation] = {}
         self.probes = [probe.bind(experiment.model, self.mesh) for probe in experiment.probes]
         for method in experiment.selected:
             for stage in method.stages:
@@ -116,6 +118,8 @@ class Runner:
     def trained_params(self, method: Method, seed: int, base: Tree) -> Tree:
         """Trains or loads the stages of a method in order; returns the parameters at the end."""
         params = base
+        drawn = self.experiment.initial_checkpoint is None or self.experiment.may_miss
+        self._start = (seed if drawn else None, base)
         if method.stages and seed not in self._origins:
             self._origins[seed] = lineage.of_model(self.experiment.model, base)
         came_from = self._origins.get(seed, "")
@@ -227,29 +231,28 @@ class Runner:
         if not wanted:
             return
         params = self.trained_params(method, seed, base)
-        unchanged, scores = _unchanged(base, params), []
+        scores = []
         for name, task, attached in wanted:
-            if unchanged and attached == BARE:
-                found = self._evaluate_base(params, task, seed)
-            else:
-                found = self._evaluate(params, task, attached)
+            found = self._evaluate(
+                params, task, attached, task.split, self.experiment.eval_examples
+            )
             key = {"method": method.name, "seed": seed_key, "task": name}
             distributed.by_main(self._record, key, task, attached, found)
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))
 
-    def _evaluate(self, params: Tree, task: EvalTask, attached: Attached) -> Evaluation:
-        limit = self.experiment.eval_examples
-        return self.evaluator.evaluate(
-            params, task, split=task.split, limit=limit, attached=attached
-        )
-
-    def _evaluate_base(self, base: Tree, task: EvalTask, seed: int) -> Evaluation:
-        """Evaluates the starting point once for all methods that leave it as it is."""
-        key = (seed if self.experiment.initial_checkpoint is None else None, task.name)
-        if key not in self._of_base:
-            self._of_base[key] = self._evaluate(base, task, BARE)
-        return self._of_base[key]
+    def _evaluate(
+        self, params: Tree, task: EvalTask, attached: Attached, split: str, limit: int | None
+    ) -> Evaluation:
+        """Evaluates; a starting point with nothing attached is asked the same rows only once."""
+        options = {"split": split, "limit": limit, "attached": attached}
+        seed, base = self._start
+        if attached != BARE or not _unchanged(base, params):
+            return self.evaluator.evaluate(params, task, **options)
+        key = (seed, task.name, split, limit)
+        if key not in self._of_start:
+            self._of_start[key] = self.evaluator.evaluate(params, task, **options)
+        return self._of_start[key]
 
     def _measure(self, params: Tree, *, method: Method, stage: Stage) -> dict[str, float]:
         """Scalars of one evaluation in the course of a stage."""
@@ -260,13 +263,10 @@ class Runner:
             task = dataclasses.replace(
                 target, name=names[0], task_feature_lengths=stage.task_feature_lengths
             )
-            options = {
-                "split": "validation",
-                "limit": self.experiment.validation_examples,
-                "attached": stage.attached_for(task.name),
-            }
-            scores.append(self.evaluator.evaluate(params, task, **options).score)
-            losses.append(self.evaluator.loss(params, task, **options))
+            attached = stage.attached_for(task.name)
+            rows = {"split": "validation", "limit": self.experiment.validation_examples}
+            scores.append(self._evaluate(params, task, attached, **rows).score)
+            losses.append(self.evaluator.loss(params, task, attached=attached, **rows))
             scalars[f"validation/score/{target.name}"] = scores[-1]
         scalars["validation/score"] = sum(scores) / len(scores)
         scalars["validation/loss"] = sum(losses) / len(losses)
@@ -275,7 +275,7 @@ class Runner:
             unseen = method.unseen if stage is method.stages[-1] else BARE
             scalars |= self._measure_unseen(params, unseen)
             for probe in self.probes:
-                scalars |= probe(params, options["attached"])
+                scalars |= probe(params, attached)
         return scalars
 
     def _measure_unseen(self, params: Tree, attached: Attached) -> dict[str, float]:
@@ -285,13 +285,8 @@ class Runner:
         for task in self.experiment.tasks:
             if task.shots > fewest:
                 continue
-            found = self.evaluator.evaluate(
-                params,
-                task,
-                split="validation",
-                limit=self.experiment.unseen_examples,
-                attached=attached,
-            )
+            limit = self.experiment.unseen_examples
+            found = self._evaluate(params, task, attached, "validation", limit)
             scalars[f"unseen/score/{task.name}"] = found.score
             scalars[f"unseen/label_share/{task.name}"] = self._label_share(found.answers)
             if task.generative:

@@ -81,7 +81,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
             if latest is not None:
                 state = kept.restore(latest, state)
             started = time.monotonic()
-            state = _train(run, state, model, mesh, kept)
+            state = _train(run, _given(params, state), state, model, mesh, kept)
             kept.wait()
             seconds = time.monotonic() - started
             distributed.by_main(_write_summary, run, state, kept.best(), seconds)
@@ -90,6 +90,19 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         return trees.combine(state.trainable, frozen)
     finally:
         kept.close()
+
+
+def _given(params: Tree, state: TrainState) -> Tree:
+    """Returns the leaves of `params`, or those of the state where it holds them in another way.
+
+    Who knows a leaf need not measure again, before the first step, what follows from it.
+    """
+
+    def choose(given, placed):
+        same = given.dtype == placed.dtype and getattr(given, "sharding", 0) == placed.sharding
+        return given if same else placed
+
+    return jax.tree.map(choose, params, state.params)
 
 
 def _rank(trainable: Tree) -> checkpoints.Rank:
@@ -149,8 +162,8 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     return state.replace(frozen=train_state.cast(frozen, stage.frozen_dtype))
 
 
-def _train(run, state, model, mesh, kept) -> TrainState:
-    """Runs the steps that are left."""
+def _train(run, start, state, model, mesh, kept) -> TrainState:
+    """Runs the steps that are left; `start` are the parameters before the first."""
     stage, first = run.stage, int(state.step)
     model = model.with_prompts(prompts := models.prompts_of(state.params))
     numbers = _prompt_numbers(stage, list(prompts))
@@ -164,7 +177,7 @@ def _train(run, state, model, mesh, kept) -> TrainState:
     pending = []
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:
-            writer.write_scalars(0, run.evaluate(state.params))
+            writer.write_scalars(0, run.evaluate(start))
         batches = _batches(run, model, mesh, first, numbers)
         for step in range(first + 1, stage.steps + 1):
             state, metrics = step_fn(state, next(batches), rng)

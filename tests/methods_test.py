@@ -337,3 +337,22 @@ def test_what_leaves_the_model_as_it_is_is_evaluated_once(tmp_path, monkeypatch)
     assert len(unseen) == len(set(unseen.values())) == 6
     target = [r["score"] for r in results if r["task"] == "mini_rte"]
     assert len(target) == len(set(target)) == 7
+
+
+def test_the_starting_point_of_stages_is_asked_the_unseen_tasks_once(tmp_path, monkeypatch):
+    stages = [tiny.stage(name=name, follow_unseen=True) for name in ("one", "two")]
+    settings = tiny.tiny_experiment(methods=[Method(s.name, s.name, [s]) for s in stages])
+    run, calls = Runner(settings, tmp_path), itertools.count()
+
+    def numbered(params, task, **options):
+        return evaluation.Evaluation(float(next(calls)), {}, *([["a"]] * 4))
+
+    monkeypatch.setattr(run.evaluator, "evaluate", numbered)
+    run.run("test")
+    one, two = (
+        {m["step"]: m.get("unseen/score") for m in lines}
+        for lines in (read_jsonl(tmp_path / "seed_0" / s.name / "metrics.jsonl") for s in stages)
+    )
+    assert one.pop(0) == two.pop(0)
+    later = [score for scores in (one, two) for score in scores.values() if score is not None]
+    assert len(later) == len(set(later)) > 1

@@ -50,6 +50,9 @@ for name, (data_size, fsdp, model_parallel) in partitioning_test.SHAPES.items():
     task = EvalTask("mini_rte", "RTE", "accuracy", tiny.LENGTHS)
     attached = Attached("rte")
     answers = evaluator.evaluate(state.params, task, split="test", limit=12, attached=attached)
+    # Rows that the devices cannot divide among them.
+    few = evaluator.evaluate(state.params, task, split="test", limit=5, attached=attached)
+    assert few.predictions == answers.predictions[:5]
     leaves = {path: np.asarray(leaf) for path, leaf in trees.flatten(state.params).items()}
     found |= {
         f"{name}:{what}": value
