@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from promot_jax import checkpoints, configuration
@@ -19,7 +20,7 @@ from tests.real_tasks_test import packages  # noqa: F401 — a fixture
 
 NAMES = ["smollm2/vitaminc", "smollm2/enfr"]
 FAMILIES = ["Language inference", "Closed-book QA", "Translation", "Summarization"]
-FURTHER = ["gentle_fine_tuning", "lora_fine_tuning"]
+FURTHER = ["gentle_fine_tuning", "gentle_promot", "lora_fine_tuning"]
 STEPS = ("PROMPT_TRAIN_STEPS=2", "TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_PERIOD=2")
 SMALL = ("EVAL_EXAMPLES=2", "VALIDATION_EXAMPLES=2", "BATCH_SIZE=2", "PROMPT_LENGTH=3")
 PADDED = ("LENGTH_BUCKETS=()", "ONE_SHOT_LENGTH_BUCKETS=()", "EVAL_LENGTH_BUCKETS=()")
@@ -53,11 +54,10 @@ def built(name, model_folder, *settings):
 def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_folder):
     found, folder, _ = built(name, model_folder)
     assert str(folder) == f"runs/{name}"
-    # The list that gin cannot add to is the paper's and two more.
+    # The list that gin cannot add to is the paper's and three more.
     assert [method.name for method in found.methods] == [*SINGLE, *FURTHER]
-    assert {"pretrained", "fine_tuning", "prompt_tuning", "promot", *FURTHER} <= {
-        method.name for method in found.selected
-    }
+    named = {"pretrained", "fine_tuning", "prompt_tuning", "promot", *FURTHER}
+    assert named - {method.name for method in found.selected} == {"gentle_promot"}
     (target,) = found.targets
     assert {target.name, *target.variants} <= set(real.NAMES)
     assert [task.family for task in found.tasks] == [f for f in FAMILIES for _ in range(2)]
@@ -77,12 +77,26 @@ def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_fold
             assert bucket[1] <= longest[1]
 
 
-def test_the_two_further_methods_train_what_they_say(model_folder):
+def first_step(stage):
+    """Returns how far a stage's first step moves a parameter."""
+    params, tx = {"leaf": np.ones(2, np.float32)}, stage.optimizer()
+    updates, _ = tx.update(params, tx.init(params), params)
+    return abs(float(updates["leaf"][0]))
+
+
+def test_the_further_methods_train_what_they_say(model_folder):
     found, _, _ = built("smollm2/vitaminc", model_folder)
-    standard, gentle, adapted = (found.method(m) for m in ("fine_tuning", *FURTHER))
+    standard, promot = found.method("fine_tuning"), found.method("promot")
+    gentle, gentle_promot, adapted = map(found.method, FURTHER)
     (stage,), (gentle_stage,), (adapted_stage,) = standard.stages, gentle.stages, adapted.stages
     same = {"name": "model", "optimizer": stage.optimizer}
     assert dataclasses.replace(gentle_stage, **same) == stage
+    (first, second), (first_too, gentle_second) = promot.stages, gentle_promot.stages
+    assert first_too == first
+    assert dataclasses.replace(gentle_second, **same) == second
+    assert [first_step(s) for s in (gentle_stage, gentle_second)] == 2 * [
+        pytest.approx(first_step(stage) / 5)
+    ]
     trained = {"trainable": stage.trainable, "lora": None}
     assert dataclasses.replace(adapted_stage, **same, **trained) == stage
     # What is trained for one task is in use for all of them.
