@@ -70,3 +70,11 @@ def test_the_controls_are_those_of_their_reports():
             for name in ("fine-tuned on", "Norm. Avg.", "True/False share")
         ]
         assert shown.split(" | ") == expected, report
+
+
+@pytest.mark.parametrize(("compared", "runs"), [("controls/rates", ("controls/gentle", "mini"))])
+def test_a_comparison_is_what_the_records_of_its_runs_say(compared, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "_save", lambda *arguments: None)
+    monkeypatch.setattr(build.page, "page", lambda *arguments: "")
+    build.build(*(RESULTS / run for run in runs), out=tmp_path)
+    assert (tmp_path / "report.md").read_text() == (RESULTS / compared / "report.md").read_text()
