@@ -13,27 +13,29 @@ from promot_jax.evaluation import EvalTask
 
 
 def gather(
-    experiment: Any, command: str, before: dict[str, Any], seconds: float | None
+    experiment: Any, command: str, before: dict[str, Any], seconds: float, *, finished: bool
 ) -> dict[str, Any]:
-    """Returns the facts of a run that begins or ends.
+    """Returns the facts of a run at any time.
 
     Args:
       experiment: an `experiment.Experiment`.
       command: the command line.
       before: facts of earlier calls for the same run, which may have run other methods and seeds.
-      seconds: what this call took; None while it runs.
+      seconds: what this call took so far.
+      finished: whether it is done.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     devices = jax.devices()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     together = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     known = {method["name"] for method in before.get("methods", [])}
     known |= {method.name for method in experiment.selected}
     return {
         "command": command,
         "started": before.get("started", now),
-        "finished": None if seconds is None else now,
-        "seconds": round(before.get("seconds", 0) + (seconds or 0), 1),
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "finished": now if finished else None,
+        "seconds": round(before.get("seconds", 0) + seconds, 1),
+        "peak_memory_gib": max(before.get("peak_memory_gib", 0), round(peak, 2)),
         "machine": {
             "cores": os.cpu_count(),
             "devices": f"{len(devices)} x {devices[0].device_kind}" + together,

@@ -77,14 +77,23 @@ class Runner:
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it."""
         started = time.monotonic()
-        distributed.by_main(self._describe, command, None)
+        path = self.folder / "run.json"
+        before = distributed.by_main(lambda: read_json(path) if path.exists() else {})
+
+        def describe(finished: bool) -> None:
+            seconds = time.monotonic() - started
+            distributed.by_main(self._describe, command, before, seconds, finished)
+
+        describe(finished=False)
         for seed in self.experiment.seeds:
             base = self.initial_params(seed)
             for method in self.experiment.selected:
                 # Without a stage nothing depends on the seed.
                 if method.stages or seed == self.experiment.seeds[0]:
                     self._run_method(method, seed, base)
-        distributed.by_main(self._describe, command, time.monotonic() - started)
+                    # What is interrupted later has the time of what it finished.
+                    describe(finished=False)
+        describe(finished=True)
 
     def _check(self, stage: Stage) -> None:
         """Raises UserError for a stage that trains on what is no target."""
@@ -323,13 +332,11 @@ class Runner:
         metric_writers.append_jsonl(self.folder / "samples.jsonl", samples)
         metric_writers.append_jsonl(self.folder / "results.jsonl", [result])
 
-    def _describe(self, command: str, seconds: float | None) -> None:
-        """Writes run.json; `seconds` adds to those of earlier, interrupted attempts."""
+    def _describe(self, command: str, before: dict, seconds: float, finished: bool) -> None:
+        """Writes run.json; `before` is what it said when this call began."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "run.json"
-        before = read_json(path) if path.exists() else {}
-        description = run_facts.gather(self.experiment, command, before, seconds)
-        write_json(path, {"experiment": self.folder.name, **description})
+        facts = run_facts.gather(self.experiment, command, before, seconds, finished=finished)
+        write_json(self.folder / "run.json", {"experiment": self.folder.name, **facts})
 
 
 def _finished(folder: pathlib.Path) -> dict | None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import types
 
 import jax
 import numpy as np
@@ -356,3 +357,30 @@ def test_the_starting_point_of_stages_is_asked_the_unseen_tasks_once(tmp_path, m
     assert one.pop(0) == two.pop(0)
     later = [score for scores in (one, two) for score in scores.values() if score is not None]
     assert len(later) == len(set(later)) > 1
+
+
+def test_an_interrupted_run_keeps_the_time_and_memory_of_what_it_finished(tmp_path, monkeypatch):
+    settings = tiny.tiny_experiment(methods=[Method("one", "1", []), Method("two", "2", [])])
+    clock, done = itertools.count(step=100), []
+    own_time = types.SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("promot_jax.runner.time", own_time)
+
+    def method(self, method, seed, base):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(method.name)
+
+    monkeypatch.setattr(Runner, "_run_method", method)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(settings, tmp_path).run("test")
+    path = tmp_path / "run.json"
+    killed = json.loads(path.read_text())
+    # At the start and after the first method.
+    assert (killed["seconds"], killed["finished"]) == (200, None)
+    path.write_text(json.dumps(killed | {"peak_memory_gib": 1e6}))
+    done[:] = ["one", "two"]
+    Runner(settings, tmp_path).run("test")
+    after = json.loads(path.read_text())
+    # And at the start, after each method and at the end of the second call.
+    assert (after["seconds"], after["peak_memory_gib"]) == (200 + 400, 1e6)
+    assert after["finished"]
