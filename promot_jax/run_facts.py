@@ -12,30 +12,24 @@ from promot_jax import trees
 from promot_jax.evaluation import EvalTask
 
 
-def gather(
-    experiment: Any, command: str, before: dict[str, Any], seconds: float, *, finished: bool
-) -> dict[str, Any]:
-    """Returns the facts of a run at any time.
+def gather(experiment: Any, command: str, before: dict[str, Any]) -> dict[str, Any]:
+    """Returns the facts of a run that begins.
 
     Args:
       experiment: an `experiment.Experiment`.
       command: the command line.
       before: facts of earlier calls for the same run, which may have run other methods and seeds.
-      seconds: what this call took so far.
-      finished: whether it is done.
     """
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     devices = jax.devices()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     together = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     known = {method["name"] for method in before.get("methods", [])}
     known |= {method.name for method in experiment.selected}
     return {
         "command": command,
-        "started": before.get("started", now),
-        "finished": now if finished else None,
-        "seconds": round(before.get("seconds", 0) + seconds, 1),
-        "peak_memory_gib": max(before.get("peak_memory_gib", 0), round(peak, 2)),
+        "started": before.get("started", _now()),
+        "finished": None,
+        "seconds": before.get("seconds", 0),
+        "peak_memory_gib": before.get("peak_memory_gib", 0),
         "machine": {
             "cores": os.cpu_count(),
             "devices": f"{len(devices)} x {devices[0].device_kind}" + together,
@@ -58,6 +52,20 @@ def gather(
         ],
         "seeds": sorted({*before.get("seeds", []), *experiment.seeds}),
     }
+
+
+def after(facts: dict[str, Any], seconds: float, *, finished: bool) -> dict[str, Any]:
+    """Returns the facts that `gather` gave, as they are so many seconds later."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return facts | {
+        "finished": _now() if finished else None,
+        "seconds": round(facts["seconds"] + seconds, 1),
+        "peak_memory_gib": max(facts["peak_memory_gib"], round(peak, 2)),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _task(task: EvalTask) -> dict[str, Any]:

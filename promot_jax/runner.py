@@ -77,12 +77,10 @@ class Runner:
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it."""
         started = time.monotonic()
-        path = self.folder / "run.json"
-        before = distributed.by_main(lambda: read_json(path) if path.exists() else {})
+        facts = distributed.by_main(self._facts, command)
 
         def describe(finished: bool) -> None:
-            seconds = time.monotonic() - started
-            distributed.by_main(self._describe, command, before, seconds, finished)
+            distributed.by_main(self._describe, facts, time.monotonic() - started, finished)
 
         describe(finished=False)
         for seed in self.experiment.seeds:
@@ -332,11 +330,18 @@ class Runner:
         metric_writers.append_jsonl(self.folder / "samples.jsonl", samples)
         metric_writers.append_jsonl(self.folder / "results.jsonl", [result])
 
-    def _describe(self, command: str, before: dict, seconds: float, finished: bool) -> None:
-        """Writes run.json; `before` is what it said when this call began."""
+    def _facts(self, command: str) -> dict:
+        """Returns what run.json says of this call, and of the calls before it, when it begins."""
+        path = self.folder / "run.json"
+        before = read_json(path) if path.exists() else {}
+        facts = run_facts.gather(self.experiment, command, before)
+        return {"experiment": self.folder.name, **facts}
+
+    def _describe(self, facts: dict, seconds: float, finished: bool) -> None:
+        """Writes run.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        facts = run_facts.gather(self.experiment, command, before, seconds, finished=finished)
-        write_json(self.folder / "run.json", {"experiment": self.folder.name, **facts})
+        facts = run_facts.after(facts, seconds, finished=finished)
+        write_json(self.folder / "run.json", facts)
 
 
 def _finished(folder: pathlib.Path) -> dict | None:

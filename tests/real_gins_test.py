@@ -54,8 +54,12 @@ def built(name, model_folder, *settings):
 def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_folder):
     found, folder, _ = built(name, model_folder)
     assert str(folder) == f"runs/{name}"
-    # The list that gin cannot add to is the paper's and three more.
-    assert [method.name for method in found.methods] == [*SINGLE, *FURTHER]
+    # The list that gin cannot add to is the paper's, in its order, and three more.
+    names = [method.name for method in found.methods]
+    assert [name for name in names if name not in FURTHER] == [*SINGLE]
+    assert sorted(names) == sorted([*SINGLE, *FURTHER])
+    # What is asked and exported unless told otherwise has a prompt.
+    assert found.selected[-1].name == "promot_1shot"
     named = {"pretrained", "fine_tuning", "prompt_tuning", "promot", *FURTHER}
     assert named - {method.name for method in found.selected} == {"gentle_promot"}
     (target,) = found.targets

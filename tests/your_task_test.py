@@ -87,9 +87,13 @@ def test_your_task_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_task.py").write_text(python)
     (tmp_path / "my_experiment.gin").write_text(task_gin)
     run, generate = command.strip().splitlines()
-    printed = typed_here(run, [*SMALL, "--methods", "pretrained,promot"])
+    printed = typed_here(run, SMALL)
+    assert "Gentle fine-tuning, seed 0: " in printed
     assert "classes in train: no 93.8 %, yes 6.2 %" in printed
     assert typed_here(generate).endswith("\n")
+    printed = typed_here(run, [*SMALL, "--methods", "gentle_promot,lora_fine_tuning"])
+    assert "Gentle ProMoT, seed 0: " in printed
+    assert "LoRA fine-tuning, seed 0: " in printed
     typed_here(run_data.strip(), SMALL)
     show, run, generate = run_task.strip().splitlines()
     assert "question: the box is blue, is it a colour? answer:" in typed_here(show)
