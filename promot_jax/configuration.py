@@ -250,26 +250,48 @@ def _nearest(name: str, known) -> str:
 def keep(folder: pathlib.Path, config: str) -> None:
     """Writes a configuration to `folder/config.gin`, or checks that it made the folder.
 
+    A folder takes further methods: what is set in their scopes alone changes nothing in it.
+
     Raises:
       UserError: the folder belongs to another configuration.
     """
     path = folder / "config.gin"
     if path.exists():
         ours, theirs = (_settings(text) for text in (config, path.read_text()))
-        if changed := [line for line in ours if line not in theirs]:
-            changed += [line for line in theirs if line not in ours]
+        if changed := _changed(ours, theirs) or _changed(theirs, ours):
             raise UserError(
-                f"{folder} belongs to another configuration (first difference: {changed[0]}); "
+                f"{folder} belongs to another configuration (first difference: {changed}); "
                 "choose a new MODEL_DIR or remove the folder"
             )
     path.write_text(config)
 
 
-def _settings(config: str) -> list[str]:
-    """Returns the statements of a configuration that decide results."""
-    joined = re.sub(r"\\\n\s*", "", config)
-    return [
-        line
-        for line in joined.splitlines()
-        if line and not line.startswith("#") and line.split(" =")[0] not in FREE_MACROS
-    ]
+def _settings(config: str) -> dict[str, str]:
+    """Returns the values of a configuration that decide results, by name."""
+    joined = re.sub(r" *\\?\n +", " ", config)
+    statements = [line.partition(" = ") for line in joined.splitlines()]
+    return {
+        name: value
+        for name, _, value in statements
+        if value and not name.startswith("#") and name not in FREE_MACROS
+    }
+
+
+def _changed(ours: dict[str, str], theirs: dict[str, str]) -> str | None:
+    """Returns the first setting of `ours` that matters to what `theirs` has, or None."""
+    active = re.findall(r"@([\w/]+)/[\w.]+", " ".join(theirs.values()))
+    known = {value for name, value in theirs.items() if name.endswith(".Method.name")}
+    for name, value in ours.items():
+        scope, _, selector = name.rpartition("/")
+        if name in theirs:
+            matters = value != theirs[name] and selector != "experiment.Experiment.methods"
+        elif scope:
+            # A scope applies where it begins the active one.
+            matters = any(f"{other}/".startswith(f"{scope}/") for other in active)
+            matters |= name.endswith(".Method.name") and value in known
+        else:
+            # A macro that the other has not is one that nothing there refers to.
+            matters = "." in selector
+        if matters:
+            return f"{name} = {value}"
+    return None
