@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +77,12 @@ def test_a_finished_run_answers_and_exports(run, tmp_path, capsys):
         assert answers[0] == answers[1]
     assert cli.main(["export", str(run), str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "rte.npy").exists()
+    # Also after a call that was for another method.
+    shutil.copytree(run, tmp_path / "run")
+    again = ["run", "mini", at(tmp_path / "run"), *MINI, "--methods", "fine_tuning"]
+    assert cli.main(again) == 0
+    assert cli.main(["generate", str(tmp_path / "run"), "--prompt", "rte", question]) == 0
+    capsys.readouterr()
     initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/model'"
     # A prompt that comes with the model is the one that is attached.
     longer = [*MINI, initial, "--gin.PROMPT_LENGTH=5"]

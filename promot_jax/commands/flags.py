@@ -28,7 +28,7 @@ def command(commands, name, function, summary, epilog=None) -> argparse.Argument
 
 def which_model(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a model of a run."""
-    parser.add_argument("--method", help="method that made the model (default: the run's last)")
+    parser.add_argument("--method", help="method that made the model (default: the last trained)")
     parser.add_argument("--seed", type=int, help="its seed (default: the run's first)")
 
 

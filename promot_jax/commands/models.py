@@ -37,12 +37,20 @@ def open_run(run: pathlib.Path, arguments):
     from promot_jax.runner import Runner
 
     runner = Runner(experiment, run)
-    method = experiment.method(arguments.method or experiment.selected[-1].name)
     seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
-    for folder in method.folders:
-        if not (run / f"seed_{seed}" / folder / "stage.json").exists():
-            raise UserError(
-                f"method {method.name!r} of seed {seed} is not finished in {run}; "
-                "run the experiment to its end first"
-            )
+    if arguments.method is not None:
+        method = experiment.method(arguments.method)
+    else:
+        # Of all that the folder has, whatever the last call was asked to run.
+        trained = [m for m in experiment.methods if m.stages and _finished(run, seed, m)]
+        method = (trained or experiment.selected)[-1]
+    if not _finished(run, seed, method):
+        raise UserError(
+            f"method {method.name!r} of seed {seed} is not finished in {run}; "
+            "run the experiment to its end first"
+        )
     return runner, method, seed
+
+
+def _finished(run: pathlib.Path, seed: int, method) -> bool:
+    return all((run / f"seed_{seed}" / name / "stage.json").exists() for name in method.folders)
