@@ -98,13 +98,17 @@ class StageCheckpoints:
         return self._manager.best_step()
 
     def restore(self, step: int, state: TrainState) -> TrainState:
-        """Returns `state` as it was at `step`, placed like `state`.
+        """Returns `state` as it was at `step`, placed like `state`, whose arrays make room for it.
+
+        All of them are deleted but the frozen ones.
 
         Raises:
           UserError: the checkpoint is damaged, or was made with other frozen leaves.
         """
         path = self._folder / str(step)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state.saved)
+        for leaf in jax.tree.leaves(state.replace(frozen={})):
+            leaf.delete()
         try:
             found = self._manager.restore(
                 step,

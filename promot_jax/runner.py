@@ -65,7 +65,7 @@ class Runner:
         )
         # Lineage of the starting point of each seed.
         self._origins: dict[int, str] = {}
-        # The seed at work (None where all start from the same parameters) and its starting point.
+        # A starting point and its seed, None where all seeds have the same one.
         self._start: tuple[int | None, Tree] = (None, {})
         # What a starting point, with nothing attached, answers to rows of a task.
         self._of_start: dict[tuple, Evaluation] = {}
@@ -84,11 +84,10 @@ class Runner:
 
         describe(finished=False)
         for seed in self.experiment.seeds:
-            base = self.initial_params(seed)
             for method in self.experiment.selected:
                 # Without a stage nothing depends on the seed.
                 if method.stages or seed == self.experiment.seeds[0]:
-                    self._run_method(method, seed, base)
+                    self._run_method(method, seed)
                     # What is interrupted later has the time of what it finished.
                     describe(finished=False)
         describe(finished=True)
@@ -102,8 +101,24 @@ class Runner:
                 f"({known}); make it a target, or a variant of one"
             )
 
-    def initial_params(self, seed: int) -> Tree:
-        """Returns the parameters that every method of a seed starts from, placed on the mesh."""
+    def starting_point(self, seed: int) -> Tree:
+        """Returns the parameters that every method of a seed starts from, placed on the mesh.
+
+        The devices hold them once: a stage takes over the leaves that it trains, which are deleted
+        here. Whoever asks after that has them loaded again.
+        """
+        drawn = self.experiment.initial_checkpoint is None or self.experiment.may_miss
+        whose = seed if drawn else None
+        held, params = self._start
+        leaves = trees.flatten(params).values()
+        if held != whose or not leaves or any(leaf.is_deleted() for leaf in leaves):
+            # What is left of the last one makes room first.
+            del params, leaves
+            self._start = (whose, {})
+            self._start = (whose, self._load(seed))
+        return self._start[1]
+
+    def _load(self, seed: int) -> Tree:
         experiment = self.experiment
         if experiment.initial_checkpoint is not None:
             source = formats.open_checkpoint(experiment.initial_checkpoint)
@@ -122,13 +137,15 @@ class Runner:
         init = jax.jit(experiment.model.init, out_shardings=shardings)
         return init(jax.random.key(seed))
 
-    def trained_params(self, method: Method, seed: int, base: Tree) -> Tree:
-        """Trains or loads the stages of a method in order; returns the parameters at the end."""
-        params = base
-        drawn = self.experiment.initial_checkpoint is None or self.experiment.may_miss
-        self._start = (seed if drawn else None, base)
+    def trained_params(self, method: Method, seed: int) -> Tree:
+        """Trains or loads the stages of a method in order; returns the parameters at the end.
+
+        They share the leaves that no stage trained with the starting point, and are good until
+        another method takes these over.
+        """
+        params = self.starting_point(seed)
         if method.stages and seed not in self._origins:
-            self._origins[seed] = lineage.of_model(self.experiment.model, base)
+            self._origins[seed] = lineage.of_model(self.experiment.model, params)
         came_from = self._origins.get(seed, "")
         for folder, stage in zip(method.folders, method.stages, strict=True):
             params = self._with_attachments(params, stage, seed)
@@ -227,7 +244,7 @@ class Runner:
         adapted = stage.lora or self.experiment.model.network.config.lora
         return params if adapted else lora.remove(params)
 
-    def _run_method(self, method: Method, seed: int, base: Tree) -> None:
+    def _run_method(self, method: Method, seed: int) -> None:
         seed_key = seed if method.stages else None
         results = distributed.by_main(metric_writers.read_jsonl, self.folder / "results.jsonl")
         recorded = {(r["method"], r["seed"], r["task"]) for r in results}
@@ -237,7 +254,7 @@ class Runner:
         wanted = [entry for entry in wanted if (method.name, seed_key, entry[0]) not in recorded]
         if not wanted:
             return
-        params = self.trained_params(method, seed, base)
+        params = self.trained_params(method, seed)
         scores = []
         for name, task, attached in wanted:
             found = self._evaluate(

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from promot_jax import (
@@ -64,7 +63,8 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
 
     Args:
       run: the stage and where it is kept.
-      params: all parameters, the attached prompt included; not donated.
+      params: all parameters, the attached prompt included. The stage takes over the arrays of the
+        leaves that it trains, so that the devices hold these once: they are deleted in `params`.
       model: model without prompts.
       mesh: devices.
 
@@ -73,15 +73,15 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     state = sharded_state(run.stage, params, model, mesh)
-    trainable, frozen = trees.partition(params, run.stage.trainable)
-    kept = checkpoints.StageCheckpoints(run.folder / "checkpoints", frozen, _rank(trainable))
+    _, frozen = trees.partition(params, run.stage.trainable)
+    kept = checkpoints.StageCheckpoints(run.folder / "checkpoints", frozen, _rank(state.trainable))
     try:
         if not distributed.by_main((run.folder / "stage.json").exists):
             latest = kept.latest()
             if latest is not None:
                 state = kept.restore(latest, state)
             started = time.monotonic()
-            state = _train(run, _given(params, state), state, model, mesh, kept)
+            state = _train(run, state, model, mesh, kept)
             kept.wait()
             seconds = time.monotonic() - started
             distributed.by_main(_write_summary, run, state, kept.best(), seconds)
@@ -90,19 +90,6 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         return trees.combine(state.trainable, frozen)
     finally:
         kept.close()
-
-
-def _given(params: Tree, state: TrainState) -> Tree:
-    """Returns the leaves of `params`, or those of the state where it holds them in another way.
-
-    Who knows a leaf need not measure again, before the first step, what follows from it.
-    """
-
-    def choose(given, placed):
-        same = given.dtype == placed.dtype and getattr(given, "sharding", 0) == placed.sharding
-        return given if same else placed
-
-    return jax.tree.map(choose, params, state.params)
 
 
 def _rank(trainable: Tree) -> checkpoints.Rank:
@@ -145,25 +132,28 @@ def _abstract(stage, params, axes, mesh) -> TrainState:
 def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
     """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
 
-    Leaves that train are copies, because the step donates them; frozen ones are those of `params`
-    unless the stage keeps them in another dtype.
+    Leaves that are in their place already are those of `params` themselves, also those that train:
+    the first training step deletes them. Frozen ones are others where the stage keeps them in
+    another dtype.
     """
     tx = adafactor.layer_by_layer(stage.optimizer())
     _, axes = model.with_prompts(models.prompts_of(params)).shapes_and_axes()
     abstract = _abstract(stage, params, axes, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    trainable, frozen = trees.partition(params, stage.trainable)
+    trainable = jax.device_put(trainable, shardings.trainable)
+    frozen = jax.device_put(frozen, shardings.frozen)
 
     def begin(trainable):
-        return train_state.begin(jax.tree.map(jnp.copy, trainable), (".*",), tx)
+        return train_state.begin(trainable, (".*",), tx).replace(trainable={})
 
-    trainable, frozen = trees.partition(params, stage.trainable)
-    state = jax.jit(begin, out_shardings=shardings.replace(frozen={}))(trainable)
-    frozen = jax.device_put(frozen, shardings.frozen)
-    return state.replace(frozen=train_state.cast(frozen, stage.frozen_dtype))
+    begin = jax.jit(begin, out_shardings=shardings.replace(trainable={}, frozen={}))
+    frozen = train_state.cast(frozen, stage.frozen_dtype)
+    return begin(trainable).replace(trainable=trainable, frozen=frozen)
 
 
-def _train(run, start, state, model, mesh, kept) -> TrainState:
-    """Runs the steps that are left; `start` are the parameters before the first."""
+def _train(run, state, model, mesh, kept) -> TrainState:
+    """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
     model = model.with_prompts(prompts := models.prompts_of(state.params))
     numbers = _prompt_numbers(stage, list(prompts))
@@ -177,7 +167,7 @@ def _train(run, start, state, model, mesh, kept) -> TrainState:
     pending = []
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:
-            writer.write_scalars(0, run.evaluate(start))
+            writer.write_scalars(0, run.evaluate(state.params))
         batches = _batches(run, model, mesh, first, numbers)
         for step in range(first + 1, stage.steps + 1):
             state, metrics = step_fn(state, next(batches), rng)

@@ -88,7 +88,7 @@ def trained(folder, reuse=(), seeds=(0,), second=None, **changes):
     )
     runner = Runner(settings, folder)
     runner.run("test")
-    params = runner.trained_params(methods[0], seeds[0], runner.initial_params(seeds[0]))
+    params = runner.trained_params(methods[0], seeds[0])
     return trees.flatten(params), folder / f"seed_{seeds[0]}/prompt"
 
 

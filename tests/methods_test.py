@@ -79,26 +79,27 @@ def test_each_stage_trains_its_leaves_and_keeps_every_bit_of_the_others(
     def recorded(run, params, model, mesh, train_stage=train.train_stage):
         before = trees.flatten(jax.tree.map(np.array, params))
         after = train_stage(run, params, model, mesh)
-        seen.append((run.stage, before, trees.flatten(after)))
+        seen.append((run.stage, before, trees.flatten(jax.device_get(after))))
         return after
 
     monkeypatch.setattr("promot_jax.runner.train_stage", recorded)
     runner = Runner(settings, tmp_path)
-    base = runner.initial_params(0)
+    base = set(trees.flatten(runner.starting_point(0)))
     for method in settings.methods:
         seen.clear()
-        params = trees.flatten(runner.trained_params(method, 0, base))
+        params = trees.flatten(runner.trained_params(method, 0))
         assert len(seen) == len(expected[method.name])
         for trains, (stage, before, after) in zip(expected[method.name], seen, strict=True):
-            changed = {p for p in before if (before[p] != np.asarray(after[p])).any()}
+            changed = {p for p in before if (before[p] != after[p]).any()}
             chosen = {p for p in before if trains in (ALL, kind(p))}
             # Adafactor's first steps leave a bias or scale now and then as it was.
             assert changed == chosen == trees.select(before, stage.trainable), method.name
             prompts = {p.split("/")[2] for p in before if kind(p) == PROMPT}
             assert prompts == set(stage.prompts)
             assert any(kind(p) == ADAPTERS for p in before) == (stage.lora is not None)
-        assert seen == [] or {p: params[p] for p in seen[-1][2]} == seen[-1][2]
-        assert set(trees.flatten(base)) <= set(params)
+        for path, leaf in seen[-1][2].items() if seen else ():
+            assert (leaf == params[path]).all()
+        assert base <= set(params)
 
 
 def test_stages_that_methods_share_train_once(tmp_path, monkeypatch):
@@ -111,9 +112,8 @@ def test_stages_that_methods_share_train_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr("promot_jax.runner.train_stage", counted)
     runner = Runner(settings, tmp_path)
-    base = runner.initial_params(0)
     for name in ("prompt_tuning", "promot"):
-        runner.trained_params(settings.method(name), 0, base)
+        runner.trained_params(settings.method(name), 0)
     written = [file.parent.name for file in tmp_path.glob("seed_0/*/stage.json")]
     assert sorted(written) == ["prompt", "prompt-model"]
     assert trained == ["prompt", "prompt", "prompt-model"]
@@ -195,8 +195,8 @@ def test_results_of_later_calls_are_added(tmp_path):
 def test_adapters_are_attached_to_their_target_alone(tmp_path):
     settings = small(only=["adapted"])
     runner = Runner(settings, tmp_path)
-    base = runner.initial_params(0)
-    params = runner.trained_params(settings.method("adapted"), 0, base)
+    base = runner.starting_point(0)
+    params = runner.trained_params(settings.method("adapted"), 0)
     adapters = settings.method("adapted").adapters
     task = settings.targets[0]
     options = {"split": "test", "limit": 8}
@@ -365,7 +365,7 @@ def test_an_interrupted_run_keeps_the_time_and_memory_of_what_it_finished(tmp_pa
     own_time = types.SimpleNamespace(monotonic=lambda: next(clock))
     monkeypatch.setattr("promot_jax.runner.time", own_time)
 
-    def method(self, method, seed, base):
+    def method(self, method, seed):
         if len(done) == 1:
             raise KeyboardInterrupt
         done.append(method.name)

@@ -28,7 +28,7 @@ from tests import partitioning_test, tiny
 # Chunks of 2 x 16 tokens of 1280.
 chunked_loss.CHUNK, chunked_loss.FEWEST_COLUMNS = 1, 32
 params = models.add_prompt(
-    tiny.model().init(jax.random.key(0)), "rte", np.full((3, 16), 0.1, np.float32)
+    jax.device_get(tiny.model().init(jax.random.key(0))), "rte", np.full((3, 16), 0.1, np.float32)
 )
 stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3)
 model = tiny.model().with_prompts({"rte": 3})

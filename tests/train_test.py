@@ -33,7 +33,7 @@ def run_stage(folder, stage, params=None, scores=RISING, evaluations=None, model
         return {"validation/score": float(left.pop(0)), "validation/loss": float(len(left))}
 
     run = train.StageRun(stage, folder, seed=3, label=stage.name, evaluate=evaluate)
-    params = params_with_prompt() if params is None else params
+    params = params_with_prompt() if params is None else jax.tree.map(jnp.copy, params)
     return train.train_stage(run, params, model or tiny.model(), mesh)
 
 
@@ -133,6 +133,43 @@ def test_a_finished_stage_only_loads(tmp_path):
     again = run_stage(tmp_path, tiny.stage(), evaluations=evaluations)
     assert tiny.leaves_equal(first, again)
     assert not evaluations
+
+
+def test_the_devices_hold_what_trains_once(tmp_path):
+    mesh, model = partitioning.make_mesh(), tiny.model()
+    shapes, axes = model.shapes_and_axes()
+    placed = partitioning.params_sharding(mesh, axes, shapes)
+
+    def run(steps):
+        """Returns what was given and what evaluations saw; they note whether the former is left."""
+        given, seen = jax.device_put(model.init(jax.random.key(0)), placed), []
+
+        def evaluate(params):
+            seen.append(leaf(params))
+            left.append(not leaf(given).is_deleted())
+            return {"validation/score": -float(len(left)), "validation/loss": 0.0}
+
+        stage = tiny.stage(steps=steps, eval_period=2)
+        stage_run = train.StageRun(stage, tmp_path, seed=3, label="model", evaluate=evaluate)
+        train.train_stage(stage_run, given, model, mesh)
+        assert json.loads((tmp_path / "stage.json").read_text())["best_step"] == 2
+        return leaf(given), seen
+
+    def leaf(params):
+        return params["encoder"]["layers_0"]["mlp"]["wi"]["kernel"]
+
+    left = []
+    given, seen = run(steps=4)
+    assert seen[0] is given
+    assert left == [True, False, False]
+    # Of the last step nothing is left when the best one has been read.
+    assert seen[-1].is_deleted()
+    (tmp_path / "stage.json").unlink()
+    run(steps=8)
+    assert left[3:] == [False, False]
+    given, seen = run(steps=8)
+    assert seen == []
+    assert given.is_deleted()
 
 
 def test_resumed_equals_never_interrupted(tmp_path):

@@ -84,7 +84,7 @@ def _export(arguments, overrides) -> None:
     if (run / "config.gin").is_file():
         flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
         runner, method, seed = opened.open_run(run, arguments)
-        params = runner.trained_params(method, seed, runner.initial_params(seed))
+        params = runner.trained_params(method, seed)
         model = runner.experiment.model
         model = model.with_lora(method.adapters or model.network.config.lora)
         origin = {"run": run.name, "method": method.name, "seed": seed}

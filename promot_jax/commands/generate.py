@@ -44,7 +44,7 @@ def _generate(arguments, overrides) -> None:
         if not texts:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
         runner, method, seed = models.open_run(pathlib.Path(run), arguments)
-        params = runner.trained_params(method, seed, runner.initial_params(seed))
+        params = runner.trained_params(method, seed)
         model, decoder = runner.experiment.model, runner.experiment.decoder
         buckets = runner.experiment.eval_buckets
         names = [name for stage in method.stages for name in stage.prompts]
