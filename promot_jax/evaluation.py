@@ -1,7 +1,7 @@
 """Predictions and scores of a task, with a soft prompt attached or without one."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -38,6 +38,16 @@ class EvalTask:
     split: str = "test"
     shots: int = 0
     variants: Sequence[str] = ()
+
+
+def unseen_tasks(
+    named: Iterable[tuple[str, str, str, bool]], task_feature_lengths: Mapping[str, int] | None
+) -> list[EvalTask]:
+    """Returns tasks of (name, label, metric, generative) whose inputs are asked as they are."""
+    return [
+        EvalTask(name, label, metric, task_feature_lengths, generative=generative)
+        for name, label, metric, generative in named
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ than the feature lengths of their task are cut.
 
 import collections
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,7 +103,9 @@ class Preview:
 
     def lines(self) -> list[str]:
         """Returns the preview as lines of text."""
-        return [line for task in self._experiment.targets for line in self._of_task(task)]
+        targets = [line for task in self._experiment.targets for line in self._of_task(task)]
+        own = [task for task in self._experiment.tasks if _source(task.name)]
+        return [*targets, *(line for task in own for line in self._of_unseen(task))]
 
     def settled(self) -> dict[str, Any]:
         """Returns the values of macros that the experiment leaves to its data.
@@ -116,17 +119,17 @@ class Preview:
         experiment, found = self._experiment, {}
         if any(task.task_feature_lengths is None for task in experiment.targets):
             found["TASK_FEATURE_LENGTHS"] = self._fitting_targets
-        if unseen := [t.name for t in experiment.tasks if t.task_feature_lengths is None]:
-            # Nothing trains on these.
-            lengths = self._fitting(unseen, ("validation", "test"))
-            # Decoding stops at the length of targets, and an answer may run on beyond them.
-            found["UNSEEN_FEATURE_LENGTHS"] = lengths | {"targets": 2 * lengths["targets"]}
+        if any(task.task_feature_lengths is None for task in experiment.tasks):
+            found["UNSEEN_FEATURE_LENGTHS"] = self._fitting_unseen
         stages = [stage for method in experiment.methods for stage in method.stages]
         trained_on = {stage.mixture for stage in stages if stage.task_feature_lengths is None}
         if variants := trained_on - {*self._texts}:
             found["ONE_SHOT_TASK_FEATURE_LENGTHS"] = self._fitting(sorted(variants))
         if len(experiment.targets) == 1 and (source := _source(experiment.targets[0].name)):
             found |= _bound_to(source, experiment.labels)
+        if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:
+            found["UNSEEN_FILES"] = tuple(f"{m}={os.path.abspath(s.data.test)}" for m, s in own)
+            found["UNSEEN_CHECKSUMS"] = tuple(source.checksum for _, source in own)
         return found
 
     def _read(self, task: str, splits: Sequence[str] = SPLITS) -> dict[str, list[Texts]]:
@@ -154,6 +157,22 @@ class Preview:
         warnings = [*self._warnings(task, texts), *_unknown(sizes.values())]
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
+    @functools.cached_property
+    def _fitting_unseen(self) -> dict[str, int]:
+        tasks = [t.name for t in self._experiment.tasks if t.task_feature_lengths is None]
+        # Nothing trains on these.
+        lengths = self._fitting(tasks, ("validation", "test"))
+        # Decoding stops at the length of targets, and an answer may run on beyond them.
+        return lengths | {"targets": 2 * lengths["targets"]}
+
+    def _of_unseen(self, task: EvalTask) -> list[str]:
+        texts = self._read(task.name, ("test",))["test"]
+        sizes = [measure(texts, self._vocabulary)]
+        lines = [f"{task.label}, unseen: {len(texts)} rows; {task.metric}"]
+        lines += ["", f"  input   {_short(texts[0][0])}", f"  target  {_short(texts[0][1])}"]
+        lines += ["", *_length_table(sizes, task.task_feature_lengths or self._fitting_unseen)]
+        return [*lines, *(f"warning: {text}" for text in _unknown(sizes)), ""]
+
     def _warnings(self, task: EvalTask, texts: Mapping[str, list[Texts]]) -> list[str]:
         found = []
         trained = {inputs for inputs, _ in texts["train"]}
@@ -175,14 +194,14 @@ class Preview:
 
 
 def needed(experiment: Experiment) -> bool:
-    """Returns whether an experiment trains on a person's own files or leaves lengths to its data.
+    """Returns whether an experiment reads a person's own files or leaves lengths to its data.
 
     Raises:
       UserError: a target task that is not registered.
     """
     tasks = [*experiment.targets, *experiment.tasks]
     open_lengths = any(task.task_feature_lengths is None for task in tasks)
-    return open_lengths or any(_source(task.name) for task in experiment.targets)
+    return open_lengths or any(_source(task.name) for task in tasks)
 
 
 def _source(task: str) -> Any | None:

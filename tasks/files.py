@@ -142,8 +142,9 @@ def task(
 ) -> str:
     """Registers a seqio task of files; equal arguments and rows give the same task again.
 
-    An output is cut down by the strictest rule of the paper's A.2.2 that leaves every target as it
-    is: to its first word (`accuracy` alone), to its answer, or not at all.
+    An output is cut down by the strictest rule that leaves every target as it is: to its first word
+    (`accuracy` alone), to the first line of its answer, to its answer by the paper's A.2.2, or not
+    at all.
 
     Args:
       train: file of the rows to train on: .jsonl, .json (an object a line), .csv, .tsv, .parquet.
@@ -207,10 +208,11 @@ def _postprocess(output, *, source, is_target=False, example=None, **_unused):
     return answers if source.data.metric == "exact_match" else answers[0]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def _cleaner(metric, rows):
     answers = {answer for row in rows for answer in row.answers}
-    rules = [templates.first_label] * (metric == "accuracy") + [templates.extract_answer, str.strip]
+    rules = [templates.first_label] * (metric == "accuracy")
+    rules += [templates.first_line, templates.extract_answer, str.strip]
     return next(rule for rule in rules if all(rule(answer) == answer for answer in answers))
 
 
@@ -234,7 +236,7 @@ def _stamp(path: str) -> tuple[str, int, int]:
     return path, about.st_mtime_ns, about.st_size
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def _splits(data: Data, stamps: tuple) -> dict[str, list[Row]]:
     del stamps
     evaluation = _rows(data, data.evaluation)

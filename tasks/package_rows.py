@@ -121,13 +121,8 @@ def _as_dataset(rows: Sequence[Row]) -> tf.data.Dataset:
 
 
 def postprocess_line(output: str, *, is_target: bool = False, **_unused: object) -> str:
-    """The seqio postprocessor of free texts: A.2.2's, of which the first line is the answer.
-
-    A model that was not tuned on a task seldom ends its answer; it goes on with further lines.
-    """
-    if is_target:
-        return output.strip()
-    return templates.extract_answer(output).partition("\n")[0].strip()
+    """The seqio postprocessor of free texts: `first_line` of predictions."""
+    return output.strip() if is_target else templates.first_line(output)
 
 
 def postprocess_answers(

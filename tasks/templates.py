@@ -125,6 +125,14 @@ def extract_answer(output: str) -> str:
     return (text[: following.start()] if following else text).strip()
 
 
+def first_line(output: str) -> str:
+    """Returns the first line of a decoded output's answer.
+
+    A model that was not tuned on a task seldom ends its answer; it goes on with further lines.
+    """
+    return extract_answer(output).partition("\n")[0].strip()
+
+
 def first_label(output: str) -> str:
     """Returns the first word of a decoded output without trailing punctuation (A.2.2).
 

@@ -79,9 +79,11 @@ def test_your_task_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     found = [block for block in blocks("your_task.md") if block[0] != "text"]
     languages, texts = zip(*found, strict=True)
-    assert languages == ("json", "bash", "gin", "bash", "python", "gin", "bash")
-    row, command, data_gin, run_data, python, task_gin, run_task = texts
+    assert languages == ("json", "bash", "json", "bash", "gin", "bash", "python", "gin", "bash")
+    row, command, question, keep, data_gin, run_data, python, task_gin, run_task = texts
     assert json.loads(row) == ROW
+    (tmp_path / "questions.jsonl").write_text(question)
+    (tmp_path / "news.jsonl").write_text(question)
     write_rows(tmp_path, "train.jsonl", "dev.jsonl")
     (tmp_path / "my_data.gin").write_text(data_gin)
     (tmp_path / "my_task.py").write_text(python)
@@ -94,12 +96,15 @@ def test_your_task_runs(tmp_path, monkeypatch, capsys):
     printed = typed_here(run, [*SMALL, "--methods", "gentle_promot,lora_fine_tuning"])
     assert "Gentle ProMoT, seed 0: " in printed
     assert "LoRA fine-tuning, seed 0: " in printed
+    printed = typed_here(keep.strip(), [*SMALL, "--methods", "promot"])
+    assert "questions, unseen: 1 rows; exact_match" in printed
+    assert re.search(r"ProMoT, seed 0: Your data \S+  questions \S+  news \S+\n", printed)
     typed_here(run_data.strip(), SMALL)
     show, run, generate = run_task.strip().splitlines()
     assert "question: the box is blue, is it a colour? answer:" in typed_here(show)
     typed_here(run, [*SMALL, "--methods", "promot"])
     assert typed_here(generate).endswith("\n")
-    for folder in ("your_data", "my_data", "my_task"):
+    for folder in ("your_data", "kept", "my_data", "my_task"):
         assert (tmp_path / "runs" / folder / "report.html").exists()
 
 

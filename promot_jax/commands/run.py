@@ -59,6 +59,13 @@ def add(commands) -> None:
     own = run.add_argument_group("rows of your own", "with the experiment your_data")
     for flag, macro, meaning in MACROS:
         own.add_argument(f"--{flag}", help=f"{meaning} (gin: {macro})".replace("%", "%%"))
+    own.add_argument(
+        "--unseen",
+        metavar="[METRIC=]FILE",
+        action="append",
+        help="rows with the fields input and target, which the model should go on answering, in "
+        "place of the experiment's unseen tasks; may be repeated (default metric: exact_match)",
+    )
     group = run.add_argument_group(
         "several processes", "the same command on each host of a pod or cluster: docs/processes.md"
     )
@@ -101,6 +108,8 @@ def _run_experiment(arguments, overrides) -> None:
     if arguments.checkpoint is not None and arguments.experiment == "your_data":
         # The network and vocabulary of the checkpoint take the place of the miniature's.
         read.insert(1, str(configuration.GIN_FOLDER / "models" / "checkpoint.gin"))
+    if arguments.unseen:
+        read.append(str(configuration.GIN_FOLDER / "tasks" / "unseen_files.gin"))
     searched = [folder for folder in arguments.gin_search_paths.split(",") if folder]
     own = _own(arguments)
     overrides = [*_chosen(arguments), *own.values(), *overrides]
@@ -170,6 +179,8 @@ def _own(arguments) -> dict[str, str]:
             if flag in PATHS and os.path.exists(value):
                 value = os.path.abspath(value)
             given[flag] = f"--gin.{macro}={value!r}"
+    if arguments.unseen:
+        given["unseen"] = f"--gin.UNSEEN_FILES={tuple(arguments.unseen)!r}"
     return given
 
 

@@ -1,0 +1,68 @@
+"""What a model should go on doing: a person's own questions and their answers, as unseen tasks.
+
+Each file is a task of its own. Its rows have a field `input`, the whole text that the model reads,
+exemplars included, and a field `target`, with `exact_match` also a list of right answers.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from promot_jax.errors import UserError
+from promot_jax.tasks import files as own_files
+
+# Registered task, its name in tables, its metric, whether its answers are free text.
+Named = tuple[str, str, str, bool]
+
+
+def tasks(
+    files: Sequence[str],
+    template: str = "{input}",
+    target: str = "{target}",
+    checksums: Sequence[str] | None = None,
+) -> list[Named]:
+    """Registers a seqio task for each file; nothing trains on its rows, so each split has them all.
+
+    Args:
+      files: each a path, or `METRIC=PATH`; without a metric it is `exact_match`.
+      template, target: texts of a row, with its fields in braces.
+      checksums: of the rows that are expected, for each file; they are then read when needed.
+
+    Raises:
+      UserError: no file, two of one name, or what `files.task` raises.
+    """
+    if not files:
+        raise UserError("UNSEEN_FILES (--unseen) names no file; give at least one")
+    found = {}
+    for number, given in enumerate(files):
+        metric, path = split_metric(given)
+        label = os.path.splitext(os.path.basename(path))[0]
+        if label in found:
+            raise UserError(f"--unseen: two files are named {label!r}; rename one")
+        name = own_files.task(
+            path,
+            path,
+            template,
+            target,
+            metric,
+            test=path,
+            name="unseen_" + re.sub(r"\W", "_", label),
+            checksum=checksums[number] if checksums else None,
+        )
+        found[label] = (name, label, metric, own_files.generative(metric))
+    return list(found.values())
+
+
+def split_metric(given: str) -> tuple[str, str]:
+    """Returns the metric and the path of `METRIC=PATH` or `PATH`.
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    metric, separator, path = given.partition("=")
+    if not separator or os.path.exists(given):
+        return "exact_match", given
+    if metric not in own_files.METRICS:
+        known = ", ".join(own_files.METRICS)
+        raise UserError(f"--unseen {given}: no metric {metric!r}; use {known}, or a path alone")
+    return metric, path
