@@ -109,7 +109,7 @@ def _run_experiment(arguments, overrides) -> None:
         # The network and vocabulary of the checkpoint take the place of the miniature's.
         read.insert(1, str(configuration.GIN_FOLDER / "models" / "checkpoint.gin"))
     if arguments.unseen:
-        read.append(str(configuration.GIN_FOLDER / "tasks" / "unseen_files.gin"))
+        read.insert(1, str(configuration.GIN_FOLDER / "tasks" / "unseen_files.gin"))
     searched = [folder for folder in arguments.gin_search_paths.split(",") if folder]
     own = _own(arguments)
     overrides = [*_chosen(arguments), *own.values(), *overrides]
