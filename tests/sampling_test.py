@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from promot_jax import decoding
@@ -51,6 +51,8 @@ RESTRICTIONS = {
     size=st.sampled_from([7, 3000]),
     options=st.fixed_dictionaries(RESTRICTIONS),
 )
+# Sums from the most probable token on are not exact enough here.
+@example(seed=1, size=3000, options={"temperature": 1.0, "top_k": 0, "top_p": 0.999})
 def test_keep_probable_equals_a_slow_calculation_and_transformers(seed, size, options):
     logits = np.random.default_rng(seed).normal(size=(3, size)).astype(np.float32) * 3
     restricted = decoding.keep_probable(jnp.asarray(logits), **options)

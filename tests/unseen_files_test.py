@@ -91,6 +91,8 @@ def test_a_run_is_bound_to_its_unseen_rows(tmp_path, monkeypatch, capsys):
     recorded = [json.loads(line) for line in (tmp_path / "run/results.jsonl").open()]
     assert [r["count"] for r in recorded[1:]] == [2]
     assert recorded[1]["task"].startswith("unseen_questions_")
+    report = (tmp_path / "run/report.md").read_text()
+    assert "Over the other task the pretrained model averages" in report
     assert cli.main(command) == 0
     write(tmp_path / "questions.jsonl", QUESTIONS[:1])
     assert "another configuration" in fails(capsys, *command)

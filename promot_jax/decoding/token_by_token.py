@@ -127,10 +127,10 @@ def keep_probable(
         return logits
     last = largest[:, -1]
     if top_p < 1.0:
-        probs = jax.nn.softmax(largest)
-        before = jnp.cumsum(probs, axis=-1) - probs
+        # Of each token and all that are less probable: small sums, which float32 holds well.
+        rest = jax.lax.cumsum(jax.nn.softmax(largest), axis=largest.ndim - 1, reverse=True)
         # The most probable token stays, however small `top_p` is.
-        count = jnp.maximum((before < top_p).sum(axis=-1), 1)
+        count = jnp.maximum((rest > 1.0 - top_p).sum(axis=-1), 1)
         last = jnp.take_along_axis(largest, count[:, None] - 1, axis=-1)[:, 0]
     return jnp.where(logits >= last[:, None], logits, -jnp.inf)
 

@@ -59,9 +59,12 @@ def _base(records: Records, method: Method, shots: int) -> Spread | None:
 
 
 def _counted(records: Records, kind: str, tasks: Sequence[Task], shots: int) -> str:
-    """Returns such as "8 other tasks"; with several numbers of shots "8 other 1-shot tasks"."""
+    """Returns such as "8 other tasks"; with several numbers of shots "8 other 1-shot tasks".
+
+    A single one is "other task", to stand behind an article.
+    """
     which = f"{kind} {shots_name(shots)}" if len(records.shots) > 1 else kind
-    return plural(len(tasks), f"{which} task")
+    return plural(len(tasks), f"{which} task").removeprefix("1 ")
 
 
 def _share(records: Records, shots: int) -> str:
@@ -70,7 +73,7 @@ def _share(records: Records, shots: int) -> str:
         return ""
     spreads = {m.label: scores.label_share(records, m, shots) for m in records.methods}
     measured = [spread for spread in spreads.values() if spread is not None]
-    tasks = plural(len(generative), "generative task")
+    tasks = plural(len(generative), "generative task").removeprefix("1 ")
     labels = labels_name(records)
     if measured and max(spread.mean for spread in measured) < scores.PRINTED_STEP:
         return f"On the {tasks} among them, no method answers {labels} (0.0 % of outputs each)."
