@@ -96,3 +96,9 @@ def test_a_run_is_bound_to_its_unseen_rows(tmp_path, monkeypatch, capsys):
     assert cli.main(command) == 0
     write(tmp_path / "questions.jsonl", QUESTIONS[:1])
     assert "another configuration" in fails(capsys, *command)
+
+
+def test_an_experiment_with_fixed_unseen_tasks_takes_none(tmp_path, capsys):
+    file = write(tmp_path / "questions.jsonl", QUESTIONS)
+    said = fails(capsys, "run", "cpu_smoke", "--unseen", file, "--preview")
+    assert said.startswith("promot: --unseen: the experiment cpu_smoke does not use ")

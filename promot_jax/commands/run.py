@@ -116,6 +116,9 @@ def _run_experiment(arguments, overrides) -> None:
     configuration.parse(read, overrides, searched)
     for flag, binding in own.items():
         _check_takes(arguments.experiment, flag, binding)
+    if arguments.unseen:
+        # The macro alone is always used; these files must also be the experiment's unseen tasks.
+        _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()")
     configuration.check_all_used(files, overrides)
     experiment, model_dir, config = configuration.built()
     from promot_jax import preview
