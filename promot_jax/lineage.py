@@ -23,9 +23,13 @@ FUNCTIONS = ("optimizer", "prompt_init")
 
 
 def of_model(model: Model, params: Tree) -> str:
-    """Returns the lineage of a starting point: its architecture and every bit of its parameters."""
+    """Returns the lineage of a starting point: its architecture and every bit of its parameters.
+
+    Stacked layers and what the backward pass stores (`networks.stack`) change neither.
+    """
+    plain = model.unstacked().with_remat("none")
     return _digest(
-        json.dumps(architectures.describe(model), sort_keys=True), trees.checksum(params)
+        json.dumps(architectures.describe(plain), sort_keys=True), trees.checksum(params)
     )
 
 

@@ -71,6 +71,10 @@ class Model(abc.ABC):
         """Returns the model whose parameters have a place for each layer."""
         return self._configured(scan_layers=False)
 
+    def with_remat(self, remat: str) -> Self:
+        """Returns the model whose backward pass computes this much again, see `networks.stack`."""
+        return self._configured(remat=remat)
+
     @property
     def stacked(self) -> bool:
         """Whether the parameters of all layers share a place, see `networks.stack`."""

@@ -134,8 +134,13 @@ class Runner:
             )
         shapes, axes = experiment.model.shapes_and_axes()
         shardings = partitioning.params_sharding(self.mesh, axes, shapes)
-        init = jax.jit(experiment.model.init, out_shardings=shardings)
-        return init(jax.random.key(seed))
+
+        def draw(rng: jax.Array) -> Tree:
+            # Stacked or not, a layer begins with the same numbers.
+            params = experiment.model.unstacked().init(rng)
+            return trees.stack_layers(params) if experiment.model.stacked else params
+
+        return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
 
     def trained_params(self, method: Method, seed: int) -> Tree:
         """Trains or loads the stages of a method in order; returns the parameters at the end.

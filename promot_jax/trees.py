@@ -7,7 +7,7 @@ A tree is a nested dict of arrays; the path of a leaf is its keys joined by `/`,
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -197,6 +197,8 @@ def _unstacked(tree: Tree, place: str) -> Tree:
 
 
 def _layer(leaf: Any, number: int) -> Any:
+    if isinstance(leaf, _Part):
+        return leaf.of_layer(number)
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
     # A number out of a numpy array would be a scalar and no array.
@@ -211,9 +213,28 @@ def count(tree: Tree) -> int:
 def checksum(tree: Tree) -> str:
     """Returns the `fingerprint` of all leaves, which are read back from the device one by one.
 
-    It does not depend on the devices and processes that hold them.
+    It depends neither on the devices and processes that hold them nor on whether layers are
+    stacked, and needs the memory of one leaf of one layer.
     """
-    return fingerprint((path, _whole(leaf)) for path, leaf in flatten(tree).items())
+    leaves = flatten(unstack_layers(jax.tree.map(_Part, tree)))
+    return fingerprint((path, _whole(part.read())) for path, part in leaves.items())
+
+
+class _Part(NamedTuple):
+    """A part of an array that is not cut out before it is read."""
+
+    array: Any
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape[len(self.numbers) :]
+
+    def of_layer(self, number: int) -> "_Part":
+        return _Part(self.array, (*self.numbers, number))
+
+    def read(self) -> Any:
+        return self.array[self.numbers] if self.numbers else self.array
 
 
 def _whole(leaf: Any) -> np.ndarray:

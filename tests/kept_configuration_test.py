@@ -11,6 +11,7 @@ from promot_jax import stages
 # Macros:
 LEARNING_RATE = 0.001
 METHODS = ('promot',)
+REMAT = 'none'
 
 # Parameters for experiment.Experiment:
 experiment.Experiment.eval_examples = 20
@@ -48,6 +49,7 @@ def kept(folder, config):
         KEPT.replace(LIST, LIST + ",\n     @further/stages.Method()") + FURTHER,
         KEPT.replace(LIST, "    [@promot/stages.Method(), @fine_tuning/stages.Method()"),
         KEPT.replace("METHODS = ('promot',)", "METHODS = ('fine_tuning', 'promot')"),
+        KEPT.replace("REMAT = 'none'", "REMAT = 'full'\nSCAN_LAYERS = True"),
         KEPT.replace("unused/stages.Stage.steps = 7\n", ""),
     ],
 )

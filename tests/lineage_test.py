@@ -77,14 +77,30 @@ def test_every_bit_of_the_model_is_part_of_it():
     assert lineage.of_model(tiny.model(mlp_activations=("gelu",)), params) != found[0]
 
 
-def trained(folder, reuse=(), seeds=(0,), second=None, **changes):
+def test_stacked_layers_and_what_is_stored_are_no_part_of_it():
+    layers = {"num_encoder_layers": 3, "num_decoder_layers": 2}
+    params = tiny.model(**layers).init(jax.random.key(0))
+    plain = lineage.of_model(tiny.model(**layers), params)
+    scanned = tiny.model(**layers, scan_layers=True, remat="minimal")
+    stacked = trees.stack_layers(params)
+    assert lineage.of_model(scanned, stacked) == plain
+    stacked["decoder"]["layers"]["mlp"]["wo"]["kernel"] *= 2
+    assert lineage.of_model(scanned, stacked) != plain
+
+
+def trained(folder, reuse=(), seeds=(0,), second=None, model=None, **changes):
     """Runs ProMoT; returns its parameters and the folder of its prompt."""
     methods = tiny.methods(**changes)[3:]
     if second:
         stages = [methods[0].stages[0], tiny.stage(prompt="rte", prompt_length=3, **second)]
         methods = [Method("promot", "ProMoT", stages)]
     settings = tiny.tiny_experiment(
-        methods=methods, reuse=reuse, seeds=seeds, tasks=[], decoder=decoding.Greedy()
+        model=model or tiny.model(),
+        methods=methods,
+        reuse=reuse,
+        seeds=seeds,
+        tasks=[],
+        decoder=decoding.Greedy(),
     )
     runner = Runner(settings, folder)
     runner.run("test")
@@ -113,6 +129,26 @@ def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
     shutil.rmtree(kept)
     with pytest.raises(UserError, match=r"was taken from .*, which is gone"):
         trained(tmp_path / "second", reuse, second={"steps": 1})
+
+
+def test_a_folder_goes_on_with_stacked_layers(tmp_path):
+    layers = {"num_encoder_layers": 2, "num_decoder_layers": 2}
+    first, prompt_folder = trained(tmp_path, model=tiny.model(**layers))
+    written = (prompt_folder / "stage.json").stat().st_mtime_ns
+    scanned = tiny.model(**layers, scan_layers=True, remat="minimal")
+    second, _ = trained(tmp_path, model=scanned)
+    # The prompt was finished.
+    assert (prompt_folder / "stage.json").stat().st_mtime_ns == written
+    assert tiny.leaves_equal(first, trees.flatten(trees.unstack_layers(trees.unflatten(second))))
+    # And from the middle of the prompt's training, with the model frozen.
+    (prompt_folder / "stage.json").unlink()
+    shutil.rmtree(prompt_folder / "checkpoints/4")
+    again, _ = trained(tmp_path / "again", model=tiny.model(**layers))
+    shutil.copytree(prompt_folder, tmp_path / "half" / "seed_0" / "prompt")
+    half, half_folder = trained(tmp_path / "half", model=scanned)
+    assert json.loads((half_folder / "stage.json").read_text())["best_step"]
+    path = "encoder/prompt/rte/prompt"
+    np.testing.assert_allclose(half[path], again[path], rtol=1e-3, atol=1e-4)
 
 
 def test_a_stage_of_another_lineage_is_refused(tmp_path):

@@ -83,6 +83,15 @@ def test_checksum_sees_every_bit_name_and_type():
     )
 
 
+def test_checksum_is_that_of_each_layer():
+    layers = {f"layers_{n}": {"wo": np.full((2, 3), n, np.float32)} for n in range(11)}
+    tree = {"norm": np.ones(2, np.float32), "decoder": layers}
+    assert trees.checksum(trees.stack_layers(tree)) == trees.checksum(tree)
+    swapped = {**layers, "layers_9": layers["layers_10"], "layers_10": layers["layers_9"]}
+    stacked = trees.stack_layers({**tree, "decoder": swapped})
+    assert trees.checksum(stacked) != trees.checksum(tree)
+
+
 # Layers of one stack have the same leaves and shapes; the kind of array is the tree's.
 SHAPES = st.dictionaries(
     st.sampled_from(["kernel", "scale", "mlp/wo", "bias"]),
