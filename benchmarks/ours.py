@@ -15,7 +15,6 @@ from promot_jax import (
     architectures,
     data,
     decoding,
-    models,
     optimizers,
     partitioning,
     pretrained,
@@ -28,8 +27,8 @@ from promot_jax.train_step import make_train_step
 
 PROMPT = "task"
 TRAINABLE = {
-    "prompt": (models.PROMPT.pattern,),
-    "model": (f"(?!{models.PROMPT.pattern}$).*",),
+    "prompt": (trees.PROMPT.pattern,),
+    "model": (f"(?!{trees.PROMPT.pattern}$).*",),
     "fine_tuning": (".*",),
 }
 
@@ -94,7 +93,7 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
     batch, prompt = shapes.batch(shape), None
     if stage != "fine_tuning":
         prompt = PROMPT
-        params = models.add_prompt(params, prompt, jax.numpy.asarray(shapes.prompt(shape)))
+        params = trees.add_prompt(params, prompt, jax.numpy.asarray(shapes.prompt(shape)))
         batch["prompt_ids"] = np.zeros(shape.rows, np.int32)
     settings = stages.Stage(
         name=stage,
@@ -109,7 +108,7 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
     )
     state = train.sharded_state(settings, params, model, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    model = model.with_prompts(models.prompts_of(params))
+    model = model.with_prompts(trees.prompts_of(params))
     del params
     step = make_train_step(model, settings, settings.optimizer(), mesh, shardings)
     placed = partitioning.shard_batch(mesh, batch)

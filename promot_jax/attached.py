@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from promot_jax import models
+from promot_jax import trees
 from promot_jax.models import Batch, Model
 from promot_jax.networks import lora
 from promot_jax.networks.lora import Lora
@@ -28,12 +28,12 @@ class Attached:
 
         Equal structure means one compiled program for every method.
         """
-        params = models.keep_prompts(params, () if self.prompt is None else (self.prompt,))
+        params = trees.keep_prompts(params, () if self.prompt is None else (self.prompt,))
         return params if self._adapters(model) else lora.remove(params)
 
     def model(self, model: Model, params: Tree) -> Model:
         """Returns the bare model with what is attached; `params` are those of `Attached.params`."""
-        return model.with_prompts(models.prompts_of(params)).with_lora(self._adapters(model))
+        return model.with_prompts(trees.prompts_of(params)).with_lora(self._adapters(model))
 
     def batch(self, batch: Batch) -> Batch:
         """Returns the batch with the prompt's number in every row."""

@@ -22,7 +22,7 @@ GIN_FOLDER = next(f for f in (PACKAGE / "gin", PACKAGE.parent / "gin") if f.is_d
 # Changing these does not make another run: they say where it lies and how much of it is done.
 FREE_MACROS = ("MODEL_DIR", "SEEDS", "METHODS", "REUSE")
 # Nor do these, which weigh time against memory and change results by rounding alone.
-COST_MACROS = ("SCAN_LAYERS", "REMAT")
+COSTS = ("SCAN_LAYERS", "REMAT", "stages.Stage.pack")
 
 # What a value on the command line may refer to, whether or not the experiment does.
 IMPORTS = (
@@ -275,7 +275,7 @@ def _settings(config: str) -> dict[str, str]:
     return {
         name: value
         for name, _, value in statements
-        if value and not name.startswith("#") and name not in FREE_MACROS + COST_MACROS
+        if value and not name.startswith("#") and name not in FREE_MACROS + COSTS
     }
 
 

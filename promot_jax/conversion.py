@@ -151,8 +151,8 @@ def export_model(
         model, params = model.unstacked(), trees.unstack_layers(params)
     if merge_lora:
         model, params = _merged(model, params, dry_run)
-    prompts, adapter = models.prompts_of(params), model.network.config.lora
-    leaves = trees.flatten(lora.remove(models.keep_prompts(params, ())))
+    prompts, adapter = trees.prompts_of(params), model.network.config.lora
+    leaves = trees.flatten(lora.remove(trees.keep_prompts(params, ())))
     beside: list[str] = []
     if format_name == "peft":
         prompt = _one_adapter(prompts, adapter, prompt)
@@ -214,7 +214,7 @@ def _adapter_leaves(params: Tree, name: str) -> dict[str, Any]:
     return {
         path: leaf
         for path, leaf in trees.flatten(params).items()
-        if (match := models.PROMPT.fullmatch(path)) and match[2] == name
+        if (match := trees.PROMPT.fullmatch(path)) and match[2] == name
     }
 
 
@@ -267,7 +267,7 @@ def _adapter_facts(path: str) -> dict[str, str]:
 
 
 def _source_facts(source: Source) -> dict[str, str]:
-    prompts = models.prompts_of(trees.unflatten(dict(source.leaves)))
+    prompts = trees.prompts_of(trees.unflatten(dict(source.leaves)))
     facts = {
         "format": source.format,
         "family": KINDS.get(source.family, "not told by the checkpoint"),
@@ -299,7 +299,7 @@ def _vocabulary_text(vocabulary: Mapping[str, Any] | None) -> str:
 
 
 def _nearest_lines(source: Source, vocabulary: str | None, count: int) -> Iterator[str]:
-    prompts = [path for path in source.leaves if models.PROMPT.fullmatch(path)]
+    prompts = [path for path in source.leaves if trees.PROMPT.fullmatch(path)]
     if not prompts:
         raise UserError(f"--nearest: {source.path} has no soft prompt")
     words = pretrained.find_vocabulary(source, vocabulary)
@@ -317,7 +317,7 @@ def _nearest_lines(source: Source, vocabulary: str | None, count: int) -> Iterat
             for row in range(len(ids))
         ]
         yield ""
-        yield from _columns((models.PROMPT.fullmatch(path)[2], "nearest tokens, cosine"), rows)
+        yield from _columns((trees.PROMPT.fullmatch(path)[2], "nearest tokens, cosine"), rows)
 
 
 def _plan_row(name: str, leaves: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from promot_jax.trees import Tree
 
 # Of a stage; functions are described by the program that jax traces from them.
 FUNCTIONS = ("optimizer", "prompt_init")
+# Of a stage, too: what it costs, and nothing else but rounding.
+COSTS = ("pack",)
 
 
 def of_model(model: Model, params: Tree) -> str:
@@ -46,7 +48,7 @@ def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax
     fields = {
         field.name: repr(getattr(stage, field.name))
         for field in dataclasses.fields(stage)
-        if field.name not in FUNCTIONS
+        if field.name not in FUNCTIONS + COSTS
     }
     return _digest(
         parent,

@@ -6,9 +6,8 @@ decodes the targets; a decoder-only model reads them as one sequence.
 
 import abc
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import seqio
 from flax.linen import partitioning as flax_partitioning
 
-from promot_jax import chunked_loss, decoding, losses, trees
+from promot_jax import chunked_loss, decoding, losses, packing, trees
 from promot_jax.errors import UserError
 from promot_jax.networks import decoder as decoder_network
 from promot_jax.networks import t5
@@ -27,7 +26,6 @@ Batch = dict[str, jax.Array]
 
 # Where the output projection is, unless the embedding serves as one.
 HEAD = "decoder/logits_dense/kernel"
-PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +40,9 @@ class Model(abc.ABC):
     network: nn.Module
     vocabulary: seqio.Vocabulary | None
 
-    # Name of the family, its network and the configuration of that.
+    # The name of the family, whether it reads packed batches, its network, the configuration of it.
     family: ClassVar[str]
+    packs: ClassVar[bool] = False
     network_class: ClassVar[type[nn.Module]]
     config_class: ClassVar[type]
 
@@ -308,6 +307,7 @@ class DecoderOnlyModel(Model):
     start_id: int | None = None
 
     family = "decoder"
+    packs = True
     network_class = decoder_network.Transformer
     config_class = decoder_network.DecoderConfig
 
@@ -320,21 +320,33 @@ class DecoderOnlyModel(Model):
         project: bool = True,
     ) -> jax.Array:
         """See `Model`."""
+        if "decoder_tokens" in batch:
+            fields = packing.network_inputs(batch, self.prefix_lm)
+        else:
+            fields = self._joined(batch)
+        return self.network.apply(
+            {"params": params},
+            **fields,
+            enable_dropout=dropout_rng is not None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+            project=project,
+        )
+
+    def _joined(self, batch: Batch) -> dict[str, Any]:
+        """Returns what the network reads of rows of their own."""
         inputs, valid = self._inputs(batch)
         targets = batch["decoder_target_tokens"]
         # Padding behind the targets is after all that counts, where causal attention never looks.
         following = jnp.ones_like(targets[:, :-1])
-        return self.network.apply(
-            {"params": params},
-            jnp.concatenate([inputs, targets[:, :-1]], axis=1),
-            decoder_segment_ids=jnp.concatenate([valid, following], axis=1),
-            decoder_causal_attention=self._prefix(jnp.concatenate([valid, 0 * following], axis=1)),
-            prompt_ids=batch.get("prompt_ids"),
-            enable_dropout=dropout_rng is not None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-            last=targets.shape[1],
-            project=project,
-        )
+        return {
+            "decoder_input_tokens": jnp.concatenate([inputs, targets[:, :-1]], axis=1),
+            "decoder_segment_ids": jnp.concatenate([valid, following], axis=1),
+            "decoder_causal_attention": self._prefix(
+                jnp.concatenate([valid, 0 * following], axis=1)
+            ),
+            "prompt_ids": batch.get("prompt_ids"),
+            "last": targets.shape[1],
+        }
 
     def predict_batch(
         self,
@@ -382,6 +394,17 @@ class DecoderOnlyModel(Model):
             rng=rng,
         )
 
+    def packer(self, sample: Sequence[packing.Batch], multiple: int) -> packing.Packer:
+        """Returns what packs training batches.
+
+        Args:
+          sample: host batches as they are to be expected.
+          multiple: the lines of a packed batch are a multiple of this.
+        """
+        eos_id = getattr(self.vocabulary, "eos_id", None)
+        length = self.network.config.prompt_length
+        return packing.Packer(sample, self.start_id, eos_id, length, multiple)
+
     def _inputs(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the inputs moved to the right end, and where they are: two int32 [B, W]."""
         tokens = batch["encoder_input_tokens"]
@@ -412,26 +435,3 @@ class DecoderOnlyModel(Model):
     def input_ids(self, text: str) -> list[int]:
         """See `Model`; the model itself puts its start token before them."""
         return list(self.vocabulary.encode(text))
-
-
-def prompts_of(params: Tree) -> dict[str, int]:
-    """Returns {name: length} of the soft prompts in a parameter tree."""
-    found = {PROMPT.fullmatch(path): leaf for path, leaf in trees.flatten(params).items()}
-    return {match[2]: leaf.shape[0] for match, leaf in found.items() if match}
-
-
-def keep_prompts(params: Tree, names: Sequence[str]) -> Tree:
-    """Returns the tree with the named soft prompts only; no names give the bare network's tree."""
-    return trees.unflatten(
-        {
-            path: leaf
-            for path, leaf in trees.flatten(params).items()
-            if not (match := PROMPT.fullmatch(path)) or match[2] in names
-        }
-    )
-
-
-def add_prompt(params: Tree, name: str, prompt: jax.Array) -> Tree:
-    """Returns the tree with one more soft prompt [P, H], in the encoder where there is one."""
-    side = "encoder" if "encoder" in params else "decoder"
-    return trees.combine(params, trees.unflatten({f"{side}/prompt/{name}/prompt": prompt}))

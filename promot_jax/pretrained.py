@@ -46,7 +46,7 @@ def open_model(
             source.family, {**source.config, **changes}, words, **source.options
         )
     shapes = trees.unflatten(dict(source.leaves))
-    return model.with_prompts(models.prompts_of(shapes)), source
+    return model.with_prompts(trees.prompts_of(shapes)), source
 
 
 # Sizes that a configuration may hold.
@@ -222,10 +222,10 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         if not len(adapter.prompt):
             raise UserError(f"{path} holds a prompt without rows; save one with at least one")
         prompt.check_width(adapter.prompt, params["token_embedder"]["embedding"].shape[1], path)
-        if name in models.prompts_of(params):
+        if name in trees.prompts_of(params):
             raise UserError(f"{path}: the model has a prompt {name!r} already; give NAME={path}")
-        params = models.add_prompt(params, name, jnp.asarray(adapter.prompt))
-        return model.with_prompts(models.prompts_of(params)), params
+        params = trees.add_prompt(params, name, jnp.asarray(adapter.prompt))
+        return model.with_prompts(trees.prompts_of(params)), params
     if model.network.config.lora is not None:
         raise UserError(f"{path}: the model has a low-rank adapter already; merge that one first")
     model = model.with_lora(lora.Lora(adapter.pattern, adapter.rank, adapter.alpha))
@@ -252,7 +252,7 @@ def save(
     with files.new_folder(folder) as partial:
         checkpoints.save_params(partial / "params", params)
         for path, leaf in trees.flatten(params).items():
-            if match := models.PROMPT.fullmatch(path):
+            if match := trees.PROMPT.fullmatch(path):
                 np.save(partial / f"{match[2]}.npy", leaf)
         about = {**architectures.describe(model), "origin": dict(origin)}
         if model.vocabulary is not None:

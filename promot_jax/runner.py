@@ -27,7 +27,6 @@ from promot_jax import (
     lineage,
     metric_writers,
     metrics,
-    models,
     partitioning,
     pretrained,
     run_facts,
@@ -123,7 +122,7 @@ class Runner:
         if experiment.initial_checkpoint is not None:
             source = formats.open_checkpoint(experiment.initial_checkpoint)
             # Prompts that come with it are there for stages that attach them.
-            prompts = models.prompts_of(trees.unflatten(dict(source.leaves)))
+            prompts = trees.prompts_of(trees.unflatten(dict(source.leaves)))
             return pretrained.load(
                 source,
                 experiment.model.with_prompts(prompts),
@@ -228,7 +227,7 @@ class Runner:
         """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""
         embedding = params["token_embedder"]["embedding"]
         for name in stage.prompts:
-            rows = models.prompts_of(params).get(name)
+            rows = trees.prompts_of(params).get(name)
             if rows not in (None, stage.prompt_length):
                 raise UserError(
                     f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
@@ -237,7 +236,7 @@ class Runner:
             if rows is None:
                 rng = jax.random.key(_stage_seed(seed, name))
                 prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
-                params = models.add_prompt(params, name, prompt)
+                params = trees.add_prompt(params, name, prompt)
         if stage.lora and not lora.adapters(params):
             rng = jax.random.key(_stage_seed(seed, "lora"))
             params = lora.add(params, stage.lora, rng)
@@ -245,7 +244,7 @@ class Runner:
 
     def _attached_only(self, params: Tree, stage: Stage) -> Tree:
         """Leaves out what the stage does not attach: it neither trains nor costs anything."""
-        params = models.keep_prompts(params, stage.prompts)
+        params = trees.keep_prompts(params, stage.prompts)
         adapted = stage.lora or self.experiment.model.network.config.lora
         return params if adapted else lora.remove(params)
 

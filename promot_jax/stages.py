@@ -38,6 +38,9 @@ class Stage:
         activations of one part are in memory; a divisor of the batch size.
       frozen_dtype: what frozen leaves are kept in while the stage trains, such as "bfloat16", which
         halves them; None leaves them as they are. What later stages get is unchanged.
+      pack: whether rows of a training batch share lines where that saves padding, see `packing`;
+        for models that can read it. Results change by rounding, and with dropout in its noise: rows
+        of a line have the same pattern.
       eval_period: steps between two evaluations on `mixture`'s validation split, each followed by
         a checkpoint. The best one, by the target metric, is handed to the next stage: of equal
         ones the first, or, where only prompts train, the one with the lowest validation loss.
@@ -61,6 +64,7 @@ class Stage:
     z_loss: float = 0.0
     microbatches: int = 1
     frozen_dtype: str | None = None
+    pack: bool = True
     eval_period: int = 100
     follow_unseen: bool = False
 

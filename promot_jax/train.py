@@ -1,6 +1,7 @@
 """The loop of one stage: train, evaluate, checkpoint, resume, choose the best."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from promot_jax import (
     data,
     distributed,
     metric_writers,
-    models,
     partitioning,
     train_state,
     trees,
@@ -94,7 +94,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
 
 def _rank(trainable: Tree) -> checkpoints.Rank:
     """Only a stage that trains nothing but prompts cannot forget."""
-    prompts_alone = all(map(models.PROMPT.fullmatch, trees.flatten(trainable)))
+    prompts_alone = all(map(trees.PROMPT.fullmatch, trees.flatten(trainable)))
     return checkpoints.lower_loss if prompts_alone else checkpoints.earlier
 
 
@@ -137,7 +137,7 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     another dtype.
     """
     tx = adafactor.layer_by_layer(stage.optimizer())
-    _, axes = model.with_prompts(models.prompts_of(params)).shapes_and_axes()
+    _, axes = model.with_prompts(trees.prompts_of(params)).shapes_and_axes()
     abstract = _abstract(stage, params, axes, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     trainable, frozen = trees.partition(params, stage.trainable)
@@ -155,7 +155,7 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
 def _train(run, state, model, mesh, kept) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
-    model = model.with_prompts(prompts := models.prompts_of(state.params))
+    model = model.with_prompts(prompts := trees.prompts_of(state.params))
     numbers = _prompt_numbers(stage, list(prompts))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     tx = adafactor.layer_by_layer(stage.optimizer())
@@ -206,16 +206,33 @@ def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
 def _batches(run, model, mesh, first_step, prompt_numbers):
     """Yields placed batches from `first_step` on, its prompt's number in every row."""
     stage = run.stage
-    for batch in data.train_batches(
+    stream = functools.partial(
+        data.train_batches,
         stage.mixture,
         stage.task_feature_lengths,
         stage.batches,
         seed=run.seed,
-        first_step=first_step,
         vocabulary=model.vocabulary,
         prompt_numbers=prompt_numbers,
-    ):
-        yield partitioning.shard_batch(mesh, batch)
+    )
+    pack = None
+    if stage.pack and model.packs:
+        # Those of the beginning, so that a resumed stage has the shapes that it had.
+        sample, parts = _first_rows(stream()), partitioning.row_parts(mesh) * stage.microbatches
+        pack = model.packer(sample, parts)
+    for batch in stream(first_step=first_step):
+        yield partitioning.shard_batch(mesh, pack(batch) if pack else batch)
+
+
+def _first_rows(batches, rows: int = 1024) -> list[data.Batch]:
+    """Returns the first batches that have so many rows together."""
+    found, count = [], 0
+    for batch in batches:
+        found.append(batch)
+        count += len(batch["decoder_loss_weights"])
+        if count >= rows:
+            break
+    return found
 
 
 def _mean(pending, run, step) -> dict[str, float]:

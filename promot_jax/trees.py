@@ -1,4 +1,4 @@
-"""Parameter trees as paths: select, partition, combine, stack, fingerprint.
+"""Parameter trees as paths: select, partition, combine, stack, soft prompts, fingerprint.
 
 A tree is a nested dict of arrays; the path of a leaf is its keys joined by `/`, as in
 `encoder/layers_0/mlp/wo/kernel`. Patterns are regular expressions that must match a whole path.
@@ -6,7 +6,7 @@ A tree is a nested dict of arrays; the path of a leaf is its keys joined by `/`,
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from promot_jax.errors import UserError
 Tree = dict[str, Any]
 
 STACKED = "layers"
+PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/prompt")
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -203,6 +204,29 @@ def _layer(leaf: Any, number: int) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
     # A number out of a numpy array would be a scalar and no array.
     return np.asarray(leaf[number]) if isinstance(leaf, np.ndarray) else leaf[number]
+
+
+def prompts_of(params: Tree) -> dict[str, int]:
+    """Returns {name: length} of the soft prompts in a parameter tree."""
+    found = {PROMPT.fullmatch(path): leaf for path, leaf in flatten(params).items()}
+    return {match[2]: leaf.shape[0] for match, leaf in found.items() if match}
+
+
+def keep_prompts(params: Tree, names: Sequence[str]) -> Tree:
+    """Returns the tree with the named soft prompts only; no names give the bare network's tree."""
+    return unflatten(
+        {
+            path: leaf
+            for path, leaf in flatten(params).items()
+            if not (match := PROMPT.fullmatch(path)) or match[2] in names
+        }
+    )
+
+
+def add_prompt(params: Tree, name: str, prompt: jax.Array) -> Tree:
+    """Returns the tree with one more soft prompt [P, H], in the encoder where there is one."""
+    side = "encoder" if "encoder" in params else "decoder"
+    return combine(params, unflatten({f"{side}/prompt/{name}/prompt": prompt}))
 
 
 def count(tree: Tree) -> int:

@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
     """A T5 with the prompt `rte`, written as a model folder."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     params = tiny.model().init(jax.random.key(0))
-    params = models.add_prompt(params, "rte", jax.random.normal(jax.random.key(1), (3, 16)))
-    model = tiny.model().with_prompts(models.prompts_of(params))
+    params = trees.add_prompt(params, "rte", jax.random.normal(jax.random.key(1), (3, 16)))
+    model = tiny.model().with_prompts(trees.prompts_of(params))
     pretrained.save(folder, model, params, {"made": "here"})
     return folder
 
@@ -72,7 +72,7 @@ def test_a_model_goes_through_every_format_and_back(folder, tmp_path, capsys):
             words = ["--adapter", out / "rte"]
         run(capsys, "import", out, tmp_path / f"from_{name}", *words)
         assert fingerprint(tmp_path / f"from_{name}") == fingerprint(folder)
-    assert set(models.prompts_of(load(tmp_path / "from_t5x")[1])) == {"rte"}
+    assert set(trees.prompts_of(load(tmp_path / "from_t5x")[1])) == {"rte"}
     again, _ = load(tmp_path / "from_huggingface")
     assert again.vocabulary.vocab_size == mini.vocabulary().vocab_size
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "huggingface")
@@ -234,7 +234,7 @@ def test_a_path_may_have_an_equals_sign(folder, tmp_path, capsys):
     line = fails(capsys, "import", str(folder), str(tmp_path / "new"), "--adapter", str(odd))
     assert "'a=b' cannot name a prompt" in line
     run(capsys, "import", folder, tmp_path / "new", "--adapter", f"c={odd}")
-    assert set(models.prompts_of(load(tmp_path / "new")[1])) == {"rte", "c"}
+    assert set(trees.prompts_of(load(tmp_path / "new")[1])) == {"rte", "c"}
 
 
 def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):

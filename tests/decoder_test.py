@@ -173,7 +173,7 @@ def test_a_prompt_of_embedded_tokens_is_those_tokens(prefix):
 
 def test_rows_without_a_prompt_are_those_of_the_bare_network():
     params = random_params(**PROMPTED)
-    bare = models.keep_prompts(params, ())
+    bare = trees.keep_prompts(params, ())
     tokens, segments = tokens_of(9, 3, 6), np.array([[1] * 6, [0, 0, 1, 1, 1, 1], [1] * 6])
     expected = logits(bare, tokens, decoder_segment_ids=segments)
     options = {"changes": PROMPTED.items(), "decoder_segment_ids": segments}

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from promot_jax import checkpoints, models, trees
+from promot_jax import checkpoints, trees
 from promot_jax.errors import UserError
 from promot_jax.metric_writers import append_jsonl, read_jsonl
 from promot_jax.networks import prompt
@@ -76,8 +76,8 @@ def test_stage_two_starts_from_the_best_of_stage_one(finished):
     store.close()
     path = "encoder/prompt/rte/prompt"
     assert (trees.flatten(both)[path] == trees.flatten(prompted)[path]).all()
-    assert tiny.leaves_equal(models.keep_prompts(prompted, ()), base)
-    assert not tiny.leaves_equal(models.keep_prompts(both, ()), base)
+    assert tiny.leaves_equal(trees.keep_prompts(prompted, ()), base)
+    assert not tiny.leaves_equal(trees.keep_prompts(both, ()), base)
 
 
 def test_a_starting_point_is_loaded_again_when_a_stage_has_taken_it_over(finished):

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "metrics", "progress"},
     {"distributed"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
-    {"networks", "train_state", "adafactor", "data", "interop"},
+    {"networks", "train_state", "adafactor", "data", "packing", "interop"},
     {"models", "partitioning", "checkpoints", "optimizers"},
     {"architectures", "attached"},
     {"stages"},

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from promot_jax import configuration, data, decoding, evaluation, models, train, trees
+from promot_jax import configuration, data, decoding, evaluation, train, trees
 from promot_jax.attached import Attached
 from promot_jax.errors import UserError
 from promot_jax.metric_writers import read_jsonl
@@ -311,7 +311,7 @@ def test_rows_of_several_tasks_in_one_batch_are_as_in_batches_of_their_own(famil
         compared += int(rows.sum())
     assert compared == 6
     # The prompts matter: without them the rows would give other logits.
-    bare = models.keep_prompts(params, ())
+    bare = trees.keep_prompts(params, ())
     plain = {field: values for field, values in batch.items() if field != "prompt_ids"}
     other = model.with_prompts({}).logits(bare, plain)
     assert np.abs(np.asarray(other - logits))[batch["prompt_ids"] >= 0].max() > 1e-2

@@ -74,8 +74,8 @@ def test_scores_sum_to_the_loss(model, batch):
 
 def test_a_greedy_answer_is_the_best_continuation_at_every_token(model, batch):
     prompt = jax.random.normal(jax.random.key(1), (3, 16))
-    params = models.add_prompt(params_of(model), "rte", prompt)
-    model = model.with_prompts(models.prompts_of(params))
+    params = trees.add_prompt(params_of(model), "rte", prompt)
+    model = model.with_prompts(trees.prompts_of(params))
     batch = {**batch, "prompt_ids": np.array([0, -1, 0, -1])}
 
     @quick_jit
@@ -189,15 +189,15 @@ def test_a_decoder_learns_a_batch(batch):
 @pytest.mark.parametrize(("kind", "side"), [("encoder_decoder", "encoder"), ("decoder", "decoder")])
 def test_prompts_are_added_and_removed_by_name(kind, side):
     params = params_of(KINDS[kind]())
-    both = models.add_prompt(params, "b", np.ones((3, 16), np.float32))
-    both = models.add_prompt(both, "a", np.ones((3, 16), np.float32))
+    both = trees.add_prompt(params, "b", np.ones((3, 16), np.float32))
+    both = trees.add_prompt(both, "a", np.ones((3, 16), np.float32))
     assert set(both[side]["prompt"]) == {"a", "b"}
-    assert models.prompts_of(both) == {"a": 3, "b": 3}
-    assert models.prompts_of(models.keep_prompts(both, ["b"])) == {"b": 3}
-    assert tiny.leaves_equal(models.keep_prompts(both, ()), params)
+    assert trees.prompts_of(both) == {"a": 3, "b": 3}
+    assert trees.prompts_of(trees.keep_prompts(both, ["b"])) == {"b": 3}
+    assert tiny.leaves_equal(trees.keep_prompts(both, ()), params)
     with pytest.raises(ValueError, match=f"overlap at {side}/prompt/a/prompt"):
-        models.add_prompt(both, "a", np.ones((3, 16), np.float32))
-    shapes, _ = KINDS[kind]().with_prompts(models.prompts_of(both)).shapes_and_axes()
+        trees.add_prompt(both, "a", np.ones((3, 16), np.float32))
+    shapes, _ = KINDS[kind]().with_prompts(trees.prompts_of(both)).shapes_and_axes()
     assert trees.difference(shapes, both) == []
 
 

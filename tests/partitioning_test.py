@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from promot_jax import models, partitioning, train
+from promot_jax import partitioning, train, trees
 from promot_jax.errors import UserError
 from tests import tiny
 
@@ -27,7 +27,7 @@ from tests import partitioning_test, tiny
 
 # Chunks of 2 x 16 tokens of 1280.
 chunked_loss.CHUNK, chunked_loss.FEWEST_COLUMNS = 1, 32
-params = models.add_prompt(
+params = trees.add_prompt(
     jax.device_get(tiny.model().init(jax.random.key(0))), "rte", np.full((3, 16), 0.1, np.float32)
 )
 stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3)
@@ -187,7 +187,7 @@ def test_rules_map_axes_and_leave_what_does_not_divide():
 
 def test_optimizer_slots_are_sharded_like_their_parameters():
     mesh = partitioning.make_mesh()
-    params = models.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
+    params = trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
     state = train.sharded_state(tiny.stage(trainable=(".*",)), params, tiny.model(), mesh)
     _, axes = tiny.model().with_prompts({"rte": 3}).shapes_and_axes()
     found = partitioning.state_sharding(abstract(), axes, state)
@@ -199,7 +199,7 @@ def test_optimizer_slots_are_sharded_like_their_parameters():
 def test_the_abstract_state_is_that_of_a_stage():
     mesh = partitioning.make_mesh()
     stage = tiny.prompt_stage(frozen_dtype="bfloat16")
-    params = models.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
+    params = trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
     state = train.sharded_state(stage, params, tiny.model(), mesh)
     found = train.abstract_state(stage, tiny.model(), mesh)
     assert jax.tree.structure(found) == jax.tree.structure(state)

@@ -104,7 +104,7 @@ def full_gradients(make):
     for task in ("mini_rte", OTHER):
         ((batch, _),) = data.eval_batches(task, tiny.LENGTHS, "train", batch_size=20, limit=20)
         batch = {**batch, "prompt_ids": np.zeros(20, np.int32)}
-        found.append(trees.flatten(gradient(models.keep_prompts(params, ("rte",)), batch)))
+        found.append(trees.flatten(gradient(trees.keep_prompts(params, ("rte",)), batch)))
     return params, found
 
 

@@ -189,7 +189,7 @@ def test_a_prompt_that_is_there_is_read(folders, caplog):
 def test_a_prompt_that_is_not_attached_is_left_out(folders, caplog):
     shapes = expected(starting_point.network(folders["prompted"]))
     params = starting_point.load(folders["prompted"], shapes)
-    assert not models.prompts_of(params)
+    assert not trees.prompts_of(params)
     assert trees.count(params) == trees.count(shapes)
     assert f"{PROMPT} of {folders['prompted']} is left out" in caplog.text
 

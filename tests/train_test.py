@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from promot_jax import data, models, optimizers, partitioning, train, train_step, trees
+from promot_jax import data, optimizers, partitioning, train, train_step, trees
 from promot_jax.errors import UserError
 from tests import tiny
 
 
 def params_with_prompt(rows=3):
     params = tiny.model().init(jax.random.key(0))
-    return models.add_prompt(params, "rte", np.full((rows, 16), 0.1, np.float32))
+    return trees.add_prompt(params, "rte", np.full((rows, 16), 0.1, np.float32))
 
 
 RISING = (0, 1, 2, 3, 4)
@@ -75,7 +75,7 @@ def test_a_scanned_model_trains_and_resumes_like_an_unrolled_one(tmp_path):
         optimizer=lambda: optimizers.model_adafactor(0.05),
     )
     unrolled, scanned = tiny.model(**layers), tiny.model(**layers, scan_layers=True)
-    params = models.add_prompt(unrolled.init(jax.random.key(0)), "rte", np.ones((3, 16)) / 10)
+    params = trees.add_prompt(unrolled.init(jax.random.key(0)), "rte", np.ones((3, 16)) / 10)
     expected = run_stage(tmp_path / "unrolled", stage, params, model=unrolled)
     stacked = trees.stack_layers(params)
     whole = run_stage(tmp_path / "scanned", stage, stacked, model=scanned)

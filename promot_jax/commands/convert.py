@@ -74,7 +74,7 @@ def _import(arguments, overrides) -> None:
 def _export(arguments, overrides) -> None:
     flags.no_overrides(overrides)
     conversion = opened.checkpoint_tools()
-    from promot_jax import models, partitioning, pretrained
+    from promot_jax import partitioning, pretrained, trees
 
     run = pathlib.Path(arguments.source)
     if arguments.format != "peft":
@@ -94,7 +94,7 @@ def _export(arguments, overrides) -> None:
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}
     for line in conversion.export_model(
-        model.with_prompts(models.prompts_of(params)),
+        model.with_prompts(trees.prompts_of(params)),
         params,
         arguments.out,
         format_name=arguments.format,

@@ -126,7 +126,7 @@ def _length(source: Source, prompt: str, asked: int | None) -> int:
 
 
 def _prompts(source: Source) -> dict[str, int]:
-    return models.prompts_of(trees.unflatten(dict(source.leaves)))
+    return trees.prompts_of(trees.unflatten(dict(source.leaves)))
 
 
 def _no_prompt(source: Source, prompt: str) -> UserError:
@@ -216,11 +216,11 @@ def load(
     """
     source = formats.open_checkpoint(checkpoint)
     wanted = trees.flatten(expected)
-    missing = [p for p in wanted if models.PROMPT.fullmatch(p) and p not in source.leaves]
+    missing = [p for p in wanted if trees.PROMPT.fullmatch(p) and p not in source.leaves]
     if missing and prompt_init is None:
-        raise _no_prompt(source, models.PROMPT.fullmatch(missing[0])[2])
+        raise _no_prompt(source, trees.PROMPT.fullmatch(missing[0])[2])
     planned = sources.plan(
-        source, expected, may_miss=list(map(re.escape, missing)), may_skip=(models.PROMPT.pattern,)
+        source, expected, may_miss=list(map(re.escape, missing)), may_skip=(trees.PROMPT.pattern,)
     )
     leaves = dict(sources.stream(source, expected))
     for path in planned.initialised:

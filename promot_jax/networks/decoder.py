@@ -182,6 +182,8 @@ class Decoder(nn.Module):
         positions: jax.Array,
         prefix: jax.Array | None,
         prompt_ids: jax.Array | None,
+        prompt_slots: jax.Array | None,
+        target_slots: jax.Array | None,
         *,
         deterministic: bool,
         decode: bool,
@@ -192,8 +194,8 @@ class Decoder(nn.Module):
         """Decodes `[B, S, H]`; see `Transformer` for the arguments.
 
         Returns:
-          float32 logits `[B, last, V]`, or hidden states `[B, last, H]` when the config scores
-          with the embedding, or without `project`.
+          float32 logits `[B, last, V]` or `[B, U, V]`, or hidden states, of H in place of V, when
+          the config scores with the embedding, or without `project`.
         """
         config = self.config
         x, slot, cache_slots = embedded, None, None
@@ -203,7 +205,7 @@ class Decoder(nn.Module):
             if config.has_prompts:
                 x = PromptBank(
                     config.prompt_names, config.prompt_length, config.prompt_init, name="prompt"
-                )(x, prompt_ids)
+                )(x, prompt_ids, prompt_slots)
             if config.has_prompts and prompt_ids is not None:
                 segment_ids, positions, prefix = _in_front(
                     config.prompt_length, prompt_ids, segment_ids, positions, prefix
@@ -226,7 +228,11 @@ class Decoder(nn.Module):
             remat="none" if decode else config.remat,
             step=slot is not None,
         )
-        x = _norm(config, "decoder_norm")(x[:, x.shape[1] - last :])
+        if target_slots is None:
+            x = x[:, x.shape[1] - last :]
+        else:
+            x = jnp.take_along_axis(x, target_slots[..., None], axis=1)
+        x = _norm(config, "decoder_norm")(x)
         x = dropout(x, deterministic=deterministic)
         if config.logits_via_embedding or not project:
             return x
@@ -305,6 +311,8 @@ class Transformer(nn.Module):
         decoder_causal_attention: jax.Array | None = None,
         *,
         prompt_ids: jax.Array | None = None,
+        prompt_slots: jax.Array | None = None,
+        target_slots: jax.Array | None = None,
         decode: bool = False,
         enable_dropout: bool = True,
         max_decode_length: int | None = None,
@@ -330,6 +338,11 @@ class Transformer(nn.Module):
           decoder_causal_attention: int `[B, S]`, 1 for tokens of a prefix that see each other in
             both directions; a prompt is part of it. None is causal attention.
           prompt_ids: int32 `[B]` or None, see the class.
+          prompt_slots: int32 `[B, S]`, of packed rows in place of `prompt_ids`: n * P + p where a
+            slot is row p of prompt n, whatever its token, else -1. Segments and positions then
+            count these slots.
+          target_slots: int32 `[B, U]`, of packed rows in place of `last`: the slots whose logits
+            to compute.
           decode: uses the decoding cache.
           enable_dropout: needs the PRNG "dropout".
           max_decode_length: L, the tokens that follow; needed by the first call with `decode`.
@@ -337,8 +350,8 @@ class Transformer(nn.Module):
           project: whether to score the hidden states against the vocabulary.
 
         Returns:
-          float32 `[B, S, V]`, or `[B, last, V]`; there are none for the prompt. Hidden states, of
-          H in place of V, without `project`.
+          float32 `[B, S, V]`, `[B, last, V]` or `[B, U, V]`; there are none for a prompt in front.
+          Hidden states, of H in place of V, without `project`.
 
         Raises:
           ValueError: `decode` without `max_decode_length`, or `last` below 0 or above S.
@@ -358,6 +371,8 @@ class Transformer(nn.Module):
             decoder_positions,
             decoder_causal_attention,
             prompt_ids,
+            prompt_slots,
+            target_slots,
             deterministic=not enable_dropout,
             decode=decode,
             max_decode_length=max_decode_length,

@@ -299,23 +299,33 @@ class PromptBank(nn.Module):
     init_fn: Initializer
 
     @nn.compact
-    def __call__(self, embedded: jax.Array, prompt_ids: jax.Array | None) -> jax.Array:
-        """Puts each row's prompt in front of its embedded input.
+    def __call__(
+        self,
+        embedded: jax.Array,
+        prompt_ids: jax.Array | None,
+        prompt_slots: jax.Array | None = None,
+    ) -> jax.Array:
+        """Puts each row's prompt in front of its embedded input, or into slots kept for it.
 
         Args:
           embedded: `[B, T, H]`.
           prompt_ids: int `[B]`, the prompt's number in `names`, or -1 for P zero rows, which the
             masks hide; None attaches nothing and needs no prompt parameters.
+          prompt_slots: int `[B, T]`, of packed rows, in place of `prompt_ids`: n * P + p for row p
+            of prompt n, -1 for what stays as it is.
 
         Returns:
-          `[B, P+T, H]`, or `embedded` itself when `prompt_ids` is None.
+          `[B, P+T, H]`, or `[B, T, H]` without `prompt_ids`.
         """
-        if prompt_ids is None and not self.is_initializing():
+        if prompt_ids is None and prompt_slots is None and not self.is_initializing():
             return embedded
         prompts = [
             SoftPrompt(self.length, embedded.shape[-1], self.init_fn, name=name)()
             for name in self.names
         ]
+        if prompt_slots is not None:
+            rows = jnp.take(jnp.concatenate(prompts), prompt_slots, axis=0)
+            return jnp.where(prompt_slots[..., None] >= 0, rows.astype(embedded.dtype), embedded)
         if prompt_ids is None:
             return embedded
         # `take` turns a number that is too large into NaN, where indexing would clamp it.

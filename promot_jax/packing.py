@@ -1,0 +1,250 @@
+"""Rows of a batch one behind the other, so that a decoder-only model computes little padding.
+
+Rows differ in length, and of many batches more than half is padding. Packed (Raffel et al. 2020,
+section 3.1.2), several rows share a line in which none sees another: each has a segment, positions
+and a prompt of its own. The sum of the losses stays what it was. Every shape compiles once, so a
+stage has a few shapes of lines, chosen by what its first batches would cost.
+
+A packed batch of R lines with S slots and up to U targets each has the fields
+
+    decoder_tokens [R, S]         inputs and targets
+    decoder_segment_ids [R, S]    the number of the row in its line, from 1 on; 0 is padding
+    decoder_positions [R, S]      in the row, its prompt counted
+    decoder_prefix [R, S]         1 for a prompt and for inputs
+    decoder_prompts [R, S]        n * P + p where a slot holds row p of prompt n, else -1; absent
+                                  where nothing is attached
+    decoder_target_slots [R, U]   the slot from which each target is predicted
+    decoder_target_tokens [R, U]
+    decoder_loss_weights [R, U]   1 for a target
+
+all of them int32.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+# Shapes of a stage at most; one that saves less than this share of the work is not worth compiling.
+MOST = 4
+LEAST_GAIN = 0.02
+# The cost of a target beside that of its slot, and the length from which on attention is half of
+# the work: roughly those of a model with a hundred million parameters. They choose shapes only.
+TARGET = 0.25
+ATTENTION = 4096
+# Sizes are multiples of this.
+STEP = 8
+# Lines are at most twice as long as the longest row, or as this.
+LINE = 256
+
+
+class Row(NamedTuple):
+    """A row of a batch.
+
+    Attributes:
+      inputs: its input ids, at least one.
+      targets: its target ids, at least one.
+      prompt: the number of its prompt, -1 for none.
+      front: the slots of its prompt, P or 0.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    prompt: int = -1
+    front: int = 0
+
+    @property
+    def size(self) -> int:
+        """The slots that it takes; nothing is predicted from its last target."""
+        return self.front + len(self.inputs) + len(self.targets) - 1
+
+
+class Shape(NamedTuple):
+    """R, S and U of a batch."""
+
+    lines: int
+    slots: int
+    targets: int
+
+    @property
+    def cost(self) -> float:
+        """The work of a step, in slots."""
+        return self.lines * (self.slots * (1 + self.slots / ATTENTION) + self.targets * TARGET)
+
+
+class Packer:
+    """Packs batches of `data.py` into a few shapes; those that do not gain stay as they are."""
+
+    def __init__(
+        self,
+        sample: Sequence[Batch],
+        start_id: int | None,
+        eos_id: int | None,
+        prompt_length: int,
+        multiple: int,
+    ):
+        """Chooses the shapes.
+
+        Args:
+          sample: batches as they are to be expected.
+          start_id: the token before inputs, or None.
+          eos_id: the token that is dropped where it ends inputs, or None.
+          prompt_length: P.
+          multiple: R is a multiple of this, for the devices and microbatches that divide a batch.
+        """
+        self._start = [] if start_id is None else [start_id]
+        self._eos_id = eos_id
+        self._prompt_length = prompt_length
+        rows, padded = [self._rows(b) for b in sample], [self._padded(b) for b in sample]
+        self.shapes = choose(rows, padded, multiple)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Returns a batch packed into the cheapest shape that holds it, or the batch itself."""
+        rows, padded = self._rows(batch), self._padded(batch)
+        for shape in self.shapes:
+            if shape.cost < padded.cost and (lines := divide(rows, shape)):
+                return pack(lines, shape, self._prompt_length if "prompt_ids" in batch else 0)
+        return batch
+
+    def _rows(self, batch: Batch) -> list[Row]:
+        """Returns the rows that have targets, as `models.DecoderOnlyModel` reads them."""
+        lengths = (batch["encoder_segment_ids"] > 0).sum(axis=1)
+        counts = (batch["decoder_loss_weights"] > 0).sum(axis=1)
+        prompts = batch.get("prompt_ids", np.full(len(lengths), -1))
+        rows = []
+        for number in np.flatnonzero(counts):
+            ids = batch["encoder_input_tokens"][number]
+            inputs = [*self._start, *ids[: max(lengths[number], 1 - len(self._start))]]
+            if len(inputs) > 1 and inputs[-1] == self._eos_id:
+                inputs.pop()
+            targets = batch["decoder_target_tokens"][number, : counts[number]]
+            prompt = int(prompts[number])
+            rows.append(Row(np.array(inputs), targets, prompt, self._prompt_length * (prompt >= 0)))
+        return rows
+
+    def _padded(self, batch: Batch) -> Shape:
+        rows, targets = batch["decoder_target_tokens"].shape
+        front = self._prompt_length * ("prompt_ids" in batch) + len(self._start)
+        return Shape(rows, front + batch["encoder_input_tokens"].shape[1] + targets - 1, targets)
+
+
+def choose(
+    sample: Sequence[Sequence[Row]], padded: Sequence[Shape], multiple: int = 1
+) -> list[Shape]:
+    """Returns the shapes that make the batches of a sample cheap, the cheapest first.
+
+    Args:
+      sample: the rows of each batch.
+      padded: the shape of each batch as it is, which it keeps where that is cheaper.
+      multiple: R is a multiple of this.
+    """
+    limit = max([LINE, *(2 * row.size for rows in sample for row in rows)])
+    numbers = _numbers(max(map(len, sample), default=0) // multiple)
+    candidates, needs = set(), {}
+    for lines in (number * multiple for number in numbers):
+        # [batches, 2]: slots and targets of the longest line.
+        needs[lines] = np.array([_longest(_divide(rows, lines)) for rows in sample])
+        sizes = -(-needs[lines] // STEP) * STEP
+        candidates |= {Shape(lines, *map(int, size)) for size in sizes if 0 < size[0] <= limit}
+    costs = {
+        shape: np.where((needs[shape.lines] <= shape[1:]).all(axis=1), shape.cost, np.inf)
+        for shape in candidates
+    }
+    now = np.array([shape.cost for shape in padded])
+    least, chosen = LEAST_GAIN * now.sum(), []
+    while len(chosen) < MOST and costs:
+        best = min(costs, key=lambda shape: (np.minimum(now, costs[shape]).sum(), shape))
+        then = np.minimum(now, costs.pop(best))
+        if now.sum() - then.sum() < least:
+            break
+        chosen.append(best)
+        now = then
+    return sorted(chosen, key=lambda shape: (shape.cost, shape))
+
+
+def _numbers(most: int) -> list[int]:
+    """Returns about four numbers of each doubling, up to `most`."""
+    halvings = 4 * max(most, 1).bit_length()
+    return sorted({-int(-most // 2 ** (k / 4)) for k in range(halvings)} - {0})
+
+
+def divide(rows: Sequence[Row], shape: Shape) -> list[list[Row]] | None:
+    """Returns the rows of each line, or None where they do not fit into a shape."""
+    lines = _divide(rows, shape.lines)
+    slots, targets = _longest(lines)
+    return lines if slots <= shape.slots and targets <= shape.targets else None
+
+
+def pack(lines: Sequence[Sequence[Row]], shape: Shape, prompt_length: int = 0) -> Batch:
+    """Returns lines of rows as a packed batch, see the module.
+
+    Args:
+      lines: what `divide` returns.
+      shape: of the batch.
+      prompt_length: P; 0 where nothing is attached, which leaves `decoder_prompts` out.
+    """
+    names = ("tokens", "segment_ids", "positions", "prefix", "prompts")
+    found = {f"decoder_{name}": np.zeros(shape[:2], np.int32) for name in names}
+    found["decoder_prompts"] -= 1
+    for name in ("target_slots", "target_tokens", "loss_weights"):
+        found[f"decoder_{name}"] = np.zeros((shape.lines, shape.targets), np.int32)
+    for number, line in enumerate(lines):
+        fields = {name: array[number] for name, array in found.items()}
+        slot = target = 0
+        for segment, row in enumerate(line, start=1):
+            _place(row, segment, slot, target, fields, prompt_length)
+            slot += row.size
+            target += len(row.targets)
+    if not prompt_length:
+        del found["decoder_prompts"]
+    return found
+
+
+def _place(row, segment, slot, target, fields, prompt_length) -> None:
+    """Writes a row into the fields of its line, from a slot and a target on."""
+    begin = slot + row.front
+    known, end = begin + len(row.inputs), slot + row.size
+    fields["decoder_tokens"][begin:known] = row.inputs
+    fields["decoder_tokens"][known:end] = row.targets[:-1]
+    fields["decoder_segment_ids"][slot:end] = segment
+    fields["decoder_positions"][slot:end] = np.arange(row.size)
+    fields["decoder_prefix"][slot:known] = 1
+    fields["decoder_prompts"][slot:begin] = row.prompt * prompt_length + np.arange(row.front)
+    targets = slice(target, target + len(row.targets))
+    fields["decoder_target_slots"][targets] = np.arange(known - 1, end)
+    fields["decoder_target_tokens"][targets] = row.targets
+    fields["decoder_loss_weights"][targets] = 1
+
+
+def _divide(rows: Sequence[Row], lines: int) -> list[list[Row]]:
+    """Gives each row, the longest first, to the line that is shortest so far."""
+    divided: list[list[Row]] = [[] for _ in range(lines)]
+    filled = [(0, number) for number in range(lines)]
+    for row in sorted(rows, key=lambda row: -row.size):
+        length, number = filled[0]
+        divided[number].append(row)
+        heapq.heapreplace(filled, (length + row.size, number))
+    return divided
+
+
+def _longest(lines: Sequence[Sequence[Row]]) -> tuple[int, int]:
+    """Returns the slots and the targets of the lines that have the most."""
+    return (
+        max(sum(row.size for row in line) for line in lines),
+        max(sum(len(row.targets) for row in line) for line in lines),
+    )
+
+
+def network_inputs(batch: Mapping[str, Any], prefix_lm: bool) -> dict[str, Any]:
+    """Returns a packed batch as the arguments of `networks.decoder.Transformer`."""
+    return {
+        "decoder_input_tokens": batch["decoder_tokens"],
+        "decoder_segment_ids": batch["decoder_segment_ids"],
+        "decoder_positions": batch["decoder_positions"],
+        "decoder_causal_attention": batch["decoder_prefix"] if prefix_lm else None,
+        "prompt_slots": batch.get("decoder_prompts"),
+        "target_slots": batch["decoder_target_slots"],
+    }
