@@ -99,16 +99,23 @@ for heads in (1, 2):
         model.shapes_and_axes()[0],
     )
 
-    def run(params, batch):
-        loss = lambda params: model.loss_fn(params, batch, None).total
-        tokens = model.predict_batch(params, batch, decoding.Beam(num_beams=3), 4)
-        return *jax.value_and_grad(loss)(params), tokens
+    def summed(params, batch):
+        return model.loss_fn(params, batch, None).total
 
+    def run(params, batch):
+        tokens = model.predict_batch(params, batch, decoding.Beam(num_beams=3), 4)
+        return *jax.value_and_grad(summed)(params, batch), tokens
+
+    # Several rows to a line, and lines on both parts of the mesh.
+    packed = model.packer([batch], 2)(batch)
+    assert packed["decoder_tokens"].shape[0] in (2, 4)
     for name, mesh in meshes.items():
         axes = model.shapes_and_axes()[1]
         placed = jax.device_put(params, partitioning.params_sharding(mesh, axes, params))
         with partitioning.activate(mesh):
             loss, gradients, answers = jax.jit(run)(placed, partitioning.shard_batch(mesh, batch))
+            rows = partitioning.shard_batch(mesh, packed if name == "eight" else batch)
+            pulled = jax.jit(jax.grad(summed))(placed, rows)
         attention = placed["decoder"]["layers_0"]["self_attention"]
         found |= {
             f"{name}/{heads}/{what}": np.asarray(value)
@@ -120,6 +127,7 @@ for heads in (1, 2):
                     for kind in ("query", "key")
                 ],
                 **trees.flatten(gradients),
+                **{f"packed {path}": leaf for path, leaf in trees.flatten(pulled).items()},
             }.items()
         }
 np.savez(sys.argv[1], **found)
