@@ -50,6 +50,7 @@ def kept(folder, config):
         KEPT.replace(LIST, "    [@promot/stages.Method(), @fine_tuning/stages.Method()"),
         KEPT.replace("METHODS = ('promot',)", "METHODS = ('fine_tuning', 'promot')"),
         KEPT.replace("REMAT = 'none'", "REMAT = 'full'\nSCAN_LAYERS = True"),
+        KEPT + "stages.Stage.pack = False\n",
         KEPT.replace("unused/stages.Stage.steps = 7\n", ""),
     ],
 )

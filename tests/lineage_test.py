@@ -33,6 +33,8 @@ def test_equal_settings_have_one_lineage():
     # New functions each time: their addresses do not count.
     assert lineage_of(**rate(0.1)) == lineage_of(**rate(0.1))
     assert lineage_of(**scaled(0.1)) == lineage_of(**scaled(0.1))
+    # Nor does what changes nothing but the cost.
+    assert lineage_of(pack=False) == lineage_of(pack=True)
 
 
 @pytest.mark.parametrize(
