@@ -11,8 +11,7 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_segment_ids [R, S]    the number of the row in its line, from 1 on; 0 is padding
     decoder_positions [R, S]      in the row, its prompt counted
     decoder_prefix [R, S]         1 for a prompt and for inputs
-    decoder_prompts [R, S]        n * P + p where a slot holds row p of prompt n, else -1; absent
-                                  where nothing is attached
+    decoder_prompts [R, S]        n * P + p where a slot holds row p of prompt n, else -1
     decoder_target_slots [R, U]   the slot from which each target is predicted
     decoder_target_tokens [R, U]
     decoder_loss_weights [R, U]   1 for a target
@@ -47,19 +46,17 @@ class Row(NamedTuple):
     Attributes:
       inputs: its input ids, at least one.
       targets: its target ids, at least one.
-      prompt: the number of its prompt, -1 for none.
-      front: the slots of its prompt, P or 0.
+      prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
-    prompt: int = -1
-    front: int = 0
+    prompt: np.ndarray
 
     @property
     def size(self) -> int:
         """The slots that it takes; nothing is predicted from its last target."""
-        return self.front + len(self.inputs) + len(self.targets) - 1
+        return len(self.prompt) + len(self.inputs) + len(self.targets) - 1
 
 
 class Shape(NamedTuple):
@@ -98,15 +95,17 @@ class Packer:
         self._start = [] if start_id is None else [start_id]
         self._eos_id = eos_id
         self._prompt_length = prompt_length
+        self._multiple = multiple
         rows, padded = [self._rows(b) for b in sample], [self._padded(b) for b in sample]
         self.shapes = choose(rows, padded, multiple)
 
     def __call__(self, batch: Batch) -> Batch:
         """Returns a batch packed into the cheapest shape that holds it, or the batch itself."""
         rows, padded = self._rows(batch), self._padded(batch)
-        for shape in self.shapes:
+        # What cannot be divided is refused in its first step, not in the first that is not packed.
+        for shape in self.shapes if padded.lines % self._multiple == 0 else ():
             if shape.cost < padded.cost and (lines := divide(rows, shape)):
-                return pack(lines, shape, self._prompt_length if "prompt_ids" in batch else 0)
+                return pack(lines, shape)
         return batch
 
     def _rows(self, batch: Batch) -> list[Row]:
@@ -121,8 +120,9 @@ class Packer:
             if len(inputs) > 1 and inputs[-1] == self._eos_id:
                 inputs.pop()
             targets = batch["decoder_target_tokens"][number, : counts[number]]
-            prompt = int(prompts[number])
-            rows.append(Row(np.array(inputs), targets, prompt, self._prompt_length * (prompt >= 0)))
+            places = np.arange(self._prompt_length * (prompts[number] >= 0))
+            prompt = prompts[number] * self._prompt_length + places
+            rows.append(Row(np.array(inputs), targets, prompt))
         return rows
 
     def _padded(self, batch: Batch) -> Shape:
@@ -178,13 +178,12 @@ def divide(rows: Sequence[Row], shape: Shape) -> list[list[Row]] | None:
     return lines if slots <= shape.slots and targets <= shape.targets else None
 
 
-def pack(lines: Sequence[Sequence[Row]], shape: Shape, prompt_length: int = 0) -> Batch:
+def pack(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
     """Returns lines of rows as a packed batch, see the module.
 
     Args:
       lines: what `divide` returns.
       shape: of the batch.
-      prompt_length: P; 0 where nothing is attached, which leaves `decoder_prompts` out.
     """
     names = ("tokens", "segment_ids", "positions", "prefix", "prompts")
     found = {f"decoder_{name}": np.zeros(shape[:2], np.int32) for name in names}
@@ -195,24 +194,22 @@ def pack(lines: Sequence[Sequence[Row]], shape: Shape, prompt_length: int = 0) -
         fields = {name: array[number] for name, array in found.items()}
         slot = target = 0
         for segment, row in enumerate(line, start=1):
-            _place(row, segment, slot, target, fields, prompt_length)
+            _place(row, segment, slot, target, fields)
             slot += row.size
             target += len(row.targets)
-    if not prompt_length:
-        del found["decoder_prompts"]
     return found
 
 
-def _place(row, segment, slot, target, fields, prompt_length) -> None:
+def _place(row, segment, slot, target, fields) -> None:
     """Writes a row into the fields of its line, from a slot and a target on."""
-    begin = slot + row.front
+    begin = slot + len(row.prompt)
     known, end = begin + len(row.inputs), slot + row.size
     fields["decoder_tokens"][begin:known] = row.inputs
     fields["decoder_tokens"][known:end] = row.targets[:-1]
     fields["decoder_segment_ids"][slot:end] = segment
     fields["decoder_positions"][slot:end] = np.arange(row.size)
     fields["decoder_prefix"][slot:known] = 1
-    fields["decoder_prompts"][slot:begin] = row.prompt * prompt_length + np.arange(row.front)
+    fields["decoder_prompts"][slot:begin] = row.prompt
     targets = slice(target, target + len(row.targets))
     fields["decoder_target_slots"][targets] = np.arange(known - 1, end)
     fields["decoder_target_tokens"][targets] = row.targets
@@ -245,6 +242,6 @@ def network_inputs(batch: Mapping[str, Any], prefix_lm: bool) -> dict[str, Any]:
         "decoder_segment_ids": batch["decoder_segment_ids"],
         "decoder_positions": batch["decoder_positions"],
         "decoder_causal_attention": batch["decoder_prefix"] if prefix_lm else None,
-        "prompt_slots": batch.get("decoder_prompts"),
+        "prompt_slots": batch["decoder_prompts"],
         "target_slots": batch["decoder_target_slots"],
     }

@@ -1,7 +1,7 @@
 """The loop of one stage: train, evaluate, checkpoint, resume, choose the best."""
 
 import dataclasses
-import functools
+import itertools
 import pathlib
 import time
 from collections.abc import Callable
@@ -206,22 +206,23 @@ def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
 def _batches(run, model, mesh, first_step, prompt_numbers):
     """Yields placed batches from `first_step` on, its prompt's number in every row."""
     stage = run.stage
-    stream = functools.partial(
-        data.train_batches,
+    packs = stage.pack and model.packs
+    batches = data.train_batches(
         stage.mixture,
         stage.task_feature_lengths,
         stage.batches,
         seed=run.seed,
+        first_step=0 if packs else first_step,
         vocabulary=model.vocabulary,
         prompt_numbers=prompt_numbers,
     )
-    pack = None
-    if stage.pack and model.packs:
-        # Those of the beginning, so that a resumed stage has the shapes that it had.
-        sample, parts = _first_rows(stream()), partitioning.row_parts(mesh) * stage.microbatches
-        pack = model.packer(sample, parts)
-    for batch in stream(first_step=first_step):
-        yield partitioning.shard_batch(mesh, pack(batch) if pack else batch)
+    if packs:
+        # By the rows of the beginning, so that a resumed stage has the shapes that it had.
+        sample, parts = _first_rows(batches), partitioning.row_parts(mesh) * stage.microbatches
+        left = itertools.islice(itertools.chain(sample, batches), first_step, None)
+        batches = map(model.packer(sample, parts), left)
+    for batch in batches:
+        yield partitioning.shard_batch(mesh, batch)
 
 
 def _first_rows(batches, rows: int = 1024) -> list[data.Batch]:

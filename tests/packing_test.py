@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promot_jax import data, optimizers, packing, partitioning, train, trees
+from promot_jax.errors import UserError
 from promot_jax.networks.lora import Lora
 from tests import tiny
 from tests.models_test import decoder_model, params_of
@@ -59,7 +60,7 @@ def read(batch, prompt_length):
             assert (fields["decoder_prefix"][slots] == (np.arange(len(slots)) < known)).all()
             places = slots[known - 1 : known - 1 + len(targets)]
             assert (fields["decoder_target_slots"][asked] == places).all()
-            rows = fields.get("decoder_prompts", np.full(len(batch["decoder_tokens"][0]), -1))
+            rows = fields["decoder_prompts"]
             front = int((rows[slots] >= 0).sum())
             prompt = -1
             if front:
@@ -87,9 +88,7 @@ def test_every_row_is_in_one_line_whole(lengths, lines, attached, draw):
             expected[prompt, (*inputs, *targets), tuple(targets)] += 1
     packer.shapes = [packing.Shape(lines, 12 * (3 + 1 + 24 + 8), 12 * 9)]
     rows = packer._rows(batch)
-    found = packing.pack(
-        packing.divide(rows, packer.shapes[0]), packer.shapes[0], 3 if attached else 0
-    )
+    found = packing.pack(packing.divide(rows, packer.shapes[0]), packer.shapes[0])
     assert read(found, 3) == expected
     assert {array.shape[0] for array in found.values()} == {lines}
     assert {array.dtype for array in found.values()} == {np.dtype(np.int32)}
@@ -214,6 +213,11 @@ def test_a_stage_trains_as_it_does_padded(monkeypatch, tmp_path, microbatches):
     assert all(lines < 8 and lines % microbatches == 0 for lines, _ in packed)
     for path, leaf in expected.items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-3, atol=2e-4, err_msg=path)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_at_once(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="a batch of 9 rows cannot be divided into 2 microbatches"):
+        trained(monkeypatch, tmp_path, batches=data.FixedBatches(9), microbatches=2)
 
 
 def test_a_resumed_stage_packs_as_it_did(monkeypatch, tmp_path):

@@ -274,6 +274,11 @@ def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
     return segment_ids, positions, prefix
 
 
+def _one_segment(tokens, targets):
+    """Returns segment ids: 1 for a token whose target is not 0, or for all without targets."""
+    return jnp.ones_like(tokens, jnp.int32) if targets is None else (targets > 0).astype(jnp.int32)
+
+
 def step_back(cache: dict) -> dict:
     """Returns a cache whose next step writes over the last slot, to give it the same token again.
 
@@ -338,11 +343,9 @@ class Transformer(nn.Module):
           decoder_causal_attention: int `[B, S]`, 1 for tokens of a prefix that see each other in
             both directions; a prompt is part of it. None is causal attention.
           prompt_ids: int32 `[B]` or None, see the class.
-          prompt_slots: int32 `[B, S]`, of packed rows in place of `prompt_ids`: n * P + p where a
-            slot is row p of prompt n, whatever its token, else -1. Segments and positions then
-            count these slots.
-          target_slots: int32 `[B, U]`, of packed rows in place of `last`: the slots whose logits
-            to compute.
+          prompt_slots: int32 `[B, S]`, in place of `prompt_ids`: n * P + p where a slot is row p of
+            prompt n, else -1. Segments and positions count these slots.
+          target_slots: int32 `[B, U]`, in place of `last`: the slots whose logits to compute.
           decode: uses the decoding cache.
           enable_dropout: needs the PRNG "dropout".
           max_decode_length: L, the tokens that follow; needed by the first call with `decode`.
@@ -358,9 +361,7 @@ class Transformer(nn.Module):
         """
         tokens = decoder_input_tokens
         if decoder_segment_ids is None:
-            targets = decoder_target_tokens
-            valid = jnp.ones_like(tokens, bool) if targets is None else targets > 0
-            decoder_segment_ids = valid.astype(jnp.int32)
+            decoder_segment_ids = _one_segment(tokens, decoder_target_tokens)
         if decoder_positions is None:
             decoder_positions = jnp.maximum(jnp.cumsum(decoder_segment_ids > 0, axis=1) - 1, 0)
         if last is not None and not 0 <= last <= tokens.shape[1]:
