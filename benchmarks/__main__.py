@@ -24,7 +24,8 @@ from benchmarks.shapes import SHAPES, Shape
 from benchmarks.train_step import OURS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft", "t5x", "seqio")
-KINDS = ("train", "decode", "input", "start")
+KINDS = ("train", "uneven", "decode", "input", "start")
+NETWORKS = KINDS[:3]
 # Fields of a shape that have a flag.
 SIZES = ("rows", "inputs", "targets", "prompt")
 
@@ -55,7 +56,7 @@ def _arguments() -> argparse.Namespace:
         "--shape",
         type=_names(SHAPES),
         default=("mini", "mt5_small", "smollm2"),
-        help=f"of train and decode: {', '.join(SHAPES)}",
+        help=f"of {', '.join(NETWORKS)}: {', '.join(SHAPES)}",
     )
     parser.add_argument("--dtype", choices=train_step.TOLERANCE, help="bfloat16 on a GPU")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed in turn")
@@ -118,8 +119,8 @@ def _results(
     arguments, folder: pathlib.Path, about: dict[str, Any]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields (kind, shape, result), and adds the accelerator to `about`."""
-    networks = [kind for kind in ("train", "decode") if kind in arguments.only]
-    others = [kind for kind in ("input", "start") if kind in arguments.only]
+    networks = [kind for kind in NETWORKS if kind in arguments.only]
+    others = [kind for kind in arguments.only if kind not in NETWORKS]
     sizes = {name: getattr(arguments, name) for name in SIZES}
     changes = {name: size for name, size in sizes.items() if size is not None}
     for name in arguments.shape if networks else ():
@@ -130,6 +131,9 @@ def _results(
         print(f"\n{name}: {_sizes(shape)}, {dtype}")
         if "train" in networks:
             yield from (("train", name, result) for result in train_step.measure(*common))
+        if "uneven" in networks and shape.family == "decoder":
+            found = train_step.measure_uneven(*common)
+            yield from (("uneven", name, result) for result in found)
         if "decode" in networks:
             found = decoding.measure(*common, arguments.beams)
             yield from (("decode", name, result) for result in found)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -69,17 +71,17 @@ def _tuples(config) -> dict:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
 
 
-def _open(shape: Shape, folder: str, dtype: str):
+def _open(folder: str, dtype: str, **changes):
     """Returns our model, its parameters and the mesh they lie on, as `promot run` places them."""
     partitioning.keep_compiled(pathlib.Path(folder, "compiled"))
-    model, source = pretrained.open_model(folder, dtype=dtype, dropout_rate=0.0)
+    model, source = pretrained.open_model(folder, dtype=dtype, dropout_rate=0.0, **changes)
     model = dataclasses.replace(model, vocabulary=_Vocabulary())
     partitioning.use_cpu_cores(trees.count(model.shapes_and_axes()[0]))
     mesh = partitioning.make_mesh()
     return model, pretrained.load(source, model, mesh), mesh
 
 
-def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
+def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "full") -> Subject:
     """Runs training steps.
 
     Args:
@@ -87,14 +89,14 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
       folder: of the weights.
       dtype: of activations.
       stage: a key of `TRAINABLE`.
+      rows: "full"; "padded" or "packed" are `shapes.uneven_rows`, each step takes another batch.
     """
     shape = Shape(**shape)
-    model, params, mesh = _open(shape, folder, dtype)
-    batch, prompt = shapes.batch(shape), None
-    if stage != "fine_tuning":
-        prompt = PROMPT
+    layers = {"scan_layers": True, "remat": "minimal"} if shape.scanned else {}
+    model, params, mesh = _open(folder, dtype, **layers)
+    prompt = None if stage == "fine_tuning" else PROMPT
+    if prompt is not None:
         params = trees.add_prompt(params, prompt, jax.numpy.asarray(shapes.prompt(shape)))
-        batch["prompt_ids"] = np.zeros(shape.rows, np.int32)
     settings = stages.Stage(
         name=stage,
         trainable=TRAINABLE[stage],
@@ -111,13 +113,14 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
     model = model.with_prompts(trees.prompts_of(params))
     del params
     step = make_train_step(model, settings, settings.optimizer(), mesh, shardings)
-    placed = partitioning.shard_batch(mesh, batch)
+    batches, placed = _endless(shape, rows, model, prompt is not None), None
     key = jax.device_put(jax.random.key(0), partitioning.replicated(mesh))
 
     def run(count):
-        nonlocal state
+        nonlocal state, placed
         losses = []
-        for _ in range(count):
+        for batch in itertools.islice(batches, count):
+            placed = partitioning.shard_batch(mesh, batch)
             state, metrics = step(state, placed, key)
             losses.append(metrics["loss"])
         jax.block_until_ready(state)
@@ -132,11 +135,26 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
     return Subject(run, about)
 
 
+def _endless(shape: Shape, rows: str, model, attached: bool) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the batches of training steps; see `train_step`."""
+    if rows == "full":
+        batches = [shapes.full_rows(shape)]
+    else:
+        # As many rows as a stage chooses its packed shapes by.
+        number = max(shapes.UNEVEN, train.SAMPLE // shape.rows)
+        batches = [shapes.uneven_rows(shape, number) for number in range(number)]
+    batches = [shapes.batch(shape, batch) for batch in batches]
+    if attached:
+        batches = [batch | {"prompt_ids": np.zeros(shape.rows, np.int32)} for batch in batches]
+    timed = itertools.cycle(batches[: shapes.UNEVEN])
+    return map(model.packer(batches, 1), timed) if rows == "packed" else timed
+
+
 def decode(shape: dict, folder: str, dtype: str, beams: int) -> Subject:
     """Decodes the batch with the beam search of transformers' rules."""
     shape = Shape(**shape)
-    model, params, mesh = _open(shape, folder, dtype)
-    batch = partitioning.shard_batch(mesh, shapes.batch(shape))
+    model, params, mesh = _open(folder, dtype)
+    batch = partitioning.shard_batch(mesh, shapes.batch(shape, shapes.full_rows(shape)))
     decoder = decoding.huggingface_beam(beams)
 
     @functools.partial(jax.jit, out_shardings=partitioning.replicated(mesh))

@@ -6,15 +6,17 @@ packages what `promot run` does until then.
 
 import contextlib
 import functools
+import itertools
 import json
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import transformers
 
 from benchmarks import shapes
-from benchmarks.shapes import Shape
+from benchmarks.shapes import Row, Shape
 from benchmarks.workers import Subject
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,27 +75,28 @@ def _optimizer(model) -> torch.optim.Optimizer:
     )
 
 
-def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
-    """Runs training steps; see `ours.train_step`."""
+def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "full") -> Subject:
+    """Runs training steps; see `ours.train_step`.
+
+    Here, `rows` is "full", "padded" to the longest of the batch, or "flattened" to one line.
+    """
     shape = Shape(**shape)
     model = _open(shape, folder)
     if stage != "fine_tuning":
         model = _start_stage(model, shape, stage)
     optimizer = _optimizer(model.train())
-    inputs, targets = (torch.tensor(a, dtype=torch.long) for a in shapes.words(shape))
-    labels = targets
-    if shape.family == "decoder":
-        inputs = torch.cat([inputs, targets], dim=1)
-        labels = inputs.clone()
-        labels[:, : shape.inputs] = -100
-    batch = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": labels}
-    batch = {name: tensor.to(DEVICE) for name, tensor in batch.items()}
+    if rows == "full":
+        batches = [shapes.full_rows(shape)]
+    else:
+        batches = [shapes.uneven_rows(shape, number) for number in range(shapes.UNEVEN)]
+    collate = _flattened if rows == "flattened" else functools.partial(_padded, shape.family)
+    batches = itertools.cycle(batches)
 
     def run(count):
         losses = []
-        for _ in range(count):
+        for batch in itertools.islice(batches, count):
             with _precision(dtype):
-                loss = model(**batch).loss
+                loss = model(**collate(batch), use_cache=False).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -101,6 +104,43 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str) -> Subject:
         return {"losses": [loss.item() for loss in losses]}
 
     return Subject(run, _memory)
+
+
+def _padded(family: str, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Returns the batch of rows, each followed by padding up to the longest."""
+    if family == "decoder":
+        ids, labels = zip(*map(_line, rows), strict=True)
+    else:
+        ids, labels = zip(*rows, strict=True)
+    pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    ids, labels = ([torch.from_numpy(row).long() for row in side] for side in (ids, labels))
+    mask = [torch.ones_like(row) for row in ids]
+    batch = {
+        "input_ids": pad(ids, padding_value=shapes.PAD),
+        "attention_mask": pad(mask),
+        "labels": pad(labels, padding_value=-100),
+    }
+    return {name: tensor.to(DEVICE) for name, tensor in batch.items()}
+
+
+def _flattened(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Returns the batch of rows one behind the other, as `DataCollatorWithFlattening` does.
+
+    Transformers sees by the positions where a row begins, as long as it keeps no cache.
+    """
+    ids, labels = zip(*map(_line, rows), strict=True)
+    places = [np.arange(len(row)) for row in ids]
+    parts = {"input_ids": ids, "labels": labels, "position_ids": places}
+    return {
+        name: torch.from_numpy(np.concatenate(part)).long()[None].to(DEVICE)
+        for name, part in parts.items()
+    }
+
+
+def _line(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the tokens of a row of a decoder-only model, and its labels."""
+    inputs, targets = row
+    return np.concatenate(row), np.concatenate([np.full(len(inputs), -100), targets])
 
 
 def decode(shape: dict, folder: str, dtype: str, beams: int) -> Subject:

@@ -29,7 +29,7 @@ def train_step(shape: dict, folder: str, dtype: str) -> Subject:
         optimizer_def=adafactor.Adafactor(decay_rate=0.8, logical_factor_rules=rules),
         loss_normalizing_factor=shape.rows * shape.targets,
     )
-    batch = shapes.batch(shape)
+    batch = shapes.batch(shape, shapes.full_rows(shape))
     # Segments are for packed rows there.
     batch = {name: array for name, array in batch.items() if "segment" not in name}
     sizes = {name: array.shape for name, array in batch.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks import workers
-from benchmarks.shapes import Shape
+from benchmarks.shapes import UNEVEN, Shape
 
 OURS = "promot_jax"
 # The stage's name, its label, the contender's.
@@ -36,6 +36,34 @@ def measure(
         if stage == "fine_tuning" and shape.family == "t5" and importlib.util.find_spec("t5x"):
             contenders["T5X"] = ("benchmarks.t5x_step:train_step", given)
         result = workers.compare(contenders, rounds, times)
+        yield {"name": name, **result, "loss_difference": _difference(result, name, dtype)}
+
+
+def measure_uneven(
+    shape: Shape, folder: str, dtype: str, rounds: int, times: int
+) -> Iterator[dict[str, Any]]:
+    """Yields the results of `measure` for rows of many lengths, of a decoder-only model.
+
+    A timing is of `times` passes over a few batches; what is reported is a step.
+
+    Raises:
+      RuntimeError: the contenders do not compute the same loss from the same weights.
+    """
+    given = {"shape": dataclasses.asdict(shape), "folder": folder, "dtype": dtype}
+    for stage, name, peer in STAGES[1:]:
+        given["stage"] = stage
+        contenders = {
+            OURS: ("benchmarks.ours:train_step", given | {"rows": "packed"}),
+            f"{OURS}, not packed": ("benchmarks.ours:train_step", given | {"rows": "padded"}),
+            peer: ("benchmarks.peers:train_step", given | {"rows": "padded"}),
+        }
+        if stage == "fine_tuning":
+            contenders[f"{peer}, flattened"] = (
+                "benchmarks.peers:train_step",
+                given | {"rows": "flattened"},
+            )
+        name = f"{name}, uneven rows"
+        result = workers.compare(contenders, rounds, times * UNEVEN)
         yield {"name": name, **result, "loss_difference": _difference(result, name, dtype)}
 
 

@@ -29,6 +29,8 @@ from promot_jax.train_step import make_train_step
 from promot_jax.trees import Tree
 
 STEPS_BETWEEN_LOGS = 20
+# Rows by which a stage chooses the shapes of its packed batches.
+SAMPLE = 1024
 
 # Parameters -> scalars; `validation/score` and `validation/loss` must be among them.
 Evaluate = Callable[[Tree], dict[str, float]]
@@ -225,13 +227,13 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
         yield partitioning.shard_batch(mesh, batch)
 
 
-def _first_rows(batches, rows: int = 1024) -> list[data.Batch]:
-    """Returns the first batches that have so many rows together."""
+def _first_rows(batches) -> list[data.Batch]:
+    """Returns the first batches, that have `SAMPLE` rows together."""
     found, count = [], 0
     for batch in batches:
         found.append(batch)
         count += len(batch["decoder_loss_weights"])
-        if count >= rows:
+        if count >= SAMPLE:
             break
     return found
 

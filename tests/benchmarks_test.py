@@ -1,5 +1,6 @@
 """The benchmarks compare the same work and refuse to compare another; no timing is asserted."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -9,8 +10,9 @@ import jax
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import decoding, train_step, workers
-from benchmarks.shapes import SHAPES
+from benchmarks import decoding, ours, train_step, workers
+from benchmarks.shapes import SHAPES, UNEVEN
+from promot_jax import architectures, partitioning
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -58,7 +60,7 @@ def run(monkeypatch, file, *flags):
 
 @pytest.mark.parametrize("shape", ["tiny", "tiny_llama"])
 def test_contenders_do_the_same_work(shape, here, monkeypatch, tmp_path, capsys):
-    kinds = ("train", "decode") if shape == "tiny" else ("decode",)
+    kinds = ("train" if shape == "tiny" else "uneven", "decode")
     content = run(
         monkeypatch, tmp_path / "figures.json", "--only", ",".join(kinds), "--shape", shape
     )
@@ -67,21 +69,41 @@ def test_contenders_do_the_same_work(shape, here, monkeypatch, tmp_path, capsys)
     printed = capsys.readouterr().out
     for result in content["results"]:
         assert result["name"] in printed
-        mine, theirs = result["contenders"].values()
+        mine, *others = result["contenders"].values()
         assert set(mine["seconds"]) == {"median", "min", "max"}
         assert {"cpu_seconds", "first_seconds", "peak_mb", "facts"} <= set(mine)
-        (ratio,) = result["ratio"].values()
-        assert ratio["median"] == theirs["seconds"]["median"] / mine["seconds"]["median"]
+        for theirs, ratio in zip(others, result["ratio"].values(), strict=True):
+            assert ratio["median"] == theirs["seconds"]["median"] / mine["seconds"]["median"]
     found = [(result["kind"], result["name"]) for result in content["results"]]
     assert found[-1] == ("decode", "6 tokens, beam 4")
     assert content["results"][-1]["equal_rows"] == 1.0
     stages = content["results"][:-1]
-    assert len(stages) == (3 if "train" in kinds else 0)
+    assert [len(result["contenders"]) for result in stages] == (
+        [2, 2, 2] if "train" in kinds else [3, 4]
+    )
     for result in stages:
         assert result["loss_difference"] < 1e-4
         for row in result["contenders"].values():
-            # The steps train: the second one's loss is lower.
-            assert row["facts"]["then"]["losses"][0] < row["facts"]["first"]["losses"][0]
+            # The steps train: at the second sight of the first batch, its loss is lower.
+            assert row["facts"]["then"]["losses"][-1] < row["facts"]["first"]["losses"][0]
+
+
+def test_uneven_rows_are_packed_where_the_table_says_so(monkeypatch):
+    taken = []
+    monkeypatch.setattr(ours.partitioning, "shard_batch", lambda mesh, batch: taken.append(batch))
+    monkeypatch.setattr(ours, "make_train_step", lambda *_: lambda *_: (None, {"loss": 0.0}))
+    shape = SHAPES["tiny_llama"]
+    model = architectures.build(shape.family, ours._tuples(shape.config), None)
+    params = jax.jit(model.init)(jax.random.key(0))
+    monkeypatch.setattr(ours, "_open", lambda *_: (model, params, partitioning.make_mesh()))
+    for rows in ("packed", "padded"):
+        given = dataclasses.asdict(shape)
+        ours.train_step(given, "", "float32", "fine_tuning", rows).run(UNEVEN + 1)
+    packed, padded = taken[: UNEVEN + 1], taken[UNEVEN + 1 :]
+    assert all("decoder_prompts" in batch for batch in packed)
+    targets = [[b["decoder_loss_weights"].sum() for b in side] for side in (packed, padded)]
+    assert targets[0] == targets[1]
+    assert targets[0][0] == targets[0][-1]
 
 
 class Liar(Here):
