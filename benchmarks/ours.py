@@ -17,6 +17,7 @@ from promot_jax import (
     architectures,
     data,
     decoding,
+    host_memory,
     optimizers,
     partitioning,
     pretrained,
@@ -72,7 +73,8 @@ def _tuples(config) -> dict:
 
 
 def _open(folder: str, dtype: str, **changes):
-    """Returns our model, its parameters and the mesh they lie on, as `promot run` places them."""
+    """Returns our model, its parameters and the mesh they lie on, as `promot run` prepares them."""
+    host_memory.keep()
     partitioning.keep_compiled(pathlib.Path(folder, "compiled"))
     model, source = pretrained.open_model(folder, dtype=dtype, dropout_rate=0.0, **changes)
     model = dataclasses.replace(model, vocabulary=_Vocabulary())
