@@ -34,6 +34,7 @@ def test_a_report_is_what_its_records_say(run, tmp_path, monkeypatch):
     [
         ("README.md", "mini", (0,)),
         ("docs/results.md", "mini", (0, 1, 2)),
+        ("docs/results.md", "mini_1shot", (0, 1, 2)),
         ("docs/results.md", "second_base", (2,)),
         ("docs/results.md", "smollm2/vitaminc", (0, 1, 2)),
         ("docs/results.md", "smollm2/enfr", (0,)),
