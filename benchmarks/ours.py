@@ -115,7 +115,7 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
     model = model.with_prompts(trees.prompts_of(params))
     del params
     step = make_train_step(model, settings, settings.optimizer(), mesh, shardings)
-    batches, placed = _endless(shape, rows, model, prompt is not None), None
+    batches, placed = _endless(shape, rows, model, mesh, prompt), None
     key = jax.device_put(jax.random.key(0), partitioning.replicated(mesh))
 
     def run(count):
@@ -137,19 +137,20 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
     return Subject(run, about)
 
 
-def _endless(shape: Shape, rows: str, model, attached: bool) -> Iterator[dict[str, np.ndarray]]:
+def _endless(shape: Shape, rows: str, model, mesh, prompt) -> Iterator[dict[str, np.ndarray]]:
     """Yields the batches of training steps; see `train_step`."""
-    if rows == "full":
-        batches = [shapes.full_rows(shape)]
-    else:
-        # As many rows as a stage chooses its packed shapes by.
-        number = max(shapes.UNEVEN, train.SAMPLE // shape.rows)
-        batches = [shapes.uneven_rows(shape, number) for number in range(number)]
-    batches = [shapes.batch(shape, batch) for batch in batches]
-    if attached:
-        batches = [batch | {"prompt_ids": np.zeros(shape.rows, np.int32)} for batch in batches]
-    timed = itertools.cycle(batches[: shapes.UNEVEN])
-    return map(model.packer(batches, 1), timed) if rows == "packed" else timed
+
+    def batch(rows):
+        attached = {} if prompt is None else {"prompt_ids": np.zeros(shape.rows, np.int32)}
+        return shapes.batch(shape, rows) | attached
+
+    batches = itertools.cycle(map(batch, shapes.step_rows(shape, rows != "full")))
+    if rows != "packed":
+        return batches
+    # As many rows as a stage chooses its packed shapes by.
+    numbers = range(train.SAMPLE // shape.rows)
+    sample = [batch(shapes.uneven_rows(shape, number)) for number in numbers]
+    return map(model.packer(sample, partitioning.row_parts(mesh)), batches)
 
 
 def decode(shape: dict, folder: str, dtype: str, beams: int) -> Subject:

@@ -85,12 +85,8 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
     if stage != "fine_tuning":
         model = _start_stage(model, shape, stage)
     optimizer = _optimizer(model.train())
-    if rows == "full":
-        batches = [shapes.full_rows(shape)]
-    else:
-        batches = [shapes.uneven_rows(shape, number) for number in range(shapes.UNEVEN)]
     collate = _flattened if rows == "flattened" else functools.partial(_padded, shape.family)
-    batches = itertools.cycle(batches)
+    batches = itertools.cycle(shapes.step_rows(shape, rows != "full"))
 
     def run(count):
         losses = []

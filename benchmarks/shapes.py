@@ -114,6 +114,13 @@ def uneven_rows(shape: Shape, number: int) -> list[Row]:
     return [(draw(shape.inputs), draw(shape.targets)) for _ in range(shape.rows)]
 
 
+def step_rows(shape: Shape, uneven: bool) -> list[list[Row]]:
+    """Returns the rows of the batches that training steps take in turn."""
+    if not uneven:
+        return [full_rows(shape)]
+    return [uneven_rows(shape, number) for number in range(UNEVEN)]
+
+
 def batch(shape: Shape, rows: Sequence[Row]) -> dict[str, np.ndarray]:
     """Returns rows, padded to [B, T] and [B, U], with the fields of `promot_jax.data`."""
     fields = {

@@ -35,8 +35,7 @@ def measure(
         }
         if stage == "fine_tuning" and shape.family == "t5" and importlib.util.find_spec("t5x"):
             contenders["T5X"] = ("benchmarks.t5x_step:train_step", given)
-        result = workers.compare(contenders, rounds, times)
-        yield {"name": name, **result, "loss_difference": _difference(result, name, dtype)}
+        yield _compared(name, contenders, rounds, times, dtype)
 
 
 def measure_uneven(
@@ -62,9 +61,13 @@ def measure_uneven(
                 "benchmarks.peers:train_step",
                 given | {"rows": "flattened"},
             )
-        name = f"{name}, uneven rows"
-        result = workers.compare(contenders, rounds, times * UNEVEN)
-        yield {"name": name, **result, "loss_difference": _difference(result, name, dtype)}
+        yield _compared(f"{name}, uneven rows", contenders, rounds, times * UNEVEN, dtype)
+
+
+def _compared(name, contenders, rounds, times, dtype) -> dict[str, Any]:
+    """Returns the result of contenders that compute the same loss."""
+    result = workers.compare(contenders, rounds, times)
+    return {"name": name, **result, "loss_difference": _difference(result, name, dtype)}
 
 
 def _difference(result, name, dtype) -> float:

@@ -14,7 +14,7 @@ from promot_jax import host_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
-# Pages that each of three steps had to ask Linux for; 64 MB of temporary arrays are 16,384 of 4 kB.
+# Pages asked of Linux so far, after each step; 64 MB of temporary arrays are 16,384 of 4 kB.
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp
