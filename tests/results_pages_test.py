@@ -6,11 +6,15 @@ import shutil
 
 import pytest
 
+from promot_jax import cli
 from promot_jax.metric_writers import read_jsonl
 from promot_jax.report import build, figures
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
+# The paper's tables in miniature, and the scores of their runs.
+PAPER = RESULTS / "paper_mini"
+TABLES = sorted(path.stem for path in PAPER.glob("*.md"))
 # Runs whose records are here as a whole; of others there is the report alone.
 RUNS = sorted(path.parent for path in RESULTS.rglob("run.json") if any(path.parent.glob("seed_*")))
 
@@ -80,3 +84,33 @@ def test_a_comparison_is_what_the_records_of_its_runs_say(compared, runs, tmp_pa
     monkeypatch.setattr(build.page, "page", lambda *arguments: "")
     build.build(*(RESULTS / run for run in runs), out=tmp_path)
     assert (tmp_path / "report.md").read_text() == (RESULTS / compared / "report.md").read_text()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_of_the_paper_is_what_its_records_say(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run in (path.parent for path in PAPER.glob("*/results.jsonl")):
+        shutil.copytree(run, tmp_path / "runs/paper/mini" / run.name)
+    assert cli.main(["paper", table, "--model", "mini", "--collect"]) == 0
+    for kept in PAPER.glob(f"{table}.*"):
+        assert (tmp_path / "runs/paper/mini" / kept.name).read_text() == kept.read_text()
+
+
+def test_the_summary_of_the_paper_s_tables_has_their_scores():
+    page = (ROOT / "docs" / "results.md").read_text()
+    summary = re.search(r"^\| Norm\. Avg\. \(target.*\n(?:\|.*\n)+", page, re.MULTILINE)[0]
+    shown = re.findall(r"\d+\.\d(?: ± \d+\.\d)? \([^)]*\)", summary)
+    assert len(shown) == summary.count("(") - 1
+    assert set(shown) <= {score for table in TABLES for score in averages(table)}
+
+
+def averages(table):
+    """Yields the average of each method of a table, in brackets its targets."""
+    lines = re.search(r"(?:^\|.*\n)+", (PAPER / f"{table}.md").read_text(), re.MULTILINE)[0]
+    rows = [re.findall(r"[^|]+", line) for line in lines.splitlines()[2:]]
+    number = next(number for number, row in enumerate(rows) if "Norm. Avg." in row[0])
+    for *targets, average in zip(*(row[1:] for row in rows[: number + 1]), strict=True):
+        ours = [re.match(r" (.*) \([^)]*\) ", cell)[1] for cell in (*targets, average)]
+        yield f"{ours[-1]} ({'; '.join(ours[:-1])})"
+        # Without spread where there are several.
+        yield f"{ours[-1]} ({'; '.join(score.split(' ')[0] for score in ours[:-1])})"
