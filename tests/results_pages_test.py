@@ -41,7 +41,7 @@ def test_a_report_is_what_its_records_say(run, tmp_path, monkeypatch):
         ("docs/results.md", "mini_1shot", (0, 1, 2)),
         ("docs/results.md", "second_base", (2,)),
         ("docs/results.md", "smollm2/vitaminc", (0, 1, 2)),
-        ("docs/results.md", "smollm2/enfr", (0,)),
+        ("docs/results.md", "smollm2/enfr", (0, 1, 2)),
     ],
 )
 def test_a_page_shows_tables_of_reports(page, run, numbers):
