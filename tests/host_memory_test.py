@@ -4,6 +4,7 @@ import ctypes
 import itertools
 import os
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -23,7 +24,7 @@ if sys.argv[1] == "keep":
     assert host_memory.keep()
 step = jax.jit(lambda x: jnp.tanh(x @ x.T) @ x)
 x = jax.random.normal(jax.random.key(0), (4096, 2))
-for _ in range(5):
+for _ in range(40):
     step(x).block_until_ready()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
@@ -37,7 +38,8 @@ def test_a_step_finds_the_pages_of_the_one_before():
         command = [sys.executable, "-c", FAULTS, what]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         counts = [int(line) for line in run.stdout.split()]
-        found[what] = min(after - before for before, after in itertools.pairwise(counts))
+        # Now and then a small array lies in the gap and one step has to ask: the middle one counts.
+        found[what] = statistics.median(b - a for a, b in itertools.pairwise(counts))
     assert found["keep"] < 1000
     # Pages may be large ones, of 2 MB.
     assert found["leave"] > found["keep"] + 20
