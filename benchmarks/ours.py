@@ -17,7 +17,6 @@ from promot_jax import (
     architectures,
     data,
     decoding,
-    host_memory,
     optimizers,
     partitioning,
     pretrained,
@@ -74,7 +73,6 @@ def _tuples(config) -> dict:
 
 def _open(folder: str, dtype: str, **changes):
     """Returns our model, its parameters and the mesh they lie on, as `promot run` prepares them."""
-    host_memory.keep()
     partitioning.keep_compiled(pathlib.Path(folder, "compiled"))
     model, source = pretrained.open_model(folder, dtype=dtype, dropout_rate=0.0, **changes)
     model = dataclasses.replace(model, vocabulary=_Vocabulary())

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from promot_jax import cli, configuration, host_memory, partitioning
+from promot_jax import cli, configuration
 from promot_jax.commands import run as run_command
 from promot_jax.tasks import mini_entailment, mini_pretrain
 
@@ -91,14 +91,6 @@ def test_a_finished_run_answers_and_exports(run, tmp_path, capsys):
     assert cli.main(["export", str(run), str(tmp_path / "tuned"), "--method", "fine_tuning"]) == 0
     initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/tuned'"
     assert cli.main(["run", "mini", at(tmp_path / "third"), *MINI, initial]) == 0
-
-
-def test_memory_is_kept_from_before_the_devices_are_made(run, monkeypatch):
-    order = []
-    monkeypatch.setattr(host_memory, "keep", lambda: order.append("memory"))
-    monkeypatch.setattr(partitioning, "use_cpu_cores", lambda parameters: order.append("devices"))
-    assert cli.main(["run", "mini", at(run), *MINI]) == 0
-    assert order == ["memory", "devices"]
 
 
 def test_the_report_is_rebuilt(run, capsys):

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed", "host_memory"},
+    {"distributed"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop"},
     {"models", "partitioning", "checkpoints", "optimizers"},

@@ -132,10 +132,9 @@ def _run_experiment(arguments, overrides) -> None:
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
-        from promot_jax import host_memory, partitioning, trees
+        from promot_jax import partitioning, trees
         from promot_jax.runner import Runner, shorten
 
-        host_memory.keep()
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
