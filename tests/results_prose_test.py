@@ -7,8 +7,7 @@ import statistics
 
 import pytest
 
-from promot_jax.metric_writers import read_jsonl
-from promot_jax.report import build, equal_target, following
+from promot_jax.report import build, equal_target, following, scores
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -25,53 +24,49 @@ def records(run):
     return build.read([RESULTS / run])
 
 
-def series(run, stage, step, key, seed=None):
-    """What was measured at a step of a stage: the mean over the seeds, or with one of them."""
+def at(run, stage, step, quantity, seed=None):
+    """What was followed at a step of a stage: the mean over the seeds, or with one of them."""
     stages = [one for one in records(run).stages if one.name == stage and seed in (None, one.seed)]
-    values = [key.series(one) if hasattr(key, "series") else one.series(key) for one in stages]
-    return statistics.mean(one[step] for one in values)
+    return statistics.mean(quantity.series(one)[step] for one in stages)
 
 
 def kept(run, stage, step, seed=None):
-    average = following.families(records(run), following.SCORE)[0]
-    return series(run, stage, step, average, seed)
+    return at(run, stage, step, following.families(records(run), following.SCORE)[0], seed)
 
 
 def questions(run, stage, step):
-    return series(run, stage, step, following.questions(records(run), following.SCORE))
+    return at(run, stage, step, following.questions(records(run), following.SCORE))
 
 
 def target(run, stage, step, seed=None):
-    return series(run, stage, step, "validation/score", seed)
+    (followed,) = following.targets(records(run), records(run).targets)
+    return at(run, stage, step, followed, seed)
 
 
 def cosines(run, stage, step, seed=None):
-    return [
-        series(run, stage, step, f"cosine/{group}", seed) for group in ("query", "key", "value")
-    ]
+    groups = [following.Followed(name, (f"cosine/{name}",)) for name in ("query", "key", "value")]
+    return [at(run, stage, step, group, seed) for group in groups]
 
 
-def scores(run, method):
-    """Of the target's test rows, seed by seed."""
-    rows = read_jsonl(RESULTS / run / "results.jsonl")
-    name = records(run).targets[0].name
-    rows = [row for row in rows if (row["method"], row["task"]) == (method, name)]
-    return [row["score"] for row in sorted(rows, key=lambda row: row["seed"])]
+def on_test_rows(run, name):
+    """The target's scores on test rows, seed by seed."""
+    return scores.task_score(records(run), method(run, name), records(run).targets[0]).values
 
 
-def share(run, method, seed):
-    """The label share over the generative tasks on test rows."""
-    generative = {task.name for task in records(run).tasks if task.generative}
-    rows = read_jsonl(RESULTS / run / "results.jsonl")
-    rows = [row for row in rows if (row["method"], row["seed"]) == (method, seed)]
-    return statistics.mean(row["label_share"] for row in rows if row["task"] in generative)
+def shares(run, name):
+    """The label share over the generative tasks on test rows, seed by seed."""
+    return scores.label_share(records(run), method(run, name)).values
 
 
-def pair(run, method, number):
+def method(run, name):
+    return next(one for one in records(run).methods if one.name == name)
+
+
+def pair(run, name, number):
     """What fine-tuning and a method kept where both were as good, with one of the seeds."""
     (comparison,) = equal_target.comparisons(records(run))
-    found = next(pair for pair in comparison.pairs if pair.method.name == method)
-    return [found.first_kept.values[number], found.kept.values[number]]
+    found = next(pair for pair in comparison.pairs if pair.method.name == name)
+    return found.first_kept.values[number], found.kept.values[number]
 
 
 # What stands in no table, by section, in the order of the page.
@@ -92,34 +87,34 @@ MEASURED = {
         "86.4": target("ablations", "prompt", 2000),
     },
     "Once more, with 1-shot inputs": lambda: {
-        "85.0": scores("mini_1shot", "prompt_tuning")[0],
-        "98.0": scores("mini", "prompt_tuning")[0],
+        "85.0": on_test_rows("mini_1shot", "prompt_tuning")[0],
+        "98.0": on_test_rows("mini", "prompt_tuning")[0],
     },
     "A second base": lambda: {
-        "63.5": min(scores("second_base", "prompt_tuning")),
-        "88.5": max(scores("second_base", "prompt_tuning")),
-        "90.5": min(scores("mini", "prompt_tuning")),
-        "99.5": max(scores("mini", "prompt_tuning")),
+        "63.5": min(on_test_rows("second_base", "prompt_tuning")),
+        "88.5": max(on_test_rows("second_base", "prompt_tuning")),
+        "90.5": min(on_test_rows("mini", "prompt_tuning")),
+        "99.5": max(on_test_rows("mini", "prompt_tuning")),
         "83.9": pair("second_base", "promot", 2)[1],
         "48.5": pair("second_base", "promot", 2)[0],
     },
     "A real model": lambda: {
         "33.3": target("smollm2/vitaminc", "model", 75, 0),
-        "91.4": share("smollm2/vitaminc", "fine_tuning", 0),
-        "52.1": share("smollm2/vitaminc", "fine_tuning", 1),
+        "91.4": shares("smollm2/vitaminc", "fine_tuning")[0],
+        "52.1": shares("smollm2/vitaminc", "fine_tuning")[1],
         "0.99": min(cosines("smollm2/vitaminc", "model", 0)),
         "1.00": max(cosines("smollm2/vitaminc", "model", 0)),
         "−0.05": cosines("smollm2/vitaminc", "model", 225)[0],
-        "67.7": share("smollm2/vitaminc", "promot_1shot", 0),
-        "22.4": share("smollm2/vitaminc", "promot_1shot", 1),
+        "67.7": shares("smollm2/vitaminc", "promot_1shot")[0],
+        "22.4": shares("smollm2/vitaminc", "promot_1shot")[1],
         "−0.67": cosines("smollm2/vitaminc", "prompt-model", 0, 1)[0],
         "0.97": cosines("smollm2/vitaminc", "prompt-model", 0, 0)[0],
     },
     "English to French": lambda: {
-        "31.5": scores("smollm2/enfr", "promot")[0],
-        "27.0": scores("smollm2/enfr", "promot")[1],
-        "31.9": scores("smollm2/enfr", "fine_tuning")[0],
-        "35.6": scores("smollm2/enfr", "fine_tuning")[1],
+        "31.5": on_test_rows("smollm2/enfr", "promot")[0],
+        "27.0": on_test_rows("smollm2/enfr", "promot")[1],
+        "31.9": on_test_rows("smollm2/enfr", "fine_tuning")[0],
+        "35.6": on_test_rows("smollm2/enfr", "fine_tuning")[1],
         "34.4": questions("smollm2/enfr", "prompt_1shot-model_1shot", 150),
         "23.4": questions("smollm2/enfr", "model", 150),
         "29.7": questions("smollm2/enfr", "prompt-model", 300),
