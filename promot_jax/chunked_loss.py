@@ -6,6 +6,11 @@ dropped. The gradient with respect to the hidden states needs the softmax's mean
 which is folded along in the same pass, as attention does with its values (Rabe & Staats 2021, Dao
 et al. 2022). Only where the output projection itself trains are the chunks computed a second time.
 
+The target's own column stays out of maximum, sum and mean, and is added at the end. A token that is
+all but certain has the gradient `sum of p_j (w_j - w_t)` over the others: small numbers. Were the
+target in the mean, `w_t` would be subtracted from nearly itself, and what would be left is how much
+a matrix product rounds (to bfloat16 on a TPU, to 10 bits of fraction on a GPU).
+
 The chunks run along an axis that no device divides: the vocabulary is seen as `[S, V / S]`, where S
 is the mesh's `model` axis. So the same code runs sharded, and parameters that are divided over
 `fsdp` are gathered one chunk at a time.
@@ -59,13 +64,15 @@ def token_losses(
     """Returns what `losses.cross_entropy` sums, without its logits.
 
     Args:
-      hidden: `[B, U, H]`; matrix products run in its dtype and are summed in float32.
-      head: the output projection, float32.
+      hidden: `[B, U, H]`, of any float dtype. As in T5X, logits are products of float32 numbers:
+        a bfloat16 hidden state is widened, the projection is never rounded.
+      head: the output projection.
       targets: int `[B, U]`.
       label_smoothing: s, at least 0 and below 1.
       z_loss: factor of the z-loss.
     """
     settings = (head.vocab_axis, float(label_smoothing), float(z_loss))
+    hidden = hidden.astype(jnp.float32)
     loss, log_z, correct = _token_losses(settings, hidden, head.kernel, targets)
     return TokenLosses(loss, z_loss * jnp.square(jax.lax.stop_gradient(log_z)), correct)
 
@@ -76,15 +83,15 @@ def _token_losses(settings, hidden, kernel, targets):
 
 
 def _forward_rule(settings, hidden, kernel, targets):
-    loss, log_z, correct, pulled = _forward(settings, hidden, kernel, targets, pull=True)
-    return (loss, log_z, correct), (hidden, kernel, targets, log_z, pulled)
+    *outputs, on_target, pulled = _forward(settings, hidden, kernel, targets, pull=True)
+    return tuple(outputs), (hidden, kernel, targets, outputs[1], on_target, pulled)
 
 
 def _backward_rule(settings, saved, cotangents):
-    hidden, kernel, targets, log_z, pulled = saved
+    hidden, kernel, targets, log_z, on_target, pulled = saved
     scale = cotangents[0]
-    gradient = (scale[..., None] * pulled).astype(hidden.dtype)
-    return gradient, _kernel_gradient(settings, hidden, kernel, targets, log_z, scale), None
+    gradient = _kernel_gradient(settings, hidden, kernel, targets, log_z, on_target, scale)
+    return scale[..., None] * pulled, gradient, None
 
 
 _token_losses.defvjp(_forward_rule, _backward_rule)
@@ -115,12 +122,12 @@ class _Chunks:
         """Returns where a chunk begins; the last one overlaps the one before if it must."""
         return jnp.minimum(number * self.width, self.inner - self.width)
 
-    def read(self, number: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Returns a chunk as `[H, S*C]`, gathered over the devices that divide H."""
+    def read(self, number: jax.Array) -> jax.Array:
+        """Returns a chunk as float32 `[H, S*C]`, gathered over the devices that divide H."""
         chunk = jax.lax.dynamic_slice_in_dim(
             self.view, self.start(number), self.width, axis=self.axis + 1
         )
-        chunk = self.placed(chunk.astype(dtype), None)
+        chunk = self.placed(chunk, None).astype(jnp.float32)
         if self.axis:
             return chunk.reshape(chunk.shape[0], -1)
         return chunk.reshape(-1, chunk.shape[-1]).T
@@ -132,13 +139,13 @@ class _Chunks:
 
     def mean(self, weights: jax.Array, chunk: jax.Array) -> jax.Array:
         """Returns the weighted sum of columns, float32 `[B, U, H]`."""
-        rows = weights.astype(chunk.dtype).reshape(-1, chunk.shape[1])
+        rows = weights.reshape(-1, chunk.shape[1])
         return _dot(rows, chunk.T).reshape(*weights.shape[:2], -1)
 
     def outer(self, hidden: jax.Array, gradients: jax.Array) -> jax.Array:
-        """Returns the gradient of a chunk from that of its logits, in float32."""
+        """Returns the gradient of a chunk from that of its logits."""
         rows = hidden.reshape(-1, hidden.shape[-1])
-        gradients = gradients.astype(hidden.dtype).reshape(len(rows), -1)
+        gradients = gradients.reshape(len(rows), -1)
         if not self.axis:
             return _dot(gradients.T, rows).reshape(self.parts, self.width, -1)
         # On a CPU the product takes half the time if the transposition stays out of it.
@@ -162,33 +169,36 @@ def _parts(vocab_size: int) -> int:
     return parts if vocab_size % parts == 0 else 1
 
 
-def _smoothing(smoothing: float, vocab_size: int) -> tuple[float, float, float]:
-    """Returns what the target and every other token weigh, and the entropy of that."""
+def _smoothing(smoothing: float, vocab_size: int) -> tuple[float, float]:
+    """Returns what every token but the target weighs, and the entropy of the smoothed target."""
     other = smoothing / (vocab_size - 1)
     entropy = 0.0
     if smoothing:
         entropy = -((1 - smoothing) * math.log(1 - smoothing) + smoothing * math.log(other))
-    return 1 - smoothing - other, other, entropy
+    return other, entropy
 
 
 def _forward(settings, hidden, kernel, targets, *, pull):
-    """Returns loss, log-normaliser and hits `[B, U]`, and the gradient of the loss `[B, U, H]`."""
+    """Returns loss, log-normaliser and hits `[B, U]`; the gradients of the target's logit and of h.
+
+    The gradient of a logit is p (1 + 2 z log Z), less 1 - s for the target and `other` for others.
+    """
     vocab_axis, smoothing, z_loss = settings
     chunks = _Chunks(kernel, vocab_axis, targets.size)
     vocab_size = kernel.shape[vocab_axis]
-    on_target, on_other, entropy = _smoothing(smoothing, vocab_size)
+    other, entropy = _smoothing(smoothing, vocab_size)
 
     def fold(number, carry):
         maximum, total, target, summed, pulled = carry
-        chunk = chunks.read(number, hidden.dtype)
+        chunk = chunks.read(number)
         logits = chunks.logits(hidden, chunk)
         ids, new = chunks.places(number)
-        target += jnp.sum(
-            jnp.where(new & (ids == targets[..., None, None]), logits, 0.0), axis=(2, 3)
-        )
+        hit = ids == targets[..., None, None]
+        target += jnp.sum(jnp.where(new & hit, logits, 0.0), axis=(2, 3))
+        rest = new & ~hit
         if smoothing:
-            summed += jnp.sum(jnp.where(new, logits, 0.0), axis=(2, 3))
-        logits = jnp.where(new, logits, -jnp.inf)
+            summed += jnp.sum(jnp.where(rest, logits, 0.0), axis=(2, 3))
+        logits = jnp.where(rest, logits, -jnp.inf)
         higher = jnp.maximum(maximum, jnp.max(logits, axis=(2, 3)))
         weights = jnp.exp(logits - higher[..., None, None])
         shrink = jnp.exp(maximum - higher)
@@ -199,35 +209,43 @@ def _forward(settings, hidden, kernel, targets, *, pull):
 
     zeros = jnp.zeros(targets.shape, jnp.float32)
     pulled = jnp.zeros(hidden.shape, jnp.float32) if pull else None
-    carry = (jnp.full(targets.shape, -jnp.inf), zeros, zeros, zeros, pulled)
+    # Finite, since a chunk may hold nothing but the target.
+    lowest = jnp.full(targets.shape, jnp.finfo(jnp.float32).min)
+    carry = (lowest, zeros, zeros, zeros, pulled)
     maximum, total, target, summed, pulled = jax.lax.fori_loop(0, chunks.count, fold, carry)
-    log_z = maximum + jnp.log(total)
-    loss = -on_target * (target - log_z) - entropy + z_loss * jnp.square(log_z)
+    # Log-odds against the target: all that follows is exact however certain it is.
+    against = maximum + jnp.log(total) - target
+    surprise = jax.nn.softplus(against)
+    log_z = target + surprise
+    loss = surprise - entropy + z_loss * jnp.square(log_z)
     if smoothing:
-        loss -= on_other * (summed - vocab_size * log_z)
-    if pull:
-        # The gradient of a logit is p (1 + 2 z log Z) - on_target [is target] - on_other.
-        pulled *= ((1 + 2 * z_loss * log_z) / total)[..., None]
-        columns = jnp.take(kernel, targets, axis=vocab_axis, mode="clip")
-        columns = jnp.moveaxis(columns, 0, -1) if vocab_axis else columns
-        pulled -= on_target * columns
-        if smoothing:
-            pulled -= on_other * jnp.sum(kernel, axis=vocab_axis)
-    return loss, log_z, target >= maximum, pulled
+        loss -= smoothing * surprise + other * (summed - (vocab_size - 1) * log_z)
+    correct = target >= maximum
+    if not pull:
+        return loss, log_z, correct
+    missed = jax.nn.sigmoid(against)
+    on_target = smoothing - missed + 2 * z_loss * log_z * (1 - missed)
+    pulled *= ((1 + 2 * z_loss * log_z) * missed / total)[..., None]
+    columns = jnp.take(kernel, targets, axis=vocab_axis, mode="clip").astype(jnp.float32)
+    columns = jnp.moveaxis(columns, 0, -1) if vocab_axis else columns
+    if smoothing:
+        pulled -= other * jnp.sum(kernel, axis=vocab_axis, dtype=jnp.float32)
+    pulled += (on_target + other)[..., None] * columns
+    return loss, log_z, correct, on_target, pulled
 
 
-def _kernel_gradient(settings, hidden, kernel, targets, log_z, scale):
+def _kernel_gradient(settings, hidden, kernel, targets, log_z, on_target, scale):
     """Returns the gradient of the sum of `scale` × loss with respect to the kernel."""
     vocab_axis, smoothing, z_loss = settings
     chunks = _Chunks(kernel, vocab_axis, targets.size)
-    on_target, on_other, _ = _smoothing(smoothing, kernel.shape[vocab_axis])
+    other, _ = _smoothing(smoothing, kernel.shape[vocab_axis])
 
     def add(number, gradient):
-        chunk = chunks.read(number, hidden.dtype)
+        chunk = chunks.read(number)
         ids, new = chunks.places(number)
         share = jnp.exp(chunks.logits(hidden, chunk) - log_z[..., None, None])
-        share *= (1 + 2 * z_loss * log_z)[..., None, None]
-        share -= on_target * (ids == targets[..., None, None]) + on_other
+        share = share * (1 + 2 * z_loss * log_z)[..., None, None] - other
+        share = jnp.where(ids == targets[..., None, None], on_target[..., None, None], share)
         share = jnp.where(new, share * scale[..., None, None], 0.0)
         part = chunks.outer(hidden, share)
         axis, start = vocab_axis + 1, chunks.start(number)

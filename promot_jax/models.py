@@ -187,7 +187,7 @@ class Model(abc.ABC):
         tied = config.logits_via_embedding
         kernel = trees.flatten(params)["token_embedder/embedding" if tied else HEAD]
         return chunked_loss.token_losses(
-            hidden * jnp.asarray(config.logit_scale, hidden.dtype),
+            hidden.astype(jnp.float32) * config.logit_scale,
             chunked_loss.Head(kernel, vocab_axis=0 if tied else 1),
             batch["decoder_target_tokens"],
             label_smoothing=label_smoothing,
