@@ -1,38 +1,38 @@
 """What a trained stage came from, as one short text: equal lineages give equal checkpoints.
 
 A stage may be reused by a later run only if the model it started from, every stage before it, its
-seed and all that decides its training are the same.
+seed and all that decides its training are the same. Settings count as they were given (see
+`settings`), so a lineage outlives versions of jax.
 """
 
 import dataclasses
 import hashlib
 import json
 import re
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from promot_jax import architectures, trees
+from promot_jax import architectures, settings, trees
 from promot_jax.models import Model
 from promot_jax.stages import Stage
 from promot_jax.trees import Tree
 
-# Of a stage; functions are described by the program that jax traces from them.
-FUNCTIONS = ("optimizer", "prompt_init")
-# Of a stage, too: what it costs, and nothing else but rounding.
+# Of a stage: what it costs, and nothing else but rounding.
 COSTS = ("pack",)
+# How a lineage is made. The first way, without a number, depended on the version of jax.
+SCHEME = 2
 
 
 def of_model(model: Model, params: Tree) -> str:
-    """Returns the lineage of a starting point: its architecture and every bit of its parameters.
+    """Returns the lineage of a starting point: architecture, vocabulary, every bit of parameters.
 
-    Stacked layers and what the backward pass stores (`networks.stack`) change neither.
+    Stacked layers and what the backward pass stores (`networks.stack`) change none of them; nor
+    does the place of the vocabulary's file.
     """
     plain = model.unstacked().with_remat("none")
-    return _digest(
-        json.dumps(architectures.describe(plain), sort_keys=True), trees.checksum(params)
-    )
+    about = [architectures.describe(plain), settings.describe(model.vocabulary)]
+    return _digest(about, trees.checksum(params))
 
 
 def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax.Array) -> str:
@@ -46,47 +46,27 @@ def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax
       embedding: [V, H] of the model; its shape decides how a prompt is drawn.
     """
     fields = {
-        field.name: repr(getattr(stage, field.name))
+        field.name: settings.describe(getattr(stage, field.name))
         for field in dataclasses.fields(stage)
-        if field.name not in FUNCTIONS + COSTS
+        if field.name not in COSTS
     }
-    return _digest(
-        parent,
-        json.dumps(fields, sort_keys=True),
-        _program_of_optimizer(stage),
-        _program_of_prompt(stage, embedding),
-        str(seed),
-        measured,
-    )
+    drawn = [list(embedding.shape), str(embedding.dtype)]
+    return _digest(parent, fields, drawn, seed, measured)
 
 
-def _program_of_optimizer(stage: Stage) -> str:
-    """Returns one update as a program: its numbers are the optimizer's settings."""
-    tx = stage.optimizer()
-    params = {"kernel": jax.ShapeDtypeStruct((256, 256), jnp.float32)}
-    params["scale"] = jax.ShapeDtypeStruct((8,), jnp.float32)
-    return _text(jax.make_jaxpr(tx.update)(params, jax.eval_shape(tx.init, params), params))
+def can_differ(kept: str | None, lineage: str) -> bool:
+    """Says whether a kept lineage is of another training.
+
+    One of before there were schemes can be compared with nothing, and then nothing is said.
+    """
+    return kept != lineage and not is_old(kept)
 
 
-def _program_of_prompt(stage: Stage, embedding: jax.Array) -> str:
-    """Returns the drawing of the prompt as a program."""
-    if stage.prompt_init is None:
-        return ""
-
-    def draw(embedding, seed):
-        return stage.prompt_init(embedding, stage.prompt_length, jax.random.key(seed))
-
-    shape = jax.ShapeDtypeStruct(embedding.shape, embedding.dtype)
-    return _text(jax.make_jaxpr(draw)(shape, 0))
+def is_old(kept: str | None) -> bool:
+    """Says whether a kept lineage, if there is one, is of before there were schemes."""
+    return kept is None or re.fullmatch("[0-9a-f]{16}", kept) is not None
 
 
-def _text(program) -> str:
-    """Returns a traced program and its constants."""
-    constants = [np.asarray(constant).tobytes() for constant in program.consts]
-    return str(program) + "".join(hashlib.sha256(bits).hexdigest() for bits in constants)
-
-
-def _digest(*parts: str) -> str:
-    # Functions are printed with their addresses in memory.
-    text = re.sub(r"0x[0-9a-f]+", "", "\0".join(parts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(*parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True)
+    return f"{SCHEME}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

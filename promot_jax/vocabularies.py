@@ -4,7 +4,9 @@ A saved vocabulary is a description, such as `{"kind": "sentencepiece", "file": 
 "extra_ids": 100}` or `{"kind": "tokenizers", "file": "tokenizer.json", "eos_token": "</s>"}`.
 """
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -300,3 +302,36 @@ def _write(folder: str | os.PathLike, name: str, content: bytes) -> None:
     tf.io.gfile.makedirs(os.fspath(folder))
     with tf.io.gfile.GFile(os.path.join(folder, name), "wb") as file:
         file.write(content)
+
+
+def identity(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
+    """Returns plain data that is equal where texts become the same ids, wherever its file lies.
+
+    Raises:
+      UserError: the vocabulary's file cannot be read.
+    """
+    found: dict[str, Any] = {"kind": type(vocabulary).__name__}
+    for name in ("pad_id", "bos_id", "eos_id", "unk_id", "extra_ids", "vocab_size"):
+        with contextlib.suppress(NotImplementedError):
+            found[name] = getattr(vocabulary, name)
+    state = dict(vocabulary.__getstate__() or {})
+    if isinstance(vocabulary, Tokenizer):
+        for name in ("path", "eos_token", "_given"):
+            del state[name]
+        found["content"] = hashlib.sha256(vocabulary.text.encode()).hexdigest()
+    elif isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        content = _read(state.pop("_sentencepiece_model_file"))
+        found["content"] = hashlib.sha256(content).hexdigest()
+    for name, value in sorted(state.items()):
+        # What is read on first use is there at one time and not at another.
+        if isinstance(getattr(type(vocabulary), name, None), functools.cached_property):
+            continue
+        if isinstance(value, seqio.Vocabulary):
+            found[name] = identity(value)
+        elif isinstance(value, str) and os.path.isfile(value):
+            found[name] = hashlib.sha256(_read(value)).hexdigest()
+        elif isinstance(value, bool | int | float | str | bytes | list | tuple | dict):
+            found[name] = repr(value)
+        elif hasattr(value, "SerializeToString"):
+            found[name] = value.SerializeToString(deterministic=True).hex()
+    return found

@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "metrics", "progress"},
     {"distributed"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
-    {"networks", "train_state", "adafactor", "data", "packing", "interop"},
+    {"networks", "train_state", "adafactor", "data", "packing", "interop", "settings"},
     {"models", "partitioning", "checkpoints", "optimizers"},
     {"architectures", "attached"},
     {"stages"},
@@ -36,7 +36,8 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *("architectures", "data", "integrations", "models", "preview", "tasks", "vocabularies")
+        *("architectures", "data", "integrations", "models", "preview", "settings", "tasks"),
+        "vocabularies",
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
