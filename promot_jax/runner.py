@@ -277,7 +277,7 @@ class Runner:
         seed, base = self._start
         if attached != BARE or not _unchanged(base, params):
             return self.evaluator.evaluate(params, task, **options)
-        key = (seed, task.name, split, limit)
+        key = (seed, *task.rows_key, split, limit)
         if key not in self._of_start:
             self._of_start[key] = self.evaluator.evaluate(params, task, **options)
         return self._of_start[key]
@@ -326,7 +326,7 @@ class Runner:
         return scalars
 
     def _label_share(self, answers: Sequence[str]) -> float:
-        return metrics.label_share(answers, self.experiment.labels)
+        return metrics.label_share(answers, self.evaluator.written(self.experiment.labels))
 
     def _record(self, key: dict, task: EvalTask, attached: Attached, found: Evaluation) -> None:
         result = {

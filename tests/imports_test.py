@@ -12,8 +12,9 @@ LAYERS = [
     {"errors", "metrics", "progress"},
     {"distributed"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"written"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop"},
-    {"models", "partitioning", "checkpoints", "optimizers"},
+    {"models", "partitioning", "checkpoints", "optimizers", "scoring"},
     {"architectures", "attached"},
     {"stages"},
     {"lineage"},
@@ -36,7 +37,16 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *("architectures", "data", "integrations", "models", "preview", "tasks", "vocabularies")
+        *(
+            "architectures",
+            "data",
+            "integrations",
+            "models",
+            "preview",
+            "scoring",
+            "tasks",
+            "vocabularies",
+        )
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
@@ -47,6 +57,7 @@ ONLY = {
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
+    *("written", "scoring"),
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 
