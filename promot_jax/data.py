@@ -17,7 +17,7 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import seqio
@@ -38,9 +38,17 @@ tf.config.set_visible_devices([], "GPU")
 
 
 class Batches(Protocol):
-    """How the rows of an endless tf.data stream become batches."""
+    """How the rows of an endless tf.data stream become batches.
+
+    Attributes:
+      buckets: lengths that a batch may be padded to.
+      unit: the number of rows of any batch is a multiple of this.
+      setting: where a person sets that.
+    """
 
     buckets: Sequence[Bucket]
+    unit: int
+    setting: str
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """Groups rows, padded to `longest`, into batches."""
@@ -57,6 +65,12 @@ class FixedBatches:
 
     size: int
     buckets: Sequence[Bucket] = ()
+    setting: ClassVar[str] = "BATCH_SIZE (data.FixedBatches.size)"
+
+    @property
+    def unit(self) -> int:
+        """The number of rows of any batch is a multiple of this."""
+        return self.size
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """See `Batches`."""
@@ -80,6 +94,12 @@ class TokenBatches:
     tokens: int
     buckets: Sequence[Bucket]
     multiple: int = 8
+    setting: ClassVar[str] = "data.TokenBatches.multiple"
+
+    @property
+    def unit(self) -> int:
+        """The number of rows of any batch is a multiple of this."""
+        return self.multiple
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """See `Batches`."""

@@ -94,7 +94,7 @@ class Evaluator:
           buckets: lengths that a batch may be padded to.
         """
         self._model, self._mesh = model, mesh
-        self._batch_size, self._buckets = self._divisible(batch_size), buckets
+        self._batch_size, self._buckets = partitioning.divisible(mesh, batch_size), buckets
         self._loaded: dict[tuple, tuple[data.EvalBatches, scoring.Judge]] = {}
         self._write = str if model.vocabulary is None else written.Writer(model.vocabulary)
 
@@ -181,7 +181,8 @@ class Evaluator:
         """Returns the model's answer of at most `max_length` tokens to each text."""
         ids = [self._model.input_ids(text) for text in texts]
         longest = max([1, *map(len, ids)])
-        tokens, segments = np.zeros((2, self._divisible(len(ids)), longest), np.int32)
+        count = partitioning.divisible(self._mesh, len(ids))
+        tokens, segments = np.zeros((2, count, longest), np.int32)
         for row, values in enumerate(ids):
             tokens[row, : len(values)] = values
             segments[row, : len(values)] = 1
@@ -200,12 +201,14 @@ class Evaluator:
         key = (*task.rows_key, split, limit)
         if key not in self._loaded:
             # Fewer rows than a batch holds are a batch of their own, without empty rows.
-            rows = self._batch_size if limit is None else self._divisible(limit)
+            rows = self._batch_size
+            if limit is not None:
+                rows = min(rows, partitioning.divisible(self._mesh, limit))
             batches = data.eval_batches(
                 task.name,
                 task.task_feature_lengths,
                 split,
-                batch_size=min(rows, self._batch_size),
+                batch_size=rows,
                 buckets=self._buckets,
                 limit=limit,
                 vocabulary=self._model.vocabulary,
@@ -214,11 +217,6 @@ class Evaluator:
             judge = scoring.Judge(task.name, examples, self._model.vocabulary)
             self._loaded[key] = batches, judge
         return self._loaded[key]
-
-    def _divisible(self, rows: int) -> int:
-        """Returns a number of rows, raised to one that the devices can divide."""
-        parts = partitioning.row_parts(self._mesh)
-        return -(-rows // parts) * parts
 
     def _place(self, batch, attached):
         return partitioning.shard_batch(self._mesh, attached.batch(batch))
