@@ -17,12 +17,13 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from promot_jax import written
 from promot_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -37,9 +38,17 @@ tf.config.set_visible_devices([], "GPU")
 
 
 class Batches(Protocol):
-    """How the rows of an endless tf.data stream become batches."""
+    """How the rows of an endless tf.data stream become batches.
+
+    Attributes:
+      buckets: lengths that a batch may be padded to.
+      unit: the number of rows of any batch is a multiple of this.
+      setting: where a person sets that.
+    """
 
     buckets: Sequence[Bucket]
+    unit: int
+    setting: str
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """Groups rows, padded to `longest`, into batches."""
@@ -56,6 +65,12 @@ class FixedBatches:
 
     size: int
     buckets: Sequence[Bucket] = ()
+    setting: ClassVar[str] = "BATCH_SIZE (data.FixedBatches.size)"
+
+    @property
+    def unit(self) -> int:
+        """The number of rows of any batch is a multiple of this."""
+        return self.size
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """See `Batches`."""
@@ -79,6 +94,12 @@ class TokenBatches:
     tokens: int
     buckets: Sequence[Bucket]
     multiple: int = 8
+    setting: ClassVar[str] = "data.TokenBatches.multiple"
+
+    @property
+    def unit(self) -> int:
+        """The number of rows of any batch is a multiple of this."""
+        return self.multiple
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """See `Batches`."""
@@ -149,6 +170,53 @@ def train_batches(
         raise UserError(f"task {mixture!r} has no training row")
 
 
+@dataclasses.dataclass(frozen=True)
+class EvalBatches:
+    """The rows of a split as batches, each made when it is asked for.
+
+    Attributes:
+      rows: token ids of inputs and targets, int32, of each row.
+      numbers: of the rows of each batch [B]; -1 for an empty row, which fills up the last one.
+      shapes: T and U of each batch.
+    """
+
+    rows: Sequence[tuple[np.ndarray, np.ndarray]]
+    numbers: Sequence[np.ndarray]
+    shapes: Sequence[Bucket]
+
+    @property
+    def count(self) -> int:
+        """How many rows there are, without the empty ones."""
+        return len(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[tuple[Batch, np.ndarray]]:
+        for numbers, shape in zip(self.numbers, self.shapes, strict=True):
+            yield self._batch(numbers, shape), numbers
+
+    def _batch(self, numbers: np.ndarray, shape: Bucket) -> Batch:
+        tokens, segments = np.zeros((2, len(numbers), shape[0]), np.int32)
+        targets, before, weights = np.zeros((3, len(numbers), shape[1]), np.int32)
+        for place, number in enumerate(numbers):
+            if number < 0:
+                continue
+            ids, wanted = self.rows[number]
+            tokens[place, : len(ids)], segments[place, : len(ids)] = ids, 1
+            targets[place, : len(wanted)], weights[place, : len(wanted)] = wanted, 1
+            # The decoder begins with 0 and sees each target one position later.
+            seen = wanted[: shape[1] - 1]
+            before[place, 1 : 1 + len(seen)] = seen
+        return {
+            "encoder_input_tokens": tokens,
+            "encoder_segment_ids": segments,
+            "decoder_input_tokens": before,
+            "decoder_target_tokens": targets,
+            "decoder_loss_weights": weights,
+        }
+
+
 def eval_batches(
     task: str,
     task_feature_lengths: Mapping[str, int],
@@ -158,32 +226,38 @@ def eval_batches(
     buckets: Sequence[Bucket] = (),
     limit: int | None = None,
     vocabulary: seqio.Vocabulary | None = None,
-) -> list[tuple[Batch, np.ndarray]]:
+) -> EvalBatches:
     """Returns the first `limit` rows of a split as (batch, row numbers [B]).
 
     Rows are sorted by length before they are grouped; the last batch is filled with empty rows,
-    whose number is -1.
+    whose number is -1. Each batch has the first of the buckets that holds its rows, else the
+    feature lengths.
 
     Raises:
       UserError: an unknown task or split, or a split without rows.
     """
     options = {"shuffle": False, "num_epochs": 1, "seed": None, "vocabulary": vocabulary}
-    rows = _rows(task, task_feature_lengths, split, **options)
-    rows = list((rows if limit is None else rows.take(limit)).as_numpy_iterator())
+    longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    found = _tokenised(task, task_feature_lengths, split, **options)
+    found = found.map(lambda row: (row["inputs"][: longest[0]], row["targets"][: longest[1]]))
+    rows = [
+        tuple(ids.astype(np.int32) for ids in row)
+        for row in (found if limit is None else found.take(limit)).as_numpy_iterator()
+    ]
     if not rows:
         raise UserError(f"task {task!r} has no row in its split {split!r}")
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["encoder_segment_ids"].sum())
-    grouped = []
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    numbers, shapes = [], []
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        missing = batch_size - len(chosen)
-        batch = {
-            name: np.pad(np.stack([rows[i][name] for i in chosen]), ((0, missing), (0, 0)))
-            for name in rows[0]
-        }
-        numbers = np.array([*chosen, *[-1] * missing])
-        grouped.append((trim(batch, buckets), numbers))
-    return grouped
+        numbers.append(np.array([*chosen, *[-1] * (batch_size - len(chosen))]))
+        need = [max(1, *(len(rows[i][side]) for i in chosen)) for side in (0, 1)]
+        shapes.append(_bucket(need, longest, buckets))
+    return EvalBatches(rows, numbers, shapes)
+
+
+def _bucket(need: Sequence[int], whole: Bucket, buckets: Sequence[Bucket]) -> Bucket:
+    return next((b for b in buckets if b[0] >= need[0] and b[1] >= need[1]), whole)
 
 
 def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
@@ -201,13 +275,14 @@ def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
     inputs, targets = batch["encoder_segment_ids"], batch.get("decoder_loss_weights")
     need = length(inputs), 0 if targets is None else length(targets)
     whole = inputs.shape[1], 0 if targets is None else targets.shape[1]
-    cut = next((b for b in buckets if b[0] >= need[0] and b[1] >= need[1]), whole)
-    return {
-        name: array[:, : cut[0] if name.startswith("encoder_") else cut[1]]
-        if array.ndim > 1
-        else array
-        for name, array in batch.items()
-    }
+    cut = _bucket(need, whole, buckets)
+
+    def shortened(name, array):
+        length = cut[0] if name.startswith("encoder_") else cut[1]
+        # A copy: a view would keep all of the padding.
+        return array[:, :length].copy() if array.ndim > 1 and length < array.shape[1] else array
+
+    return {name: shortened(name, array) for name, array in batch.items()}
 
 
 def examples(
@@ -240,6 +315,8 @@ def task_names(mixture: str) -> list[str]:
 def with_vocabulary(task: str, vocabulary: seqio.Vocabulary | None) -> seqio.Task:
     """Returns a registered task that tokenises by a vocabulary; None leaves it its own.
 
+    Post-processing that has a method `written_by` is told how the vocabulary writes texts.
+
     Raises:
       UserError: nothing of that name is registered.
     """
@@ -250,7 +327,10 @@ def with_vocabulary(task: str, vocabulary: seqio.Vocabulary | None) -> seqio.Tas
         name: dataclasses.replace(feature, vocabulary=vocabulary)
         for name, feature in found.output_features.items()
     }
-    return found.replace(output_features=features)
+    postprocess = found.postprocessor
+    if hasattr(postprocess, "written_by"):
+        postprocess = postprocess.written_by(written.Writer(vocabulary))
+    return found.replace(output_features=features, postprocess_fn=postprocess)
 
 
 def _rates(mixture: str) -> list[float]:
@@ -268,9 +348,17 @@ def _registered(name: str) -> seqio.Task | seqio.Mixture:
     return seqio.get_mixture_or_task(name)
 
 
-def _rows(
+def _rows(name: str, task_feature_lengths: Mapping[str, int], split: str, **options):
+    """Returns the rows of a split as padded fields of a batch."""
+    rows = _tokenised(name, task_feature_lengths, split, **options)
+    longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
+    return rows.map(functools.partial(_fields, longest), num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _tokenised(
     name, task_feature_lengths, split, *, shuffle, num_epochs, seed, vocabulary
 ) -> tf.data.Dataset:
+    """Returns the tokenised rows of a split."""
     task = with_vocabulary(name, vocabulary)
     if split not in (splits := task.splits):
         raise UserError(f"task {name!r} has no split {split!r}; it has {', '.join(splits)}")
@@ -288,8 +376,7 @@ def _rows(
     )
     if missing := {"inputs", "targets"} - rows.element_spec.keys():
         raise UserError(f"task {name!r} has no feature {min(missing)!r}; a task needs both")
-    longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
-    return rows.map(functools.partial(_fields, longest), num_parallel_calls=tf.data.AUTOTUNE)
+    return rows
 
 
 def _fields(longest: Bucket, row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

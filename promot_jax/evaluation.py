@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import jax
 import numpy as np
 
-from promot_jax import data, decoding, partitioning
+from promot_jax import data, decoding, partitioning, scoring, written
 from promot_jax.attached import BARE, Attached
 from promot_jax.models import Model
 from promot_jax.trees import Tree
@@ -39,6 +39,11 @@ class EvalTask:
     shots: int = 0
     variants: Sequence[str] = ()
 
+    @property
+    def rows_key(self) -> tuple:
+        """What, with a split and a number, decides which rows are read and how they are scored."""
+        return self.name, self.metric, *sorted(self.task_feature_lengths.items())
+
 
 def unseen_tasks(
     named: Iterable[tuple[str, str, str, bool]], task_feature_lengths: Mapping[str, int] | None
@@ -54,7 +59,8 @@ def unseen_tasks(
 class Evaluation:
     """What a model answered to the rows of a task, and what that is worth.
 
-    `predictions` are the texts as decoded, `answers` what the task's post-processing makes of them.
+    `predictions` are the texts as decoded, `answers` what the task's post-processing makes of them,
+    `targets` what these are compared with.
     """
 
     score: float
@@ -83,12 +89,14 @@ class Evaluator:
           mesh: devices.
           decoder: greedy, sampling or beam search; one that draws has a `seed`, and each batch
             draws with a key of its own.
-          batch_size: rows of each evaluation batch.
+          batch_size: rows of each evaluation batch; a few more where the devices that divide them
+            want a multiple of their number.
           buckets: lengths that a batch may be padded to.
         """
         self._model, self._mesh = model, mesh
-        self._batch_size, self._buckets = batch_size, buckets
-        self._loaded: dict[tuple, tuple] = {}
+        self._batch_size, self._buckets = partitioning.divisible(mesh, batch_size), buckets
+        self._loaded: dict[tuple, tuple[data.EvalBatches, scoring.Judge]] = {}
+        self._write = str if model.vocabulary is None else written.Writer(model.vocabulary)
 
         def predict(params, batch, number, attached, max_length):
             complete = attached.model(model, params)
@@ -126,7 +134,7 @@ class Evaluator:
           limit: rows; None takes all.
           attached: what to attach; every other prompt and adapter in `params` is left out.
         """
-        batches, examples = self._rows(task, split, limit)
+        batches, judge = self._rows(task, split, limit)
         params = attached.params(self._model, params)
         max_length = task.task_feature_lengths["targets"]
         with partitioning.activate(self._mesh):
@@ -136,10 +144,19 @@ class Evaluator:
                 for number, (batch, _) in enumerate(batches)
             ]
         texts: dict[int, str] = {}
-        for (_, numbers), ids in zip(batches, tokens, strict=True):
+        for numbers, ids in zip(batches.numbers, tokens, strict=True):
             texts.update(zip(numbers.tolist(), self._model.texts(np.asarray(ids)), strict=True))
-        predictions = [texts[i] for i in range(len(examples))]
-        return _score(task, examples, predictions, self._model.vocabulary)
+        predictions = [texts[i] for i in range(len(judge.inputs))]
+        answers = judge.answers(predictions)
+        metrics = judge.metrics(answers)
+        return Evaluation(
+            metrics[task.metric],
+            metrics,
+            judge.inputs,
+            judge.targets,
+            predictions,
+            [str(answer) for answer in answers],
+        )
 
     def loss(
         self,
@@ -164,8 +181,7 @@ class Evaluator:
         """Returns the model's answer of at most `max_length` tokens to each text."""
         ids = [self._model.input_ids(text) for text in texts]
         longest = max([1, *map(len, ids)])
-        parts = partitioning.row_parts(self._mesh)
-        count = -(-len(ids) // parts) * parts
+        count = partitioning.divisible(self._mesh, len(ids))
         tokens, segments = np.zeros((2, count, longest), np.int32)
         for row, values in enumerate(ids):
             tokens[row, : len(values)] = values
@@ -177,48 +193,30 @@ class Evaluator:
             found = self._predict(params, self._place(batch, attached), 0, attached, max_length)
         return self._model.texts(np.asarray(found)[: len(ids)])
 
+    def written(self, texts: Sequence[str]) -> list[str]:
+        """Returns texts as the model's vocabulary writes them, see `written`."""
+        return [self._write(text) for text in texts]
+
     def _rows(self, task, split, limit):
-        key = (task.name, split, limit)
+        key = (*task.rows_key, split, limit)
         if key not in self._loaded:
-            parts = partitioning.row_parts(self._mesh)
             # Fewer rows than a batch holds are a batch of their own, without empty rows.
-            rows = self._batch_size if limit is None else -(-limit // parts) * parts
+            rows = self._batch_size
+            if limit is not None:
+                rows = min(rows, partitioning.divisible(self._mesh, limit))
             batches = data.eval_batches(
                 task.name,
                 task.task_feature_lengths,
                 split,
-                batch_size=min(rows, self._batch_size),
+                batch_size=rows,
                 buckets=self._buckets,
                 limit=limit,
                 vocabulary=self._model.vocabulary,
             )
-            count = sum(int((numbers >= 0).sum()) for _, numbers in batches)
-            examples = data.examples(task.name, split, count, self._model.vocabulary)
-            self._loaded[key] = batches, examples
+            examples = data.examples(task.name, split, batches.count, self._model.vocabulary)
+            judge = scoring.Judge(task.name, examples, self._model.vocabulary)
+            self._loaded[key] = batches, judge
         return self._loaded[key]
 
     def _place(self, batch, attached):
         return partitioning.shard_batch(self._mesh, attached.batch(batch))
-
-
-def _score(task, examples, predictions, vocabulary) -> Evaluation:
-    """Applies the seqio task's own post-processing and metrics."""
-    registered = data.with_vocabulary(task.name, vocabulary)
-    decode = registered.output_features["targets"].vocabulary.decode
-    inputs, targets, processed = [], [], []
-    for example, prediction in zip(examples, predictions, strict=True):
-        texts = {
-            name: example[f"{name}_pretokenized"].decode()
-            if f"{name}_pretokenized" in example
-            else decode([int(i) for i in example[name]])
-            for name in ("inputs", "targets")
-        }
-        inputs.append(texts["inputs"])
-        targets.append(registered.postprocess_fn(texts["targets"], example=example, is_target=True))
-        processed.append(registered.postprocess_fn(prediction, example=example, is_target=False))
-    metrics = {}
-    for metric_fn in registered.predict_metric_fns:
-        metrics |= metric_fn(targets, processed)
-    score = metrics[task.metric]
-    answers = [str(answer) for answer in processed]
-    return Evaluation(score, metrics, inputs, targets, predictions, answers)

@@ -21,6 +21,7 @@ from flax.linen import partitioning as flax_partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promot_jax import trees
+from promot_jax.data import Batches
 from promot_jax.errors import UserError
 from promot_jax.train_state import TrainState
 from promot_jax.trees import Tree
@@ -182,6 +183,33 @@ def state_sharding(mesh: Mesh, axes: Tree, state: TrainState) -> TrainState:
     )
 
 
+def divisible(mesh: Mesh, rows: int) -> int:
+    """Returns a number of rows, raised to a multiple of `row_parts`."""
+    parts = row_parts(mesh)
+    return -(-rows // parts) * parts
+
+
+def check_batches(mesh: Mesh, stage: str, batches: Batches, microbatches: int) -> None:
+    """Checks, before a stage starts, that the devices and microbatches divide its batches.
+
+    Raises:
+      UserError: they do not.
+    """
+    unit = getattr(batches, "unit", None)
+    if unit is None:  # batches of another kind are checked as they come
+        return
+    if unit % row_parts(mesh):
+        raise UserError(
+            f"stage {stage!r}: batches of {unit} rows cannot be divided over data x fsdp = "
+            f"{row_parts(mesh)} devices; make {batches.setting} a multiple of it"
+        )
+    if unit % microbatches:
+        raise UserError(
+            f"stage {stage!r}: batches of {unit} rows cannot be divided into {microbatches} "
+            f"microbatches; make {batches.setting} a multiple of MICROBATCHES"
+        )
+
+
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Places a host batch on the mesh, rows divided over `data` and `fsdp`.
 
@@ -194,8 +222,8 @@ def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
     rows = len(next(iter(batch.values())))
     if rows % row_parts(mesh):
         raise UserError(
-            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; "
-            "make BATCH_SIZE a multiple of it"
+            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; make the "
+            "size of the batches a multiple of it"
         )
     return {
         name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import seqio
 
-from promot_jax import data
+from promot_jax import data, oracle
 from promot_jax.errors import UserError, first_line
 from promot_jax.evaluation import EvalTask
 from promot_jax.experiment import Experiment
@@ -24,6 +24,8 @@ FEATURES = ("inputs", "targets")
 SPLITS = ("train", "validation", "test")
 # Rows of a split that are looked at, for tasks that are not a person's own files.
 LIMIT = 10_000
+# Rows of an unseen task of the package, and of a task that is shown, whose oracle is asked.
+ORACLE_ROWS = 500
 # Lengths that are chosen from the data are multiples of this, and at most `LONGEST`.
 MULTIPLE = 8
 LONGEST = {"inputs": 1024, "targets": 256}
@@ -51,12 +53,16 @@ def read(task: str, split: str, vocabulary: seqio.Vocabulary) -> list[Texts]:
     Raises:
       UserError: rows that cannot be read.
     """
-    limit = -1 if _source(task) else LIMIT
+    return _texts(task, _examples(task, split, _limit(task), vocabulary), vocabulary)
+
+
+def _limit(task: str) -> int:
+    return -1 if _source(task) else LIMIT
+
+
+def _texts(task: str, rows: Iterable[dict], vocabulary: seqio.Vocabulary) -> list[Texts]:
     decode = data.with_vocabulary(task, vocabulary).output_features["targets"].vocabulary.decode
-    return [
-        tuple(_text(row, feature, decode) for feature in FEATURES)
-        for row in _examples(task, split, limit, vocabulary)
-    ]
+    return [tuple(_text(row, feature, decode) for feature in FEATURES) for row in rows]
 
 
 def measure(texts: Iterable[Texts], vocabulary: seqio.Vocabulary) -> Sizes:
@@ -93,7 +99,11 @@ class Preview:
         self._experiment, self._vocabulary = experiment, experiment.model.vocabulary
         if self._vocabulary is None:
             raise UserError("the model has no vocabulary; name its file as VOCABULARY")
-        self._texts = {task.name: self._read(task.name) for task in experiment.targets}
+        self._rows = {task.name: self._read_rows(task.name) for task in experiment.targets}
+        self._texts = {
+            name: {split: _texts(name, rows, self._vocabulary) for split, rows in splits.items()}
+            for name, splits in self._rows.items()
+        }
         self._sizes = {
             name: {split: measure(rows, self._vocabulary) for split, rows in splits.items()}
             for name, splits in self._texts.items()
@@ -106,6 +116,22 @@ class Preview:
         targets = [line for task in self._experiment.targets for line in self._of_task(task)]
         own = [task for task in self._experiment.tasks if _source(task.name)]
         return [*targets, *(line for task in own for line in self._of_unseen(task))]
+
+    def bundled(self) -> list[str]:
+        """Returns a line for each unseen task that is no file of a person's own: its oracle."""
+        lines = []
+        for task in self._experiment.tasks:
+            if _source(task.name):
+                continue
+            try:
+                rows = _examples(task.name, task.split, ORACLE_ROWS, self._vocabulary)
+                found = self._ask(task, rows, task.task_feature_lengths or self._fitting_unseen)
+            except UserError as error:
+                lines.append(f"{task.label}, unseen: not read ({first_line(error)})")
+                continue
+            lines.append(f"{task.label}, unseen: {task.metric}, oracle {found.score:.1f}")
+            lines += [f"warning: {text}" for text in _below(found, task.metric)]
+        return lines
 
     def settled(self) -> dict[str, Any]:
         """Returns the values of macros that the experiment leaves to its data.
@@ -133,8 +159,20 @@ class Preview:
         return found
 
     def _read(self, task: str, splits: Sequence[str] = SPLITS) -> dict[str, list[Texts]]:
+        found = self._read_rows(task, splits)
+        return {split: _texts(task, rows, self._vocabulary) for split, rows in found.items()}
+
+    def _read_rows(self, task: str, splits: Sequence[str] = SPLITS) -> dict[str, list[dict]]:
         known = data.with_vocabulary(task, None).splits
-        return {s: read(task, s, self._vocabulary) for s in splits if s in known}
+        limit = _limit(task)
+        return {s: _examples(task, s, limit, self._vocabulary) for s in splits if s in known}
+
+    def _ask(
+        self, task: EvalTask, rows: Sequence[dict], lengths: Mapping[str, int], further=()
+    ) -> oracle.Oracle:
+        words, decode = self._vocabulary, self._experiment.model.texts
+        length = lengths["targets"]
+        return oracle.ask(task.name, task.metric, rows, words, length, decode, further)
 
     def _fitting(self, tasks: Iterable[str], splits: Sequence[str] = SPLITS) -> dict[str, int]:
         rows = [texts for task in tasks for texts in self._read(task, splits).values()]
@@ -154,7 +192,12 @@ class Preview:
             lines += ["", _classes(texts["train"])]
         lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes.values(), lengths)]
+        rows = self._rows[task.name]
+        asked = [row for split, part in rows.items() if split != "train" for row in part]
+        found = self._ask(task, asked, lengths, rows["train"])
+        lines += ["", f"  oracle {found.score:.1f}"]
         warnings = [*self._warnings(task, texts), *_unknown(sizes.values())]
+        warnings += _below(found, task.metric)
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
     @functools.cached_property
@@ -166,12 +209,16 @@ class Preview:
         return lengths | {"targets": 2 * lengths["targets"]}
 
     def _of_unseen(self, task: EvalTask) -> list[str]:
-        texts = self._read(task.name, ("test",))["test"]
+        rows = self._read_rows(task.name, ("test",))["test"]
+        texts = _texts(task.name, rows, self._vocabulary)
         sizes = [measure(texts, self._vocabulary)]
+        lengths = task.task_feature_lengths or self._fitting_unseen
         lines = [f"{task.label}, unseen: {len(texts)} rows; {task.metric}"]
         lines += ["", f"  input   {_short(texts[0][0])}", f"  target  {_short(texts[0][1])}"]
-        lines += ["", *_length_table(sizes, task.task_feature_lengths or self._fitting_unseen)]
-        return [*lines, *(f"warning: {text}" for text in _unknown(sizes)), ""]
+        found = self._ask(task, rows, lengths)
+        lines += ["", *_length_table(sizes, lengths), "", f"  oracle {found.score:.1f}"]
+        warnings = [*_unknown(sizes), *_below(found, task.metric)]
+        return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
     def _warnings(self, task: EvalTask, texts: Mapping[str, list[Texts]]) -> list[str]:
         found = []
@@ -252,6 +299,14 @@ def _unknown(sizes: Iterable[Sizes]) -> list[str]:
     return [f"{100 * unknown / tokens:.1f} % of the tokens are unknown to the model's vocabulary"]
 
 
+def _below(found: oracle.Oracle, metric: str) -> list[str]:
+    """Returns warnings of a task that no answers, however right, score 100 on."""
+    if found.score >= oracle.PERFECT:
+        return found.reasons
+    said = f"oracle {found.score:.1f}: perfect answers to all rows would score no more ({metric})"
+    return [said, *found.reasons]
+
+
 # What the miniature's tasks stand for.
 STANDS_FOR = {
     "mini_pretrain": "pretraining",
@@ -324,6 +379,10 @@ def shown(task: str, split: str | None, count: int, vocabulary: seqio.Vocabulary
         right = found.postprocess_fn(text, example=row, is_target=True)
         accepted = [right] if isinstance(right, str) else list(map(str, right))
         yield f"  accepted: {' | '.join(accepted)}"
+    if found.predict_metric_fns:
+        asked = oracle.ask(task, None, _examples(task, split, ORACLE_ROWS, vocabulary), vocabulary)
+        yield f"{task}, {split}: oracle {asked.score:.1f}"
+        yield from (f"warning: {reason}" for reason in asked.reasons)
 
 
 def _examples(task: str, split: str, limit: int, vocabulary) -> list[dict]:

@@ -76,6 +76,7 @@ class Runner:
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it."""
         started = time.monotonic()
+        self._check_batches()
         facts = distributed.by_main(self._facts, command)
 
         def describe(finished: bool) -> None:
@@ -99,6 +100,20 @@ class Runner:
                 f"stage {stage.name!r} trains on {stage.mixture!r}, which holds no target "
                 f"({known}); make it a target, or a variant of one"
             )
+
+    def _check_batches(self) -> None:
+        """Raises UserError for a stage to be trained whose batches the devices cannot divide."""
+        for folder in distributed.by_main(self._unfinished):
+            for method in self.experiment.selected:
+                for name, stage in zip(method.folders, method.stages, strict=True):
+                    if name == folder:
+                        batches, parts = stage.batches, stage.microbatches
+                        partitioning.check_batches(self.mesh, stage.name, batches, parts)
+
+    def _unfinished(self) -> list[str]:
+        folders = {name for method in self.experiment.selected for name in method.folders}
+        seeds = [self.folder / f"seed_{seed}" for seed in self.experiment.seeds]
+        return sorted(name for name in folders if any(_finished(s / name) is None for s in seeds))
 
     def starting_point(self, seed: int) -> Tree:
         """Returns the parameters that every method of a seed starts from, placed on the mesh.
@@ -277,7 +292,7 @@ class Runner:
         seed, base = self._start
         if attached != BARE or not _unchanged(base, params):
             return self.evaluator.evaluate(params, task, **options)
-        key = (seed, task.name, split, limit)
+        key = (seed, *task.rows_key, split, limit)
         if key not in self._of_start:
             self._of_start[key] = self.evaluator.evaluate(params, task, **options)
         return self._of_start[key]
@@ -326,7 +341,7 @@ class Runner:
         return scalars
 
     def _label_share(self, answers: Sequence[str]) -> float:
-        return metrics.label_share(answers, self.experiment.labels)
+        return metrics.label_share(answers, self.evaluator.written(self.experiment.labels))
 
     def _record(self, key: dict, task: EvalTask, attached: Attached, found: Evaluation) -> None:
         result = {

@@ -19,7 +19,7 @@ import json
 import math
 import os
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import seqio
 import tensorflow as tf
@@ -28,12 +28,7 @@ from promot_jax import metrics
 from promot_jax.errors import UserError, first_line
 from promot_jax.tasks import mini, templates
 
-METRICS = {
-    "accuracy": metrics.accuracy,
-    "exact_match": metrics.exact_match,
-    "bleu": metrics.bleu,
-    "rouge2": metrics.rouge2,
-}
+METRICS = metrics.NAMES
 SPLITS = ("train", "validation", "test")
 
 # A place to name in a complaint, and the fields of a row.
@@ -142,16 +137,16 @@ def task(
 ) -> str:
     """Registers a seqio task of files; equal arguments and rows give the same task again.
 
-    An output is cut down by the strictest rule that leaves every target as it is: to its first word
-    (`accuracy` alone), to the first line of its answer, to its answer by the paper's A.2.2, or not
-    at all.
+    An output is cut down by the strictest rule that leaves every target as it is, in the file and
+    as the vocabulary writes it: to its first word (`accuracy` alone), to the first line of its
+    answer, to its answer by the paper's A.2.2, or not at all.
 
     Args:
       train: file of the rows to train on: .jsonl, .json (an object a line), .csv, .tsv, .parquet.
       evaluation: file of the rows of the splits validation and test, dealt alternately.
       template: the input, with fields in braces; `{{` is a brace.
       target: the answer, likewise. With `exact_match`, a list in its field holds several.
-      metric: accuracy, exact_match, bleu or rouge2.
+      metric: one of `METRICS`.
       test: file of the split test; `evaluation` is then the split validation as a whole.
       name: how the name of the task begins.
       checksum: of the rows that are expected; they are then read when they are first needed.
@@ -181,8 +176,8 @@ def task(
         source=source,
         preprocessors=mini.PREPROCESSORS,
         output_features=mini.OUTPUT_FEATURES,
-        postprocess_fn=functools.partial(_postprocess, source=source),
-        metric_fns=[METRICS[metric]],
+        postprocess_fn=Postprocess(source),
+        metric_fns=[metrics.named(metric)],
     )
     return full_name
 
@@ -200,20 +195,41 @@ def generative(metric: str) -> bool:
     return metric != "accuracy"
 
 
-def _postprocess(output, *, source, is_target=False, example=None, **_unused):
-    """seqio's postprocessor: what a prediction says; of a target, what is right."""
-    if not is_target:
-        return _cleaner(source.data.metric, tuple(source.rows()["train"]))(output)
-    answers = json.loads(example["answers"])
-    return answers if source.data.metric == "exact_match" else answers[0]
+class Postprocess:
+    """seqio's postprocessor: what a prediction says; of a target, what is right.
 
+    The rule is chosen once, by the rows of all splits.
+    """
 
-@functools.lru_cache(maxsize=64)
-def _cleaner(metric, rows):
-    answers = {answer for row in rows for answer in row.answers}
-    rules = [templates.first_label] * (metric == "accuracy")
-    rules += [templates.first_line, templates.extract_answer, str.strip]
-    return next(rule for rule in rules if all(rule(answer) == answer for answer in answers))
+    def __init__(self, source: Source, write: Callable[[str], str] = str):
+        """Takes the rows, and what writes a text as the model's vocabulary does."""
+        self._source, self._write = source, write
+        self._others: list[Postprocess] = []
+
+    def written_by(self, write: Callable[[str], str]) -> "Postprocess":
+        """Returns the postprocessor for outputs in the words of a vocabulary, see `written`."""
+        vocabulary = getattr(write, "vocabulary", write)
+        for known in self._others:
+            if getattr(known._write, "vocabulary", known._write) is vocabulary:
+                return known
+        self._others.append(Postprocess(self._source, write))
+        return self._others[-1]
+
+    def __call__(self, output, *, is_target: bool = False, example=None, **_unused):
+        """Returns the answer of an output; of a target, one answer or all that are right."""
+        if not is_target:
+            return self._rule(output)
+        answers = json.loads(example["answers"])
+        return answers if self._source.data.metric == "exact_match" else answers[0]
+
+    @functools.cached_property
+    def _rule(self) -> Callable[[str], str]:
+        rows = itertools.chain.from_iterable(self._source.rows().values())
+        answers = {answer for row in rows for answer in row.answers}
+        answers |= {self._write(answer).strip() for answer in answers}
+        rules = [templates.first_label] * (self._source.data.metric == "accuracy")
+        rules += [templates.first_line, templates.extract_answer, str.strip]
+        return next(rule for rule in rules if all(rule(answer) == answer for answer in answers))
 
 
 def _checksum(splits: dict[str, list[Row]], metric: str) -> str:
@@ -227,13 +243,14 @@ def _digest(row: Row) -> bytes:
     return hashlib.sha256(json.dumps([row.inputs, row.targets, row.answers]).encode()).digest()
 
 
-def _stamp(path: str) -> tuple[str, int, int]:
+def _stamp(path: str) -> tuple[str, int, int, int, int]:
     if not os.path.exists(path):
         raise UserError(f"{path}: there is no such file; check the path")
     if os.path.isdir(path):
         raise UserError(f"{path} is a folder; name one file of rows")
     about = os.stat(path)
-    return path, about.st_mtime_ns, about.st_size
+    # A copy may keep the time of change and the size; then another file lies here.
+    return path, about.st_mtime_ns, about.st_size, about.st_ctime_ns, about.st_ino
 
 
 @functools.lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ TRIVIAQA = dataset.Dataset(
     _text,
     sizes={"train": 138_384, "validation": 18_669, "test": 17_210},
     evaluated_on="validation",
-    metric_fn=metrics.exact_match,
+    metric_fn=metrics.t5.trivia_qa,
     postprocess_fn=templates.postprocess_answers,
     splits={"train": "train", "validation": "validation"},
 )

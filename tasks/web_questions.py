@@ -22,7 +22,7 @@ WEB_QUESTIONS = dataset.Dataset(
     _text,
     sizes={"train": 3_778, "test": 2_032},
     evaluated_on="test",
-    metric_fn=metrics.exact_match,
+    metric_fn=metrics.t5.squad,
     postprocess_fn=templates.postprocess_answers,
     splits={"train": "train[:90%]", "validation": "train[90%:]", "test": "test"},
 )

@@ -16,7 +16,7 @@ WIKILINGUA = dataset.Dataset(
     _text,
     sizes={"train": 99_020, "validation": 13_823, "test": 28_614},
     evaluated_on="test",
-    metric_fn=metrics.rouge2,
+    metric_fn=metrics.t5.rouge2,
     postprocess_fn=templates.postprocess_text,
     cut=True,
 )

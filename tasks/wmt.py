@@ -27,7 +27,7 @@ def _dataset(tfds_name: str, language: str, sizes: Mapping[str, int]) -> dataset
         functools.partial(_text, language=language),
         sizes=sizes,
         evaluated_on="test",
-        metric_fn=metrics.bleu,
+        metric_fn=metrics.t5.bleu,
         postprocess_fn=templates.postprocess_text,
     )
 

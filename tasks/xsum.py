@@ -16,7 +16,7 @@ XSUM = dataset.Dataset(
     _text,
     sizes={"train": 203_577, "validation": 11_305, "test": 11_301},
     evaluated_on="test",
-    metric_fn=metrics.rouge2,
+    metric_fn=metrics.t5.rouge2,
     postprocess_fn=templates.postprocess_text,
     cut=True,
 )

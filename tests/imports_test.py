@@ -12,8 +12,9 @@ LAYERS = [
     {"errors", "metrics", "progress"},
     {"distributed"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"written"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop", "settings"},
-    {"models", "partitioning", "checkpoints", "optimizers"},
+    {"models", "partitioning", "checkpoints", "optimizers", "scoring"},
     {"architectures", "attached"},
     {"stages"},
     {"lineage"},
@@ -22,7 +23,8 @@ LAYERS = [
     {"train", "run_facts", "probes", "integrations"},
     {"experiment"},
     {"runner", "plan"},
-    {"report", "configuration", "preview"},
+    {"report", "configuration", "oracle"},
+    {"preview"},
     {"paper"},
     {"commands"},
     {"cli"},
@@ -36,8 +38,8 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *("architectures", "data", "integrations", "models", "preview", "settings", "tasks"),
-        "vocabularies",
+        *("architectures", "data", "integrations", "models", "preview", "scoring", "settings"),
+        *("tasks", "vocabularies"),
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
@@ -48,6 +50,7 @@ ONLY = {
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
+    *("written", "scoring"),
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 

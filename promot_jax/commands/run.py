@@ -23,7 +23,7 @@ MACROS = (
     ("test", "TEST_FILE", "file of test rows; --eval is then the validation split as a whole"),
     ("template", "TEMPLATE", "input of a row, its fields in braces: '{premise} {hypothesis}'"),
     ("target", "TARGET_TEMPLATE", "answer of a row, likewise: '{label}'"),
-    ("metric", "METRIC", "accuracy, exact_match, bleu or rouge2"),
+    ("metric", "METRIC", "accuracy, exact_match, bleu, rouge2, or BLEU of a tokenizer: bleu-zh"),
     ("checkpoint", "INITIAL_CHECKPOINT_PATH", "model to start from: " + flags.ANY_CHECKPOINT),
 )
 # These are paths, and are kept as absolute ones: a run opens from any folder.
@@ -127,6 +127,7 @@ def _run_experiment(arguments, overrides) -> None:
         looked = preview.Preview(experiment)
         progress.say("\n".join(looked.lines()))
         if arguments.preview:
+            progress.say("\n".join(looked.bundled()))
             return
         settled = [f"--gin.{name}={value!r}" for name, value in looked.settled().items()]
         configuration.parse(read, [*overrides, *settled], searched)

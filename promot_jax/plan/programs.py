@@ -196,13 +196,10 @@ def _search(experiment: Experiment, task: EvalTask, attached: Attached, length: 
         return model.predict_batch(params, batch, experiment.decoder, targets, rng)
 
     def trace(mesh):
-        if rows % partitioning.row_parts(mesh):
-            raise UserError(
-                f"an evaluation batch of {rows} rows cannot be divided over data x fsdp = "
-                f"{partitioning.row_parts(mesh)} devices; change EVAL_BATCH_SIZE or --mesh"
-            )
         params = _abstract_params(model, mesh)
-        batch = _batch(mesh, rows, inputs, None, attached.prompt is not None)
+        batch = _batch(
+            mesh, partitioning.divisible(mesh, rows), inputs, None, attached.prompt is not None
+        )
         jitted = jax.jit(predict, out_shardings=partitioning.replicated(mesh))
         with partitioning.activate(mesh):
             traced = jitted.trace(params, batch, _abstract_key(mesh))

@@ -37,7 +37,8 @@ class GradientCosine:
       task: registered task, of whose train split the first rows are read.
       randomized: the same task with shuffled labels: equal inputs in equal order.
       task_feature_lengths: longest inputs and targets in tokens.
-      batch_size: rows of each pass; of no influence on the result.
+      batch_size: rows of each pass, raised to what the devices can divide; of no influence on the
+        result.
       examples: rows, over whose mean the gradients are taken.
       attention: regular expression of the modules that "query", "key" and "value" are of. The
         paper says "the attention module". An encoder-decoder has two; both count here, since with
@@ -74,7 +75,7 @@ class GradientCosine:
           UserError: the two tasks have different inputs, one of them cannot be read, or
             `attention` matches no module.
         """
-        both = self._batches(model)
+        both = self._batches(model, partitioning.divisible(mesh, self.batch_size))
         shapes, axes = model.unstacked().shapes_and_axes()
         groups = self._groups(trees.flatten(shapes))
         paths = [path for members in groups.values() for path in members]
@@ -114,14 +115,14 @@ class GradientCosine:
 
         return measure
 
-    def _batches(self, model: Model) -> list[list[data.Batch]]:
+    def _batches(self, model: Model, batch_size: int) -> list[list[data.Batch]]:
         """Reads both tasks and checks that their inputs are the same."""
         read = [
             data.eval_batches(
                 task,
                 self.task_feature_lengths,
                 "train",
-                batch_size=self.batch_size,
+                batch_size=batch_size,
                 limit=self.examples,
                 vocabulary=model.vocabulary,
             )
