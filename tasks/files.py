@@ -110,7 +110,10 @@ class Source(seqio.FunctionDataSource):
         circle = (train[(first + i) % len(train)] for i in range(len(train)))
         chosen = list(itertools.islice((o for o in circle if o != row), self.shots))
         if len(chosen) < self.shots:
-            raise UserError(f"{self.data.train} has too few rows for {self.shots} exemplars")
+            raise UserError(
+                f"{self.data.train} has too few other rows for {self.shots} exemplars before each; "
+                "add rows, or leave out the methods that train with exemplars (1-shot)"
+            )
         return templates.few_shot([(o.inputs, o.targets.strip()) for o in chosen], row.inputs)
 
 
@@ -132,9 +135,9 @@ def task(
     at all.
 
     Args:
-      train: file of the rows to train on: .jsonl, .json (an object a line), .csv, .tsv, .parquet.
+      train: file of the rows to train on: .jsonl, .json, .csv, .tsv (also .gz) or .parquet.
       evaluation: file of the rows of the splits validation and test, dealt alternately.
-      template: the input, with fields in braces; `{{` is a brace.
+      template: the input, with fields in braces, see `row_templates`; `{{` is a brace.
       target: the answer, likewise. With `exact_match`, a list in its field holds several.
       metric: accuracy, exact_match, bleu or rouge2.
       test: file of the split test; `evaluation` is then the split validation as a whole.
@@ -227,7 +230,10 @@ def _splits(data: Data, stamps: tuple) -> dict[str, list[Row]]:
     evaluation = _rows(data, data.evaluation)
     if data.test is None:
         if len(evaluation) < 2:
-            raise UserError(f"{data.evaluation} needs 2 rows at least: for validation and for test")
+            raise UserError(
+                f"{data.evaluation} needs 2 rows at least: for validation and for test; add one, "
+                "or name a file of test rows by --test (TEST_FILE)"
+            )
         validation, test = evaluation[::2], evaluation[1::2]
     else:
         validation, test = evaluation, _rows(data, data.test)
