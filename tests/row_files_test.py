@@ -283,7 +283,8 @@ def test_a_column_that_parquet_has_twice_is_named(tmp_path):
 
 # Round trips
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+# Without quotes, a carriage return at the end of a line belongs to its end.
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0")).map(lambda t: t.rstrip("\r"))
 TABLE = st.lists(
     st.fixed_dictionaries({"text": TEXT, "a b.c": TEXT}).filter(
         lambda row: any(cell.strip() for cell in row.values())
