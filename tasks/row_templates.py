@@ -154,7 +154,8 @@ def _inside(value: object, steps: list[str], done: int) -> object:
             return _inside(value[int(left[0])], steps, done + 1)
         if value and not left[0].isdecimal() and all(isinstance(v, dict) for v in value):
             return [_inside(v, steps, done) for v in value]
-        raise _Missing(f"{here} is a list of {len(value)}, the first of which is {here}.0")
+        first = f"a list of {len(value)}, the first of which is {here}.0"
+        raise _Missing(f"{here} is {first if value else 'an empty list'}")
     raise _Missing(f"{here} is {_kind(value)}")
 
 
