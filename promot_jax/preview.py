@@ -149,8 +149,14 @@ class Preview:
             found["UNSEEN_FEATURE_LENGTHS"] = self._fitting_unseen
         stages = [stage for method in experiment.methods for stage in method.stages]
         trained_on = {stage.mixture for stage in stages if stage.task_feature_lengths is None}
-        if variants := trained_on - {*self._texts}:
-            found["ONE_SHOT_TASK_FEATURE_LENGTHS"] = self._fitting(sorted(variants))
+        if variants := sorted(trained_on - {*self._texts}):
+            chosen = {stage.mixture for method in experiment.selected for stage in method.stages}
+            try:
+                found["ONE_SHOT_TASK_FEATURE_LENGTHS"] = self._fitting(variants)
+            except UserError:
+                # Rows that are too few for exemplars do for methods without.
+                if chosen & {*variants}:
+                    raise
         if len(experiment.targets) == 1 and (source := _source(experiment.targets[0].name)):
             found |= _bound_to(source, experiment.labels)
         if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:

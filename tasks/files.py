@@ -9,39 +9,24 @@ its rows: other rows are another task, and a run that began with some rows does 
 others.
 """
 
-import collections
-import csv
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-import math
 import os
-import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import seqio
 import tensorflow as tf
 
 from promot_jax import metrics
-from promot_jax.errors import UserError, first_line
-from promot_jax.tasks import mini, templates
+from promot_jax.errors import UserError
+from promot_jax.tasks import mini, row_files, row_templates, templates
+from promot_jax.tasks.row_templates import Row
 
 METRICS = metrics.NAMES
 SPLITS = ("train", "validation", "test")
-
-# A place to name in a complaint, and the fields of a row.
-Record = tuple[str, dict[str, object]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """An example: its input, its target, and every answer that counts as right."""
-
-    inputs: str
-    targets: str
-    answers: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +105,10 @@ class Source(seqio.FunctionDataSource):
         circle = (train[(first + i) % len(train)] for i in range(len(train)))
         chosen = list(itertools.islice((o for o in circle if o != row), self.shots))
         if len(chosen) < self.shots:
-            raise UserError(f"{self.data.train} has too few rows for {self.shots} exemplars")
+            raise UserError(
+                f"{self.data.train} has too few other rows for {self.shots} exemplars before each; "
+                "add rows, or leave out the methods that train with exemplars (1-shot)"
+            )
         return templates.few_shot([(o.inputs, o.targets.strip()) for o in chosen], row.inputs)
 
 
@@ -142,9 +130,9 @@ def task(
     answer, to its answer by the paper's A.2.2, or not at all.
 
     Args:
-      train: file of the rows to train on: .jsonl, .json (an object a line), .csv, .tsv, .parquet.
+      train: file of the rows to train on: .jsonl, .json, .csv, .tsv (also .gz) or .parquet.
       evaluation: file of the rows of the splits validation and test, dealt alternately.
-      template: the input, with fields in braces; `{{` is a brace.
+      template: the input, with fields in braces, see `row_templates`; `{{` is a brace.
       target: the answer, likewise. With `exact_match`, a list in its field holds several.
       metric: one of `METRICS`.
       test: file of the split test; `evaluation` is then the split validation as a whole.
@@ -259,7 +247,10 @@ def _splits(data: Data, stamps: tuple) -> dict[str, list[Row]]:
     evaluation = _rows(data, data.evaluation)
     if data.test is None:
         if len(evaluation) < 2:
-            raise UserError(f"{data.evaluation} needs 2 rows at least: for validation and for test")
+            raise UserError(
+                f"{data.evaluation} needs 2 rows at least: for validation and for test; add one, "
+                "or name a file of test rows by --test (TEST_FILE)"
+            )
         validation, test = evaluation[::2], evaluation[1::2]
     else:
         validation, test = evaluation, _rows(data, data.test)
@@ -267,175 +258,8 @@ def _splits(data: Data, stamps: tuple) -> dict[str, list[Row]]:
 
 
 def _rows(data: Data, path: str) -> list[Row]:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in READERS:
-        raise UserError(f"{path}: no reader for {suffix or 'no suffix'}; use {', '.join(READERS)}")
-    read = READERS[suffix]
-    asked, wanted = fields(data.template, "TEMPLATE"), fields(data.target, "TARGET_TEMPLATE")
-    try:
-        rows = [_row(data, asked, wanted, *record) for record in read(path)]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or first_line(error)}") from None
+    filled = row_templates.Templates(data.template, data.target, data.metric == "exact_match")
+    rows = [filled.row(*record) for record in row_files.records(path)]
     if not rows:
         raise UserError(f"{path} holds no row; give it at least one")
     return sorted(rows, key=_digest)
-
-
-def fields(template: str, what: str) -> tuple[str, ...]:
-    """Returns the names of a template's fields.
-
-    Raises:
-      UserError: none, or something else in braces than a plain name.
-    """
-    where = f"{what} {template!r}"
-    found = []
-    try:
-        template.encode()
-        for _, name, layout, conversion in string.Formatter().parse(template):
-            if name is None:
-                continue
-            if not name.strip() or name.isdigit() or set(name) & set(".[]") or layout or conversion:
-                written = (
-                    name + (f"!{conversion}" if conversion else "") + (layout and f":{layout}")
-                )
-                raise UserError(
-                    f"{where}: {{{written}}} is no field; write the plain name of one, such as "
-                    "{label}, and {{ for a brace"
-                )
-            found.append(name)
-    except UnicodeEncodeError:
-        raise UserError(f"{what} {template!a} is not UTF-8; give it in that encoding") from None
-    except ValueError as error:
-        raise UserError(f"{where}: {error}; write {{{{ and }}}} for braces") from None
-    if not found:
-        raise UserError(f"{where} has no field; name one in braces, such as {{label}}")
-    return tuple(found)
-
-
-def _row(data: Data, asked: Sequence[str], wanted: Sequence[str], where: str, record) -> Row:
-    for name in (*asked, *wanted):
-        if name not in record:
-            raise UserError(f"{where}: no field {name!r}; it has {', '.join(map(str, record))}")
-    inputs = {name: _text(record[name], where, name) for name in asked}
-    if not any(text.strip() for text in inputs.values()):
-        raise UserError(f"{where}: {', '.join(inputs)} empty; write a text or remove the row")
-    lists = sorted({name for name in wanted if isinstance(record[name], list)})
-    if lists and data.metric != "exact_match":
-        raise UserError(
-            f"{where}: field {lists[0]!r} is a list; only exact_match takes several answers"
-        )
-    if len(lists) > 1:
-        raise UserError(f"{where}: {' and '.join(lists)} are lists; a target takes one of them")
-    choices = record[lists[0]] if lists else [None]
-    if not choices:
-        raise UserError(f"{where}: field {lists[0]!r} is an empty list; give an answer")
-    answers = []
-    for choice in choices:
-        values = record | ({lists[0]: choice} if lists else {})
-        texts = {name: _text(values[name], where, name) for name in wanted}
-        if not any(text.strip() for text in texts.values()):
-            raise UserError(f"{where}: {', '.join(texts)} empty; write a target or remove the row")
-        answers.append(data.target.format_map(texts))
-    # Space around a target is the model's concern, not that of who compares answers.
-    stripped = tuple(dict.fromkeys(answer.strip() for answer in answers))
-    return Row(data.template.format_map(inputs), answers[0], stripped)
-
-
-def _text(value: object, where: str, name: str) -> str:
-    """Returns the value of a field as JSON writes it, texts without their quotes."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{where}: field {name!r} holds half a character; mend it") from None
-        return value
-    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return json.dumps(value)
-    kind = {type(None): "null", list: "a list", dict: "an object", float: str(value)}
-    found = kind.get(type(value), f"a {type(value).__name__}")
-    raise UserError(f"{where}: field {name!r} is {found}; give a text or a number")
-
-
-def _lines(path: str) -> Iterator[tuple[str, str]]:
-    """Yields the place and text of each line."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            try:
-                yield where, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{where}: byte {error.start + 1} is not UTF-8; save the file in that encoding"
-                ) from None
-
-
-def _json_lines(path: str) -> Iterator[Record]:
-    blank = None
-    for where, line in _lines(path):
-        if not line.strip():
-            blank = blank or where
-            continue
-        if blank:
-            raise UserError(f"{blank}: empty; remove the line")
-        hint = "write one JSON object a line"
-        try:
-            record = json.loads(line)
-        except RecursionError:
-            raise UserError(f"{where}: nested too deeply; {hint}") from None
-        except ValueError as error:
-            raise UserError(f"{where}: not JSON ({first_line(error)}); {hint}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: no JSON object; {hint}")
-        yield where, record
-
-
-def _table(path: str, delimiter: str) -> Iterator[Record]:
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    start = 1
-    try:
-        for cells in reader:
-            where, start = f"{path}, line {start}", reader.line_num + 1
-            if not header:
-                header = cells
-                twice = [name for name, count in collections.Counter(header).items() if count > 1]
-                if not header or twice:
-                    what = f"has {twice[0]!r} twice" if twice else "is empty"
-                    raise UserError(f"{where}: {what}; the first line names the columns")
-                continue
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{where}: {len(cells)} columns, the first line names {len(header)} "
-                    f"({', '.join(header)}); quote texts that hold {delimiter!r}"
-                )
-            yield where, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {start}: {error}; close every quote") from None
-
-
-def _parquet(path: str) -> Iterator[Record]:
-    try:
-        # Only these files need it; it comes with tensorflow-datasets.
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(f"{path}: Parquet needs pyarrow; run `pip install pyarrow`") from None
-    numbers = itertools.count(1)
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for record in batch.to_pylist():
-                    yield f"{path}, row {next(numbers)}", record
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} holds no Parquet rows ({first_line(error)}); save it again") from (
-            None
-        )
-
-
-READERS = {
-    ".jsonl": _json_lines,
-    ".json": _json_lines,
-    ".csv": functools.partial(_table, delimiter=","),
-    ".tsv": functools.partial(_table, delimiter="\t"),
-    ".parquet": _parquet,
-}

@@ -106,7 +106,10 @@ def test_any_text_and_number_is_kept(tmp_path_factory, text, label):
         (b'{"text": "a", "label": ["b"]}', "line 3: field 'label' is a list; only exact_match"),
         (b'{"text": " ", "label": "b"}', "line 3: text empty"),
         (b'{"text": "a", "label": ""}', "line 3: label empty"),
-        (b"", "line 3: empty; remove the line"),
+        (
+            b'{"text": "a", "text": "b", "label": "b"}',
+            "line 3: not JSON ('text' twice in an object",
+        ),
         (b'{"text": "\xe9", "label": "b"}', "line 3: byte 11 is not UTF-8"),
         (b'{"text": "\\ud800", "label": "b"}', "line 3: field 'text' holds half a character"),
         (b"[" * 100_000, "line 3: nested too deeply"),
@@ -126,7 +129,7 @@ def test_a_bad_line_is_named(tmp_path, line, expected):
         ("text,label\na,b\na,b,c\n", "line 3: 3 columns, the first line names 2 (text, label)"),
         ('text,label\n"a\nb",c\nd\n', "line 4: 1 columns"),
         ("text,text\na,b\n", "line 1: has 'text' twice"),
-        ('text,label\n"a,b\n', "line 2: unexpected end of data"),
+        ('text,label\n"a,b\n', "line 2: the quote that opens here is not closed"),
         ("text,label\n", "holds no row"),
         ("", "holds no row"),
     ],
@@ -156,9 +159,9 @@ def test_a_bad_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        ("{text.x}", "{text.x} is no field; write the plain name"),
-        ("{text[0]}", "{text[0]} is no field"),
-        ("{0}", "{0} is no field"),
+        ("{text.x}", "no field 'text.x'; text is a text"),
+        ("{text[0]}", "no field 'text[0]'; text is a text"),
+        ("{0}", "no field '0'; it has text, label"),
         ("{}", "{} is no field"),
         ("{text!r}", "{text!r} is no field"),
         ("{text:>9}", "{text:>9} is no field"),

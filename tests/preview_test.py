@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from promot_jax import cli, configuration, preview
+from promot_jax.errors import UserError
 from promot_jax.tasks import mini
 from tests.cli_test import MINI, at, fails
 from tests.your_task_test import write_small_model
@@ -179,3 +180,27 @@ def test_another_checkpoint_brings_its_vocabulary(files, tmp_path, capsys):
     assert "warning: to this decoder-only model input and target are one text" in said
     spaced = previewed(capsys, *files, "--checkpoint", "models/base", "--target", " {label}")
     assert "warning" not in spaced
+
+
+def test_exemplars_are_asked_for_only_where_a_chosen_method_trains_with_them(files, tmp_path):
+    write(tmp_path / "train.jsonl", ROWS[:1])
+    macros = {"TRAIN_FILE": files[1], "EVAL_FILE": files[3], "TEMPLATE": files[5]}
+    macros["TARGET_TEMPLATE"] = files[7]
+
+    def settled(*methods):
+        given = [
+            f"--gin.{name}={value!r}" for name, value in (macros | {"METHODS": methods}).items()
+        ]
+        configuration.parse([configuration.experiment_file("your_data")], given, [])
+        return preview.Preview(configuration.built()[0]).settled()
+
+    found = settled("fine_tuning", "promot")
+    assert found["TASK_FEATURE_LENGTHS"] == {"inputs": 24, "targets": 8}
+    assert "ONE_SHOT_TASK_FEATURE_LENGTHS" not in found
+    with pytest.raises(
+        UserError, match=r"too few other rows for 1 exemplars .*leave out the methods"
+    ):
+        settled("fine_tuning", "promot_1shot")
+    # Two rows do, for methods that join the run later too.
+    write(tmp_path / "train.jsonl", ROWS[:2])
+    assert settled("fine_tuning")["ONE_SHOT_TASK_FEATURE_LENGTHS"]["inputs"] > 24
