@@ -10,8 +10,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed"},
+    {"distributed", "sentencepiece_bpe"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"continuation"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop"},
     {"models", "partitioning", "checkpoints", "optimizers"},
     {"architectures", "attached"},
@@ -36,17 +37,20 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *("architectures", "data", "integrations", "models", "preview", "tasks", "vocabularies")
+        *("architectures", "continuation", "data", "integrations", "models", "preview", "tasks"),
+        "vocabularies",
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
     "pyarrow": {"tasks"},
     "huggingface_hub": {"interop"},
     "tensorstore": {"interop"},
-    "tokenizers": {"interop", "vocabularies"},
+    "tokenizers": {"continuation", "interop", "sentencepiece_bpe", "vocabularies"},
+    "sentencepiece": {"sentencepiece_bpe", "tasks"},
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
+    *("continuation", "sentencepiece_bpe"),
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 
