@@ -26,7 +26,8 @@ def build(
       vocabulary: of the tokens, None for a model that sees no texts. A decoder-only model starts
         with the token that its vocabulary puts before texts, its `start_id`, if it has one and
         `options` do not say otherwise.
-      **options: further fields of the model: `prefix_lm` and `start_id` of a decoder-only one.
+      **options: further fields of the model: `end_ids`; `start_id`; `prefix_lm` of a decoder-only
+        one.
 
     Raises:
       UserError: an unknown family, or a field that is unknown or missing.
@@ -36,7 +37,7 @@ def build(
     kind = FAMILIES[family]
     fields = dataclasses.fields(kind.config_class)
     _only_known(f"{family} configuration", config, [field.name for field in fields])
-    given = [field.name for field in dataclasses.fields(kind) if field.name not in RUNTIME]
+    given = [field.name for field in dataclasses.fields(kind)][2:]
     _only_known(f"{family} model", options, given)
     required = [field.name for field in fields if field.default is dataclasses.MISSING]
     if missing := [name for name in required if name not in config]:
@@ -47,13 +48,13 @@ def build(
         if missing := [name for name in names if name not in lora]:
             raise UserError(f"lora has no {', '.join(missing)}; add what is missing")
         values["lora"] = Lora(**lora)
-    if "start_id" in given:
+    if kind is DecoderOnlyModel:
         options = {"start_id": getattr(vocabulary, "start_id", None)} | options
     return kind(kind.network_class(kind.config_class(**values)), vocabulary, **options)
 
 
-# Fields of models that are no plain values.
-RUNTIME = ("network", "vocabulary")
+# Fields of models that are no plain values, or, as `end_ids`, do not decide what is computed.
+RUNTIME = ("network", "vocabulary", "end_ids")
 
 
 def _only_known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -66,6 +67,8 @@ def describe(model: Model) -> dict[str, Any]:
     config = dataclasses.asdict(model.network.config)
     del config["prompt_init"]
     fields = [field.name for field in dataclasses.fields(model) if field.name not in RUNTIME]
+    if model.family == "t5" and model.start_id == 0:
+        fields.remove("start_id")
     return {
         "family": model.family,
         "config": {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},

@@ -1,6 +1,5 @@
 """What a checkpoint is, and the way from one format to another: inspect, import, export."""
 
-import json
 import math
 import pathlib
 import tempfile
@@ -11,7 +10,6 @@ import numpy as np
 
 from promot_jax import (
     architectures,
-    decoding,
     files,
     models,
     partitioning,
@@ -20,7 +18,7 @@ from promot_jax import (
     vocabularies,
 )
 from promot_jax.errors import UserError
-from promot_jax.interop import formats, huggingface, peft, t5x
+from promot_jax.interop import formats, huggingface, peft, side_files, t5x
 from promot_jax.interop import source as sources
 from promot_jax.interop.source import Source
 from promot_jax.networks import lora
@@ -108,7 +106,9 @@ def import_model(
     )
     for adapter in adapters:
         model, params = pretrained.attach(model, params, *named(adapter))
-    pretrained.save(out, model, params, {"checkpoint": path, "format": source.format})
+    origin = {"checkpoint": path, "format": source.format}
+    beside = pretrained.beside(source, model.vocabulary)
+    pretrained.save(out, model, params, origin, beside, source.dtype)
     yield f"wrote {out}"
 
 
@@ -127,6 +127,8 @@ def export_model(
     prompt: str | None = None,
     merge_lora: bool = False,
     origin: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
+    dtype: str = "float32",
     dry_run: bool = False,
 ) -> Iterator[str]:
     """Writes a model in one of the formats; yields lines that say what happens.
@@ -142,6 +144,8 @@ def export_model(
       prompt: the prompt that `peft` writes; needed when there are several adapters.
       merge_lora: adds the low-rank adapter to the kernels first.
       origin: where the model comes from.
+      beside: files that came with its weights, see `pretrained.beside`.
+      dtype: of the weights that `huggingface` writes; the other formats have float32.
       dry_run: only say it.
 
     Raises:
@@ -153,12 +157,12 @@ def export_model(
         model, params = _merged(model, params, dry_run)
     prompts, adapter = trees.prompts_of(params), model.network.config.lora
     leaves = trees.flatten(lora.remove(trees.keep_prompts(params, ())))
-    beside: list[str] = []
+    adapters: list[str] = []
     if format_name == "peft":
         prompt = _one_adapter(prompts, adapter, prompt)
         leaves = {}
     elif format_name == "huggingface":
-        beside = [*prompts, *([LORA] if adapter else [])]
+        adapters = [*prompts, *([LORA] if adapter else [])]
     elif format_name in t5x.WRITERS and adapter:
         raise UserError(f"--format {format_name} has no place for an adapter; give --merge_lora")
     else:
@@ -167,19 +171,19 @@ def export_model(
     rows = [_plan_row("written", leaves)] if leaves else []
     rows += [
         _plan_row(f"PEFT folder {name or '.'}", _adapter_leaves(params, name or prompt))
-        for name in (beside if format_name != "peft" else [""])
+        for name in (adapters if format_name != "peft" else [""])
     ]
     yield from _columns(("", "leaves", "parameters", "memory", ""), rows)
     files.check_new(out)
     if dry_run:
         return
     if format_name == "native":
-        pretrained.save(out, model, params, origin)
+        pretrained.save(out, model, params, origin, beside, dtype)
     elif format_name in t5x.WRITERS:
         t5x.WRITERS[format_name](out, leaves)
     elif format_name == "huggingface":
-        _write_huggingface(out, model, leaves)
-    for name in beside:
+        _write_huggingface(out, model, leaves, beside or {}, dtype)
+    for name in adapters:
         _write_adapter(out / name, model, params, name, str(out))
     if format_name == "peft":
         _write_adapter(out, model, params, prompt, origin.get("checkpoint"))
@@ -231,25 +235,32 @@ def _write_adapter(
         peft.write_prompt(folder, np.asarray(prompt), model.family, base)
 
 
-def _write_huggingface(out: pathlib.Path, model: models.Model, leaves: Mapping[str, Any]) -> None:
-    vocabulary, ids = model.vocabulary, {}
+def _write_huggingface(
+    out: pathlib.Path,
+    model: models.Model,
+    leaves: Mapping[str, Any],
+    beside: Mapping[str, bytes],
+    dtype: str,
+) -> None:
+    vocabulary, ids, files = model.vocabulary, {}, dict(beside)
     with tempfile.TemporaryDirectory() as scratch:
         if vocabulary is not None and vocabularies.save(vocabulary, scratch):
+            files = side_files.find_tokenizer(scratch) | files
             settings = vocabularies.huggingface_settings(vocabulary)
-            pathlib.Path(scratch, "tokenizer_config.json").write_text(json.dumps(settings))
-            ids = {"eos": vocabulary.eos_id, "pad": vocabulary.pad_id}
-        if model.family == "t5":
-            ids["decoder_start"] = decoding.START_ID
-        elif model.start_id is not None:
-            ids["bos"] = model.start_id
-        huggingface.write(
-            out,
-            leaves,
-            model.family,
-            architectures.describe(model)["config"],
-            token_ids=ids,
-            tokenizer_files={file.name: file for file in pathlib.Path(scratch).iterdir()},
-        )
+            if side_files.CONFIG not in files:
+                files.setdefault(side_files.TOKENIZER[0], side_files.dump(settings))
+            own = isinstance(vocabulary, vocabularies.Tokenizer)
+            ids = {"eos": vocabulary.eos_id, "pad": vocabulary.eos_id if own else vocabulary.pad_id}
+    ids["decoder_start" if model.family == "t5" else "bos"] = model.start_id
+    huggingface.write(
+        out,
+        leaves,
+        model.family,
+        architectures.describe(model)["config"],
+        token_ids=ids,
+        beside=files,
+        dtype=dtype,
+    )
 
 
 def _origin_text(origin: Mapping[str, Any]) -> str:

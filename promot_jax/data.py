@@ -24,6 +24,7 @@ import seqio
 import tensorflow as tf
 
 from promot_jax import written
+from promot_jax.continuation import continuing
 from promot_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -324,7 +325,9 @@ def with_vocabulary(task: str, vocabulary: seqio.Vocabulary | None) -> seqio.Tas
     if vocabulary is None or isinstance(found, seqio.Mixture):
         return found
     features = {
-        name: dataclasses.replace(feature, vocabulary=vocabulary)
+        name: dataclasses.replace(
+            feature, vocabulary=continuing(vocabulary) if name == "targets" else vocabulary
+        )
         for name, feature in found.output_features.items()
     }
     postprocess = found.postprocessor

@@ -39,6 +39,8 @@ class Model(abc.ABC):
 
     network: nn.Module
     vocabulary: seqio.Vocabulary | None
+    # Tokens that end an answer as the vocabulary's end of sequence does.
+    end_ids: tuple[int, ...] = dataclasses.field(default=(), kw_only=True)
 
     # The name of the family, whether it reads packed batches, its network, the configuration of it.
     family: ClassVar[str]
@@ -73,6 +75,18 @@ class Model(abc.ABC):
     def with_remat(self, remat: str) -> Self:
         """Returns the model whose backward pass computes this much again, see `networks.stack`."""
         return self._configured(remat=remat)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer; training ends targets with the first."""
+        eos_id = self.vocabulary.eos_id
+        return (eos_id, *(i for i in self.end_ids if i != eos_id))
+
+    def _until_end(self, row: Sequence[int]) -> list[int]:
+        """Returns the tokens before the first end."""
+        tokens = [int(token) for token in row]
+        ends = [place for place, token in enumerate(tokens) if token in self.ends]
+        return tokens[: ends[0]] if ends else tokens
 
     @property
     def stacked(self) -> bool:
@@ -197,9 +211,14 @@ class Model(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderModel(Model):
-    """An encoder-decoder; padding of its inputs and targets has the id 0."""
+    """An encoder-decoder; padding of its inputs and targets has the id 0.
+
+    Attributes:
+      start_id: the token that targets and answers begin behind; batches have T5's, which is 0.
+    """
 
     network: t5.Transformer
+    start_id: int = decoding.START_ID
 
     family = "t5"
     network_class = t5.Transformer
@@ -217,13 +236,17 @@ class EncoderDecoderModel(Model):
         return self.network.apply(
             {"params": params},
             batch["encoder_input_tokens"],
-            batch["decoder_input_tokens"],
+            self._started(batch["decoder_input_tokens"]),
             batch["decoder_target_tokens"],
             prompt_ids=batch.get("prompt_ids"),
             enable_dropout=dropout_rng is not None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             project=project,
         )
+
+    def _started(self, tokens: jax.Array) -> jax.Array:
+        """Puts the start token into the first column, where batches have 0."""
+        return jnp.asarray(tokens).at[:, 0].set(self.start_id) if self.start_id else tokens
 
     def predict_batch(
         self,
@@ -273,13 +296,15 @@ class EncoderDecoderModel(Model):
             tokens_to_logits,
             batch_size=inputs.shape[0],
             max_length=max_length,
-            eos_id=self.vocabulary.eos_id,
+            eos_id=self.ends,
+            start_tokens=jnp.full(inputs.shape[0], self.start_id, jnp.int32),
             rng=rng,
         )
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""
-        return [self.vocabulary.decode([int(t) for t in row if t]) for row in tokens]
+        rows = [self._until_end(row) for row in tokens]
+        return [self.vocabulary.decode([token for token in row if token]) for row in rows]
 
     def input_ids(self, text: str) -> list[int]:
         """See `Model`; the inputs of an encoder end with the end-of-sequence token."""
@@ -389,7 +414,7 @@ class DecoderOnlyModel(Model):
             tokens_to_logits,
             batch_size=inputs.shape[0],
             max_length=max_length,
-            eos_id=self.vocabulary.eos_id,
+            eos_id=self.ends,
             start_tokens=inputs[:, -1],
             rng=rng,
         )
@@ -427,10 +452,7 @@ class DecoderOnlyModel(Model):
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""
-        eos_id = self.vocabulary.eos_id
-        rows = [[int(token) for token in row] for row in tokens]
-        cut = [row[: row.index(eos_id)] if eos_id in row else row for row in rows]
-        return [self.vocabulary.decode(row) for row in cut]
+        return [self.vocabulary.decode(self._until_end(row)) for row in tokens]
 
     def input_ids(self, text: str) -> list[int]:
         """See `Model`; the model itself puts its start token before them."""

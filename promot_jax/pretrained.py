@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from promot_jax import architectures, checkpoints, files, models, partitioning, trees, vocabularies
 from promot_jax.errors import UserError, first_line
-from promot_jax.interop import formats, peft
+from promot_jax.interop import formats, peft, side_files
 from promot_jax.interop import source as sources
 from promot_jax.interop.source import Plan, Source
 from promot_jax.networks import lora, prompt
@@ -108,12 +109,39 @@ def bare_model(
     return model.with_prompts({})
 
 
-def find_vocabulary(source: Source, path: str | None):
-    """Returns the vocabulary at `path`, else the checkpoint's own, else None."""
+def find_vocabulary(source: Source | None, path: str | None):
+    """Returns the vocabulary at `path`, else the checkpoint's own, else None.
+
+    A SentencePiece model that has a token to begin a text is Llama's where the checkpoint is of a
+    decoder-only model, else T5's.
+    """
     if path is None:
         return source.vocabulary and vocabularies.load(source.vocabulary, source.path)
     kind = "tokenizers" if path.endswith(".json") else "sentencepiece"
-    return vocabularies.load({"kind": kind, "file": path}, "")
+    found = vocabularies.load({"kind": kind, "file": path}, "")
+    if kind == "sentencepiece" and source is not None and source.family == "decoder":
+        started = vocabularies.load({"kind": "tokenizers", "file": path}, "")
+        return found if started.start_id is None else started
+    return found
+
+
+def beside(source: Source, vocabulary) -> dict[str, bytes]:
+    """Returns the files that belong beside the weights of a model: {name: content}.
+
+    They are the checkpoint's own. Where the model has another vocabulary, those of the tokenizer
+    are that one's.
+
+    Args:
+      source: what the model was read from, or what its training started from.
+      vocabulary: of the model, None for none.
+    """
+    own = find_vocabulary(source, None)
+    if vocabulary is None or own == vocabulary:
+        return dict(source.beside)
+    files = side_files.without_tokenizer(source.beside)
+    if isinstance(vocabulary, vocabularies.Tokenizer) and os.path.exists(vocabulary.path):
+        files |= side_files.find_tokenizer(os.path.dirname(vocabulary.path) or ".")
+    return files
 
 
 def expected_leaves(model: models.Model, mesh: jax.sharding.Mesh | None) -> Tree:
@@ -236,15 +264,24 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
 
 
 def save(
-    folder: pathlib.Path, model: models.Model, params: Tree, origin: Mapping[str, Any]
+    folder: pathlib.Path,
+    model: models.Model,
+    params: Tree,
+    origin: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Writes a model folder: `params`, `model.json`, the vocabulary, each soft prompt as `.npy`.
+
+    The parameters are float32.
 
     Args:
       folder: must not exist.
       model: the model of `params`, its prompts and adapter included; not scanned.
       params: parameters.
       origin: where it comes from, for `model.json`.
+      beside: {name: content} of the files that came with the weights, see `interop.side_files`.
+      dtype: that they had, for an export.
 
     Raises:
       UserError: `folder` exists or cannot be written.
@@ -254,7 +291,10 @@ def save(
         for path, leaf in trees.flatten(params).items():
             if match := trees.PROMPT.fullmatch(path):
                 np.save(partial / f"{match[2]}.npy", leaf)
-        about = {**architectures.describe(model), "origin": dict(origin)}
+        about = {**architectures.describe(model), "origin": dict(origin), "dtype": dtype}
+        if model.end_ids:
+            about["end_ids"] = list(model.end_ids)
         if model.vocabulary is not None:
             about["vocabulary"] = vocabularies.save(model.vocabulary, partial)
+        side_files.write(partial, beside or {})
         (partial / "model.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -16,6 +16,7 @@ import numpy as np
 import seqio
 
 from promot_jax import data, oracle
+from promot_jax.continuation import continuing
 from promot_jax.errors import UserError, first_line
 from promot_jax.evaluation import EvalTask
 from promot_jax.experiment import Experiment
@@ -67,10 +68,11 @@ def _texts(task: str, rows: Iterable[dict], vocabulary: seqio.Vocabulary) -> lis
 
 def measure(texts: Iterable[Texts], vocabulary: seqio.Vocabulary) -> Sizes:
     """Returns the lengths of texts in tokens of a vocabulary."""
+    words = dict(zip(FEATURES, (vocabulary, continuing(vocabulary)), strict=True))
     unknown, counts = 0, {feature: [] for feature in FEATURES}
     for row in texts:
         for feature, text in zip(FEATURES, row, strict=True):
-            ids = vocabulary.encode(text)
+            ids = words[feature].encode(text)
             counts[feature].append(len(ids) + 1)
             unknown += 0 if vocabulary.unk_id is None else ids.count(vocabulary.unk_id)
     return Sizes({k: np.array(v, np.int64) for k, v in counts.items()}, unknown)
@@ -238,12 +240,18 @@ class Preview:
                 found.append(f"{split} has labels that train has not: {names}")
         inputs, targets = texts["train"][0]
         joined = not inputs[-1:].isspace() and not targets[:1].isspace()
-        if self._experiment.model.family == "decoder" and joined:
+        if self._experiment.model.family == "decoder" and joined and not self._spaced(texts):
             found.append(
                 "to this decoder-only model input and target are one text, without a space "
                 "between them; let the target begin with one, as in --target ' {label}'"
             )
         return sorted(found)
+
+    def _spaced(self, texts: Mapping[str, list[Texts]]) -> bool:
+        """Says whether the tokenizer itself puts a space between inputs and targets."""
+        inputs, targets = texts["train"][0]
+        encode, go_on = self._vocabulary.encode, continuing(self._vocabulary).encode
+        return encode(inputs) + go_on(targets) == encode(f"{inputs} {targets}")
 
 
 def needed(experiment: Experiment) -> bool:
@@ -378,7 +386,7 @@ def shown(task: str, split: str | None, count: int, vocabulary: seqio.Vocabulary
         yield f"{task}, {split}"
         for feature in FEATURES:
             text = _text(row, feature, words.decode)
-            ids = words.encode(text)
+            ids = found.output_features[feature].vocabulary.encode(text)
             yield f"  {feature}: {text}"
             yield f"    {len(ids)} pieces: {' '.join(_pieces(words, ids))}"
             yield f"    ids: {' '.join(map(str, ids))}"

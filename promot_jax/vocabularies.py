@@ -1,7 +1,8 @@
 """Vocabularies as files: Hugging Face tokenizers for seqio, saved beside a model and loaded again.
 
 A saved vocabulary is a description, such as `{"kind": "sentencepiece", "file": "spiece.model",
-"extra_ids": 100}` or `{"kind": "tokenizers", "file": "tokenizer.json", "eos_token": "</s>"}`.
+"extra_ids": 100}`, which is T5's, or `{"kind": "tokenizers", "file": "tokenizer.json",
+"eos_token": "</s>"}`, whose file may be a `tokenizer.model` as Llama 2 has it.
 """
 
 import contextlib
@@ -17,13 +18,15 @@ import seqio
 import tensorflow as tf
 import tokenizers
 
+from promot_jax import sentencepiece_bpe
 from promot_jax.errors import UserError
 
 # The ends of sequence of the usual models, for a tokenizer.json that stands alone.
 KNOWN_EOS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<eos>")
 # Files beside a tokenizer.json that name its end of sequence; the first that does so counts.
+SETTINGS = "tokenizer_config.json"
 NEIGHBOURS = (
-    "tokenizer_config.json",
+    SETTINGS,
     "special_tokens_map.json",
     "generation_config.json",
     "config.json",
@@ -36,7 +39,8 @@ class Tokenizer(seqio.Vocabulary):
     Nothing is read before the first use. `encode` adds no tokens; special tokens that the text
     spells out, such as `<|im_end|>`, become their ids. `decode` ends before the first
     end-of-sequence token and shows every other token, special or not. Id 0 is an ordinary token
-    here: whoever pads with 0 must cut the padding.
+    here: whoever pads with 0 must cut the padding. What the `tokenizer_config.json` beside the file
+    says of added tokens and of the start token counts, as it does for transformers.
 
     Attributes:
       path: local or remote path of the file, as given; a mere name after `from_json`.
@@ -94,7 +98,31 @@ class Tokenizer(seqio.Vocabulary):
             ) from None
         opened.no_padding()
         opened.no_truncation()
+        opened.add_tokens(self._further_tokens(opened))
         return opened
+
+    def _further_tokens(self, opened: tokenizers.Tokenizer) -> list[tokenizers.AddedToken]:
+        """Returns the tokens that the files beside have and the tokenizer has not, by their ids."""
+        known = self._beside("added_tokens.json")
+        further = {number: {"content": token} for token, number in known.items()}
+        for number, about in (self._beside(SETTINGS).get("added_tokens_decoder") or {}).items():
+            further[int(number)] = about
+        fields = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+        return [
+            tokenizers.AddedToken(**{k: v for k, v in about.items() if k in fields})
+            for _, about in sorted(further.items())
+            if opened.token_to_id(about["content"]) is None
+        ]
+
+    def _beside(self, name: str) -> Mapping[str, Any]:
+        """Returns what a JSON file beside this one holds, {} where there is none."""
+        path = os.path.join(os.path.dirname(self.path), name)
+        if self._given is not None or not tf.io.gfile.exists(path):
+            return {}
+        try:
+            return json.loads(_read(path))
+        except ValueError:
+            raise UserError(f"{path} is not JSON; mend it or set eos_token") from None
 
     @functools.cached_property
     def eos_id(self) -> int:
@@ -112,19 +140,10 @@ class Tokenizer(seqio.Vocabulary):
         raise UserError(f"{self.path}: {what} the end of a sequence; set eos_token")
 
     def _neighbours_eos(self) -> str | None:
-        if self._given is not None:
-            return None
         for name in NEIGHBOURS:
-            path = os.path.join(os.path.dirname(self.path), name)
-            if not tf.io.gfile.exists(path):
-                continue
-            try:
-                content = json.loads(_read(path))
-            except ValueError:
-                raise UserError(f"{path} is not JSON; mend it or set eos_token") from None
-            token, number = content.get("eos_token"), content.get("eos_token_id")
-            token = token.get("content") if isinstance(token, Mapping) else token
-            number = number[0] if isinstance(number, list) else number
+            content = self._beside(name)
+            token, number = _content(content.get("eos_token")), content.get("eos_token_id")
+            number = number[0] if isinstance(number, list) and number else number
             if token is None and number is not None:
                 token = self.tokenizer.id_to_token(number)
             if token is not None:
@@ -134,6 +153,14 @@ class Tokenizer(seqio.Vocabulary):
     @functools.cached_property
     def start_id(self) -> int | None:
         """Id of the token that this tokenizer puts before every text; None where it puts none."""
+        settings = self._beside(SETTINGS)
+        # Named at all, the two replace what the tokenizer itself would add.
+        if {"add_bos_token", "add_eos_token"} & settings.keys():
+            bos = settings.get("bos_token") or self._beside(NEIGHBOURS[1]).get("bos_token")
+            if not settings.get("add_bos_token"):
+                return None
+            if bos is not None:
+                return self.tokenizer.token_to_id(_content(bos))
         encoded = self.tokenizer.encode("a")
         return encoded.ids[0] if encoded.special_tokens_mask[0] else None
 
@@ -213,13 +240,40 @@ class Tokenizer(seqio.Vocabulary):
         return f"Tokenizer(path={self.path}, eos_token={self.eos_token})"
 
 
+class SentencePieceTokenizer(Tokenizer):
+    """The `tokenizer.model` of a decoder-only model; see `sentencepiece_bpe`."""
+
+    @functools.cached_property
+    def text(self) -> str:
+        """The tokenizer as a `tokenizer.json` would hold it.
+
+        Raises:
+          UserError: the file is missing or is no SentencePiece model.
+        """
+        try:
+            return sentencepiece_bpe.build(self.content, self._beside(SETTINGS)).to_str()
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"{self.path} holds no SentencePiece model ({reason}); copy it again"
+            ) from None
+
+    @property
+    def content(self) -> bytes:
+        """Of the file."""
+        return _read(self.path)
+
+    def _neighbours_eos(self) -> str | None:
+        return super()._neighbours_eos() or sentencepiece_bpe.eos_piece(self.content)
+
+
 def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Vocabulary:
     """Returns the vocabulary that a description names.
 
     Args:
       description: of kind `sentencepiece` with `file` and, optionally, `extra_ids`; or of kind
-        `tokenizers` with `file`, or with the file's content as `json`, and, optionally,
-        `eos_token`.
+        `tokenizers` with `file`, a tokenizer.json or a SentencePiece model, or with the content
+        of a tokenizer.json as `json`, and, optionally, `eos_token`.
       folder: local or remote; `file` is relative to it unless absolute or remote. Errors of a
         `json` name it.
 
@@ -242,7 +296,8 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
     if "://" not in path and not os.path.isfile(path):
         raise UserError(f"there is no vocabulary {path}")
     if kind == "tokenizers":
-        return Tokenizer(path, description.get("eos_token"))
+        opened = SentencePieceTokenizer if path.endswith(".model") else Tokenizer
+        return opened(path, description.get("eos_token"))
     vocabulary = seqio.SentencePieceVocabulary(path, description.get("extra_ids", 0))
     try:
         _ = vocabulary.vocab_size
@@ -264,8 +319,12 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
     """
     if isinstance(vocabulary, Tokenizer):
         eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
-        _write(folder, "tokenizer.json", vocabulary.text.encode())
-        return {"kind": "tokenizers", "file": "tokenizer.json", "eos_token": eos_token}
+        if isinstance(vocabulary, SentencePieceTokenizer):
+            file, content = "tokenizer.model", vocabulary.content
+        else:
+            file, content = "tokenizer.json", vocabulary.text.encode()
+        _write(folder, file, content)
+        return {"kind": "tokenizers", "file": file, "eos_token": eos_token}
     if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return None
     file, extra_ids = vocabulary.sentencepiece_model_file, vocabulary.extra_ids
@@ -279,14 +338,27 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
 def huggingface_settings(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
     """Returns the `tokenizer_config.json` that transformers needs beside the file of `save`."""
     if isinstance(vocabulary, Tokenizer):
-        eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
-        return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
+        named = vocabulary.tokenizer.id_to_token
+        eos_token = named(vocabulary.eos_id)
+        # Nothing tells a token for padding; one must be named, and it is never looked at.
+        settings = {"eos_token": eos_token, "pad_token": eos_token}
+        if vocabulary.start_id is not None:
+            settings |= {"bos_token": named(vocabulary.start_id)}
+        if not isinstance(vocabulary, SentencePieceTokenizer):
+            return settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        started = {"add_bos_token": vocabulary.start_id is not None, "add_eos_token": False}
+        return settings | started | {"tokenizer_class": "LlamaTokenizer", "legacy": False}
     pieces = {"pad": vocabulary.pad_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id}
     return {
         "tokenizer_class": "T5Tokenizer",
         "extra_ids": vocabulary.extra_ids,
         **{f"{name}_token": vocabulary.tokenizer.id_to_piece(i) for name, i in pieces.items()},
     }
+
+
+def _content(token: Any) -> str | None:
+    """Returns the text of a token, which files hold as such or with its properties."""
+    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _read(path: str) -> bytes:

@@ -235,11 +235,11 @@ def test_a_full_row_stays_as_it_is_while_others_go_on():
 def test_ends_outside_the_best_beams_are_dropped():
     ends = jnp.array([[True, False, True, False], [False, True, False, True]])
     last, earlier = jnp.array(True), jnp.array(False)
-    np.testing.assert_array_equal(decoding.finish_any(ends, last), ends)
+    np.testing.assert_array_equal(decoding.finish_any(ends, last, 2), ends)
     leading = [[True, False, False, False], [False, True, False, False]]
-    np.testing.assert_array_equal(decoding.finish_leading(ends, earlier), leading)
+    np.testing.assert_array_equal(decoding.finish_leading(ends, earlier, 2), leading)
     np.testing.assert_array_equal(
-        decoding.finish_leading(ends, last), [[True, True, False, False]] * 2
+        decoding.finish_leading(ends, last, 2), [[True, True, False, False]] * 2
     )
 
 

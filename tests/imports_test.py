@@ -10,8 +10,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed"},
+    {"distributed", "sentencepiece_bpe"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"continuation"},
     {"written"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop", "settings"},
     {"models", "partitioning", "checkpoints", "optimizers", "scoring"},
@@ -38,19 +39,20 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *("architectures", "data", "integrations", "models", "preview", "scoring", "settings"),
-        *("tasks", "vocabularies"),
+        *("architectures", "continuation", "data", "integrations", "models", "preview", "scoring"),
+        *("settings", "tasks", "vocabularies"),
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
     "pyarrow": {"tasks"},
     "huggingface_hub": {"interop"},
     "tensorstore": {"interop"},
-    "tokenizers": {"interop", "vocabularies"},
+    "tokenizers": {"continuation", "interop", "sentencepiece_bpe", "vocabularies"},
+    "sentencepiece": {"sentencepiece_bpe", "tasks"},
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
-    *("written", "scoring"),
+    *("continuation", "written", "scoring", "sentencepiece_bpe"),
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 

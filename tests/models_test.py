@@ -237,7 +237,12 @@ def test_a_decoder_starts_as_its_vocabulary_does():
         ("gpt", {}, {}, "unknown model family 'gpt'; known are decoder, t5"),
         ("decoder", {"emb": 1}, {}, "decoder configuration has no field 'emb'"),
         ("t5", {}, {}, "t5 configuration has no field 'num_kv_heads'"),
-        ("decoder", {}, {"prefix": 1}, "decoder model has no field 'prefix'; it has prefix_lm"),
+        (
+            "decoder",
+            {},
+            {"prefix": 1},
+            "decoder model has no field 'prefix'; it has end_ids, prefix_lm",
+        ),
         ("decoder", {"lora": {"rank": 2}}, {}, "lora has no pattern, alpha"),
     ],
 )

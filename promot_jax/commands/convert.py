@@ -53,6 +53,11 @@ def add_export(commands) -> None:
     export.add_argument(
         "--merge_lora", action="store_true", help="add the low-rank adapter to the kernels first"
     )
+    export.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights that --format huggingface writes (default: that of the source)",
+    )
     flags.which_model(export)
     flags.dry_run(export)
 
@@ -75,8 +80,11 @@ def _export(arguments, overrides) -> None:
     flags.no_overrides(overrides)
     conversion = opened.checkpoint_tools()
     from promot_jax import partitioning, pretrained, trees
+    from promot_jax.interop import formats, huggingface, side_files
 
     run = pathlib.Path(arguments.source)
+    if arguments.format != "huggingface":
+        flags.refuse(arguments, ("dtype",), "goes with --format huggingface; others have float32")
     if arguments.format != "peft":
         flags.refuse(
             arguments, ("prompt",), "goes with --format peft; other formats take all prompts"
@@ -88,11 +96,17 @@ def _export(arguments, overrides) -> None:
         model = runner.experiment.model
         model = model.with_lora(method.adapters or model.network.config.lora)
         origin = {"run": run.name, "method": method.name, "seed": seed}
+        start = runner.experiment.initial_checkpoint
+        source = start and formats.open_checkpoint(start)
     else:
         flags.refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}
+    beside = pretrained.beside(source, model.vocabulary) if source else {}
+    if "run" in origin and model.vocabulary is not None:
+        beside = side_files.with_end(beside, model.vocabulary.eos_id, source and source.path)
+    dtype = arguments.dtype or (source.dtype if source else "float32")
     for line in conversion.export_model(
         model.with_prompts(trees.prompts_of(params)),
         params,
@@ -101,6 +115,8 @@ def _export(arguments, overrides) -> None:
         prompt=arguments.prompt,
         merge_lora=arguments.merge_lora,
         origin=origin,
+        beside=beside,
+        dtype=dtype if dtype in huggingface.DTYPES else "float32",
         dry_run=arguments.dry_run,
     ):
         print(line)

@@ -15,7 +15,15 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from promot_jax.decoding.interface import PAD_ID, Cache, TokensToLogits, first_tokens
+from promot_jax.decoding.interface import (
+    PAD_ID,
+    Cache,
+    EndId,
+    TokensToLogits,
+    end_ids,
+    first_tokens,
+    is_end,
+)
 from promot_jax.decoding.token_by_token import greedy
 from promot_jax.decoding.top_k import gather, top_k_in_chunks
 from promot_jax.errors import UserError
@@ -24,9 +32,9 @@ Length = jax.Array | int
 # (length, alpha) -> what the log-probability of a sequence of that many tokens is divided by;
 # rises or falls with the length throughout.
 LengthPenalty = Callable[[Length, float], jax.Array | float]
-# (ends with the end-of-sequence token, bool [B, 2K], best continuation first; whether this token
-# is the last one, bool scalar) -> which continuations are finished sequences, bool [B, 2K]
-Finish = Callable[[jax.Array, jax.Array], jax.Array]
+# (ends with an end-of-sequence token, bool [B, 2K] or more, best continuation first; whether this
+# token is the last one, bool scalar; K) -> which continuations are finished sequences, same shape
+Finish = Callable[[jax.Array, jax.Array, int], jax.Array]
 # (log-probability of the best unfinished sequence [B], score of the K-th finished one [B], length
 # so far, longest length L, penalty of a length) -> which rows are done, bool [B]
 Stop = Callable[[jax.Array, jax.Array, Length, int, Callable[[Length], jax.Array]], jax.Array]
@@ -42,15 +50,15 @@ def power_penalty(length: Length, alpha: float) -> jax.Array | float:
     return (1.0 * length) ** alpha
 
 
-def finish_any(ends: jax.Array, last_step: jax.Array) -> jax.Array:
+def finish_any(ends: jax.Array, last_step: jax.Array, num_beams: int) -> jax.Array:
     """Every end among the 2K best continuations finishes a sequence (T5X)."""
-    del last_step
+    del last_step, num_beams
     return ends
 
 
-def finish_leading(ends: jax.Array, last_step: jax.Array) -> jax.Array:
+def finish_leading(ends: jax.Array, last_step: jax.Array, num_beams: int) -> jax.Array:
     """Ends among the K best continuations finish; in the last step all K do (`transformers`)."""
-    leading = jnp.arange(ends.shape[1]) < ends.shape[1] // 2
+    leading = jnp.arange(ends.shape[1]) < num_beams
     return (ends | last_step) & leading
 
 
@@ -89,7 +97,7 @@ class _BeamState(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class _Rules:
     max_length: int
-    eos_id: int
+    eos_id: EndId
     penalty: Callable[[Length], jax.Array | float]
     finish: Finish
     stop: Stop
@@ -102,7 +110,7 @@ def beam_search(
     batch_size: int,
     num_beams: int,
     max_length: int,
-    eos_id: int,
+    eos_id: EndId,
     alpha: float = 0.6,
     length_penalty: LengthPenalty = gnmt_penalty,
     finish: Finish = finish_any,
@@ -123,7 +131,7 @@ def beam_search(
       batch_size: B.
       num_beams: K.
       max_length: L, tokens to generate at most.
-      eos_id: the end-of-sequence token.
+      eos_id: the end-of-sequence token, or E of which each ends a sequence.
       alpha: exponent of the length penalty; 0 prefers no length, below 0 prefers short ones.
       length_penalty, finish, stop: the rules, see the module.
       start_tokens: int32 `[B]`, the token before the first one; 0 when None.
@@ -191,19 +199,20 @@ def _beam_step(state: _BeamState, tokens_to_logits: TokensToLogits, rules: _Rule
     logits, cache = tokens_to_logits(state.last.reshape(-1, 1), state.cache)
     length = state.step + 1
 
-    # The 2K best of all K*V continuations.
+    # The 2K best of all K*V continuations; with E ends it takes (1 + E) K for K that do not end.
+    count = (1 + len(end_ids(rules.eos_id))) * num_beams
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
     vocab_size = log_probs.shape[-1]
     scores = state.live_scores[:, :, None] + log_probs.reshape(batch_size, num_beams, vocab_size)
-    scores, flat = top_k_in_chunks(scores.reshape(batch_size, -1), 2 * num_beams)
+    scores, flat = top_k_in_chunks(scores.reshape(batch_size, -1), count)
     beam, token = flat // vocab_size, flat % vocab_size
     sequences = gather(state.live, beam).at[:, :, state.step].set(token)
-    ends = token == rules.eos_id
+    ends = is_end(token, rules.eos_id)
 
     live_scores, chosen = jax.lax.top_k(jnp.where(ends, -jnp.inf, scores), num_beams)
     source = gather(beam, chosen)
 
-    finished = rules.finish(ends, length == rules.max_length) & ~state.done[:, None]
+    finished = rules.finish(ends, length == rules.max_length, num_beams) & ~state.done[:, None]
     new_scores = jnp.where(finished, scores, -jnp.inf) / rules.penalty(length)
     ended_scores, best = jax.lax.top_k(
         jnp.concatenate([state.ended_scores, new_scores], axis=1), num_beams
@@ -244,9 +253,9 @@ def _map_rows(function: Callable[[jax.Array], jax.Array], cache: Cache) -> Cache
     return jax.tree.map(lambda leaf: function(leaf) if jnp.ndim(leaf) else leaf, cache)
 
 
-def _lengths(tokens: jax.Array, eos_id: int) -> jax.Array:
+def _lengths(tokens: jax.Array, eos_id: EndId) -> jax.Array:
     """Counts the tokens of `[B, L]` up to the end-of-sequence token: int `[B]`."""
-    ends = tokens == eos_id
+    ends = is_end(tokens, eos_id)
     return jnp.where(ends.any(axis=1), ends.argmax(axis=1) + 1, tokens.shape[1])
 
 

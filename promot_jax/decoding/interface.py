@@ -1,6 +1,8 @@
 """What a search sees of the network, and what the rest of the program sees of a search."""
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 
 Cache = Any
 TokensToLogits = Callable[[jax.Array, Cache], tuple[jax.Array, Cache]]
+
+EndId = int | Sequence[int]
 
 START_ID = 0
 PAD_ID = 0
@@ -25,7 +29,7 @@ class Decoder(Protocol):
         *,
         batch_size: int,
         max_length: int,
-        eos_id: int,
+        eos_id: EndId,
         start_tokens: jax.Array | None = None,
         rng: jax.Array | None = None,
     ) -> jax.Array:
@@ -36,10 +40,20 @@ class Decoder(Protocol):
           tokens_to_logits: the step function, see `promot_jax.decoding`.
           batch_size: B.
           max_length: L, tokens to generate at most.
-          eos_id: the end-of-sequence token.
+          eos_id: the end-of-sequence token, or several of which each ends a sequence.
           start_tokens: int32 `[B]`, the token before the first one; 0 when None.
           rng: a PRNG key for searches that draw; others ignore it.
         """
+
+
+def end_ids(eos_id: EndId) -> tuple[int, ...]:
+    """Returns the ends of a sequence."""
+    return (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+
+
+def is_end(tokens: jax.Array, eos_id: EndId) -> jax.Array:
+    """Says which tokens end a sequence: int `[...]` -> bool `[...]`."""
+    return functools.reduce(operator.or_, [tokens == end for end in end_ids(eos_id)])
 
 
 def first_tokens(start_tokens: jax.Array | None, batch_size: int) -> jax.Array:

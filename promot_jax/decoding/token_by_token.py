@@ -7,7 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from promot_jax.decoding.interface import PAD_ID, Cache, TokensToLogits, first_tokens
+from promot_jax.decoding.interface import (
+    PAD_ID,
+    Cache,
+    EndId,
+    TokensToLogits,
+    first_tokens,
+    is_end,
+)
 from promot_jax.decoding.top_k import top_k_in_chunks
 from promot_jax.errors import UserError
 
@@ -27,7 +34,7 @@ def greedy(
     *,
     batch_size: int,
     max_length: int,
-    eos_id: int,
+    eos_id: EndId,
     start_tokens: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Takes the most probable token at every step.
@@ -37,7 +44,7 @@ def greedy(
       tokens_to_logits: the step function, see `promot_jax.decoding`.
       batch_size: B.
       max_length: L, tokens to generate at most.
-      eos_id: the end-of-sequence token.
+      eos_id: the end-of-sequence token, or several of which each ends a sequence.
       start_tokens: int32 `[B]`, the token before the first one; 0 when None.
 
     Returns:
@@ -60,7 +67,7 @@ def sample(
     *,
     batch_size: int,
     max_length: int,
-    eos_id: int,
+    eos_id: EndId,
     rng: jax.Array,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -141,7 +148,7 @@ def _token_by_token(
     preference: Callable[[jax.Array, jax.Array], jax.Array],
     start_tokens: jax.Array,
     max_length: int,
-    eos_id: int,
+    eos_id: EndId,
 ) -> tuple[jax.Array, jax.Array]:
     """Takes at every step the token with the largest `preference(log_probs [B, V], step)`."""
     batch_size = start_tokens.shape[0]
@@ -159,7 +166,7 @@ def _token_by_token(
             last=token,
             tokens=state.tokens.at[:, state.step].set(token),
             scores=state.scores + jnp.where(state.ended, 0.0, score),
-            ended=state.ended | (token == eos_id),
+            ended=state.ended | is_end(token, eos_id),
             cache=cache,
         )
 

@@ -96,6 +96,11 @@ def network(
             f"{checkpoint} is a decoder-only model; the recipes for T5X train encoder-decoders, "
             "promot run trains both"
         )
+    if model.start_id != 0:
+        raise UserError(
+            f"{checkpoint} begins answers with token {model.start_id} (decoder_start_token_id), "
+            "T5X with 0; promot run trains both"
+        )
     if model.network.config.lora is not None:
         raise UserError(
             f"{checkpoint} has a low-rank adapter; add it to the kernels first: promot export "

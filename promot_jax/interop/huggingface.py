@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,19 +14,24 @@ import numpy as np
 from promot_jax import trees
 from promot_jax.errors import UserError
 from promot_jax.files import new_folder, read_json
-from promot_jax.interop import hub, huggingface_config, safetensors_files
+from promot_jax.interop import hub, huggingface_config, safetensors_files, side_files
 from promot_jax.interop import huggingface_names as names
 from promot_jax.interop.safetensors_files import Tensor
 from promot_jax.interop.source import Source
 
 SHARD_BYTES = 1 << 30
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _EMBEDDING, _LOGITS = "token_embedder/embedding", "decoder/logits_dense/kernel"
 # A T5 is best served by its SentencePiece model, the others by the fast tokenizer.
 _TOKENIZERS = {
     "t5": ("spiece.model", "tokenizer.json"),
-    "decoder": ("tokenizer.json", "tokenizer.model"),
+    "decoder": ("tokenizer.json", "tokenizer.model", "spiece.model"),
 }
 
 
@@ -85,6 +89,7 @@ def open_checkpoint(path: str) -> Source:
             _check_copies(tensor, [tensors[name] for name in copies], file)
         return rename.to_ours(safetensors_files.read(tensor))
 
+    beside = side_files.find(folder)
     used = {tensor.name for _, tensor in found.values()}
     ignored = dict.fromkeys(copies, f"copy of {embedding}")
     for name in sorted(tensors.keys() - used):
@@ -104,8 +109,24 @@ def open_checkpoint(path: str) -> Source:
         config=config,
         unexpected=sorted(tensors.keys() - used - ignored.keys()),
         ignored=ignored,
+        options=_options(about, family, beside, str(folder)),
         vocabulary=_find_vocabulary(folder, family),
+        beside=beside,
     )
+
+
+def _options(
+    about: Mapping[str, Any], family: str, beside: Mapping[str, bytes], where: str
+) -> dict[str, Any]:
+    """Returns what the files say of the tokens that begin and end an answer."""
+    options: dict[str, Any] = {}
+    if ends := side_files.end_ids(beside, where):
+        options["end_ids"] = ends
+    if family == "t5":
+        options["start_id"] = huggingface_config.decoder_start(
+            about, os.path.join(where, side_files.CONFIG)
+        )
+    return options
 
 
 def _match(
@@ -181,16 +202,14 @@ def _find_vocabulary(folder: pathlib.Path, family: str) -> dict[str, Any] | None
         file = folder / name
         if not file.is_file():
             continue
-        if name.endswith(".json"):
+        if family == "decoder" or name.endswith(".json"):
             return {"kind": "tokenizers", "file": str(file.absolute())}
-        vocabulary = {"kind": "sentencepiece", "file": str(file.absolute())}
-        if family == "t5":
-            # T5's file lacks the 100 sentinels, which its tokenizer adds; mT5's has them, and
-            # says so here.
-            settings = folder / "tokenizer_config.json"
-            known = read_json(settings) if settings.is_file() else {}
-            vocabulary["extra_ids"] = known.get("extra_ids", 100)
-        return vocabulary
+        # T5's file lacks the 100 sentinels, which its tokenizer adds; mT5's has them, and says so
+        # here.
+        settings = folder / "tokenizer_config.json"
+        known = read_json(settings) if settings.is_file() else {}
+        extra_ids = known.get("extra_ids", 100)
+        return {"kind": "sentencepiece", "file": str(file.absolute()), "extra_ids": extra_ids}
     return None
 
 
@@ -203,7 +222,7 @@ def write(
     dtype: str = "float32",
     token_ids: Mapping[str, int | None] | None = None,
     max_positions: int = 4096,
-    tokenizer_files: Mapping[str, str | os.PathLike] | None = None,
+    beside: Mapping[str, bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a folder that `transformers` loads with `from_pretrained`.
@@ -215,10 +234,11 @@ def write(
       leaves: parameters as a tree or as {our path: array}; without prompts and adapters.
       family: `t5` or `decoder`.
       config: fields of that family's configuration; those that are absent have their defaults.
-      dtype: of the weights in the files, `float32` or `bfloat16`.
+      dtype: of the weights in the files, `float32`, `bfloat16` or `float16`.
       token_ids: any of `bos`, `eos`, `pad`, `decoder_start`, for generation.
       max_positions: longest text of a decoder-only model, for its config.json.
-      tokenizer_files: {name in the folder: file to copy}.
+      beside: {name: content} of further files. What a config.json or generation_config.json
+        among them says is kept, except what the network decides.
       shard_bytes: largest file, except where a single leaf is larger.
 
     Raises:
@@ -227,23 +247,23 @@ def write(
     """
     leaves = trees.flatten(dict(leaves))
     token_ids = {name: i for name, i in (token_ids or {}).items() if i is not None}
-    if dtype not in _DTYPES:
-        raise UserError(f"dtype {dtype}: expected one of {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    beside = dict(beside or {})
     about = huggingface_config.write(family, config, token_ids, max_positions)
+    known = side_files.read(beside, side_files.CONFIG, "the model's folder")
+    about = huggingface_config.keep(known, about, family, config)
+    # transformers 5 reads both; the older ones know no `dtype`.
+    about["dtype" if "dtype" in known else "torch_dtype"] = dtype
+    beside[side_files.CONFIG] = side_files.dump(about)
+    if token_ids and not known:
+        ids = {f"{name}_token_id": number for name, number in token_ids.items()}
+        beside.setdefault(side_files.GENERATION, side_files.dump(ids))
     table = names.table(family, config)
     _check_leaves(leaves, table)
-    for name, file in (tokenizer_files or {}).items():
-        if not pathlib.Path(file).is_file():
-            raise UserError(f"{file}, to be copied as {name}, is not there")
     with new_folder(folder) as partial:
-        _write_weights(partial, leaves, table, _DTYPES[dtype], shard_bytes)
-        # transformers 5 reads this key too; the older ones know no other.
-        _write_json(partial / "config.json", {**about, "torch_dtype": dtype})
-        if token_ids:
-            ids = {f"{name}_token_id": number for name, number in token_ids.items()}
-            _write_json(partial / "generation_config.json", ids)
-        for name, file in (tokenizer_files or {}).items():
-            shutil.copyfile(file, partial / name)
+        _write_weights(partial, leaves, table, DTYPES[dtype], shard_bytes)
+        side_files.write(partial, beside)
 
 
 def _check_leaves(leaves: Mapping[str, Any], table: Mapping[str, names.Rename]) -> None:
@@ -279,7 +299,10 @@ def _write_weights(
         room -= sizes[name]
 
     def fetch(name: str) -> np.ndarray:
-        return table[paths[name]].to_theirs(np.asarray(leaves[paths[name]]))
+        array = table[paths[name]].to_theirs(np.asarray(leaves[paths[name]]))
+        if dtype == np.float16 and array.size and np.abs(array).max() > _LARGEST_HALF:
+            raise UserError(f"{name} has values beyond {dtype}; give --dtype bfloat16 or float32")
+        return array
 
     files = {}
     for number, shard in enumerate(shards, start=1):

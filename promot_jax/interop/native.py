@@ -7,12 +7,12 @@ from etils import epath
 
 from promot_jax.errors import UserError
 from promot_jax.files import read_json
-from promot_jax.interop import orbax_leaves, stores, t5x
+from promot_jax.interop import orbax_leaves, side_files, stores, t5x
 from promot_jax.interop.source import Source
 
 FORMAT = "promot_jax"
 # Fields of models, besides their network's configuration, that `model.json` may have.
-OPTIONS = ("prefix_lm", "start_id")
+OPTIONS = ("prefix_lm", "start_id", "end_ids")
 
 
 def is_format(path: str) -> bool:
@@ -43,8 +43,10 @@ def open_checkpoint(path: str) -> Source:
         where={},
         family=about.get("family") or ("t5" if inferred else None),
         config=_with_tuples(about.get("config")) or inferred or {},
-        options={name: about[name] for name in OPTIONS if name in about},
+        options=_with_tuples({name: about[name] for name in OPTIONS if name in about}),
         vocabulary=_vocabulary(about.get("vocabulary"), folder),
+        beside=side_files.find(folder),
+        kept_dtype=about.get("dtype", ""),
     )
 
 
@@ -52,7 +54,8 @@ def _about(file: epath.Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     about = read_json(file)
-    for name, kind in (("family", str), ("config", dict), ("vocabulary", dict)):
+    kinds = {"family": str, "config": dict, "vocabulary": dict, "dtype": str, "end_ids": list}
+    for name, kind in kinds.items():
         if about.get(name) is not None and not isinstance(about[name], kind):
             raise UserError(f"{file}: {name} is {about[name]!r}, expected a {kind.__name__}")
     named = (about.get("vocabulary") or {}).get("file", "")

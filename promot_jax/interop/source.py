@@ -1,6 +1,8 @@
 """A checkpoint of any format as named leaves, and the strict, leaf-by-leaf way into a tree."""
 
+import collections
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +31,8 @@ class Source:
       unexpected: names in the file that are parameters and have no place in our tree.
       ignored: {name in the file: why it is not needed}, such as slots of an optimizer.
       vocabulary: as `vocabularies.load` takes it, None where the checkpoint has none.
+      beside: {name: content} of the files beside the weights, see `side_files`.
+      kept_dtype: that of the weights before they became ours; "" where the file has it still.
     """
 
     path: str
@@ -42,6 +46,16 @@ class Source:
     unexpected: Sequence[str] = ()
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     vocabulary: Mapping[str, Any] | None = None
+    beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    kept_dtype: str = ""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype that most of the weights have, or had."""
+        sizes = collections.Counter()
+        for leaf in self.leaves.values():
+            sizes[str(leaf.dtype)] += math.prod(leaf.shape)
+        return self.kept_dtype or (sizes.most_common(1)[0][0] if sizes else "float32")
 
 
 @dataclasses.dataclass(frozen=True)
