@@ -109,8 +109,14 @@ def bare_model(
 
 
 def find_vocabulary(source: Source, path: str | None):
-    """Returns the vocabulary at `path`, else the checkpoint's own, else None."""
+    """Returns the vocabulary at `path`, else the checkpoint's own, else None.
+
+    Raises:
+      UserError: as `vocabularies.load`, or a tokenizer in the checkpoint that cannot be read.
+    """
     if path is None:
+        if reason := (source.vocabulary or {}).get("unread"):
+            raise UserError(f"{source.path}: {reason}; give the tokenizer.json by --vocabulary")
         return source.vocabulary and vocabularies.load(source.vocabulary, source.path)
     kind = "tokenizers" if path.endswith(".json") else "sentencepiece"
     return vocabularies.load({"kind": kind, "file": path}, "")
