@@ -209,6 +209,8 @@ RESERVED = ("none", "lora")
 def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[models.Model, Tree]:
     """Adds an adapter: a soft prompt (`.npy` or PEFT folder) under a name, or a PEFT LoRA.
 
+    What a LoRA changes beside kernels, such as the embedding, is merged into the parameters.
+
     Raises:
       UserError: an adapter of another model, or one of a kind that is not supported.
     """
@@ -216,7 +218,8 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         adapter = peft.read(path, model.family, architectures.describe(model)["config"])
     else:
         adapter = peft.Adapter("prompt", None, prompt=prompt.read_file(path))
-    arrays = {"the prompt": adapter.prompt} if adapter.kind == "prompt" else adapter.leaves
+    arrays = {"the prompt": adapter.prompt} if adapter.kind == "prompt" else {}
+    arrays |= {**adapter.leaves, **adapter.replaced, **adapter.added}
     for what, array in arrays.items():
         sources.check_finite(array, f"{what} in {path}")
     if adapter.kind == "prompt":
@@ -234,11 +237,34 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         return model.with_prompts(trees.prompts_of(params)), params
     if model.network.config.lora is not None:
         raise UserError(f"{path}: the model has a low-rank adapter already; merge that one first")
+    model, params = _merged(model, params, adapter, path)
+    if not adapter.leaves:
+        return model, params
     model = model.with_lora(lora.Lora(adapter.pattern, adapter.rank, adapter.alpha))
     leaves = trees.unflatten(adapter.leaves)
     if lines := trees.difference(lora.adapters(expected_leaves(model, None)), leaves):
         raise UserError(f"{path} belongs to another model: {lines[0]}")
     return model, trees.combine(params, jax.tree.map(jnp.asarray, leaves))
+
+
+def _merged(
+    model: models.Model, params: Tree, adapter: peft.Adapter, path: str
+) -> tuple[models.Model, Tree]:
+    """Returns the model with what an adapter brings beside its low-rank kernels."""
+    leaves = trees.flatten(params)
+    if adapter.untied:
+        model = model.with_own_output()
+        leaves[models.HEAD] = leaves["token_embedder/embedding"].T
+    for name, array in [*adapter.replaced.items(), *adapter.added.items()]:
+        if (found := leaves[name].shape) != array.shape:
+            raise UserError(
+                f"{path}: its {name} has shape {array.shape}, the model's {found}; the adapter is "
+                "of another model, or of one whose vocabulary was resized"
+            )
+    leaves |= {name: jnp.asarray(array) for name, array in adapter.replaced.items()}
+    for name, array in adapter.added.items():
+        leaves[name] = leaves[name] + jnp.asarray(array)
+    return model, trees.unflatten(dict(sorted(leaves.items())))
 
 
 def save(
