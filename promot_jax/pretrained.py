@@ -41,6 +41,9 @@ def open_model(
         )
     _check_sizes(source)
     words = find_vocabulary(source, vocabulary)
+    if words is None and (reason := (source.vocabulary or {}).get("unread")):
+        raise UserError(f"{path}: {reason}; give the tokenizer.json by --vocabulary")
+    check_rows(words, source.config.get("vocab_size"), path)
     with _reporting_configuration(path):
         model = architectures.build(
             source.family, {**source.config, **changes}, words, **source.options
@@ -109,17 +112,30 @@ def bare_model(
 
 
 def find_vocabulary(source: Source, path: str | None):
-    """Returns the vocabulary at `path`, else the checkpoint's own, else None.
-
-    Raises:
-      UserError: as `vocabularies.load`, or a tokenizer in the checkpoint that cannot be read.
-    """
+    """Returns the vocabulary at `path`, else the checkpoint's own, else None."""
+    if path is None and "unread" in (source.vocabulary or {}):
+        return None
     if path is None:
-        if reason := (source.vocabulary or {}).get("unread"):
-            raise UserError(f"{source.path}: {reason}; give the tokenizer.json by --vocabulary")
         return source.vocabulary and vocabularies.load(source.vocabulary, source.path)
     kind = "tokenizers" if path.endswith(".json") else "sentencepiece"
     return vocabularies.load({"kind": kind, "file": path}, "")
+
+
+def check_rows(vocabulary, rows: int | None, where: str) -> None:
+    """Raises UserError for a vocabulary that has ids beyond the rows of the embedding.
+
+    Fewer are usual: many embeddings are padded. The sentinels of T5 may lie beyond too, since no
+    text but one that spells them out has them.
+    """
+    if vocabulary is None or rows is None:
+        return
+    size = vocabulary.vocab_size - getattr(vocabulary, "extra_ids", 0)
+    if size > rows:
+        raise UserError(
+            f"{where}: its vocabulary has ids up to {size - 1}, its embedding only {rows} rows; "
+            "resize the embedding (resize_token_embeddings in transformers) or give the vocabulary "
+            "that the model was trained with"
+        )
 
 
 def expected_leaves(model: models.Model, mesh: jax.sharding.Mesh | None) -> Tree:
@@ -158,6 +174,7 @@ def load(
       UserError: as `interop.source.plan`, or a damaged file.
     """
     _check_same_maths(source, model)
+    check_rows(model.vocabulary, getattr(model.network.config, "vocab_size", None), source.path)
     expected = expected_leaves(model.unstacked(), mesh)
     planned = sources.plan(source, expected, may_miss=may_miss, may_skip=may_skip)
     leaves = dict(sources.stream(source, expected))

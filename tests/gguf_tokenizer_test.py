@@ -227,11 +227,12 @@ def test_a_file_that_names_no_cut_has_the_default_one(tmp_path):
         ({"model": "gpt2", "pre": "kimi-k2"}, r"as kimi-k2 does .*; read are a\.x-4.*tekken,"),
     ],
 )
-def test_other_tokenizers_are_named(metadata, message):
+def test_other_tokenizers_are_named(monkeypatch, metadata, message):
     metadata = {f"tokenizer.ggml.{name}": value for name, value in metadata.items()}
     found = gguf_tokenizer.description({**metadata, "tokenizer.ggml.tokens": ["a"]}, "m")
-    source = Source("m", "GGUF", {}, lambda _: None, {}, vocabulary=found)
+    source = Source("m", "GGUF", {}, lambda _: None, {}, family="decoder", vocabulary=found)
+    monkeypatch.setattr(pretrained.formats, "open_checkpoint", lambda _: source)
     with pytest.raises(UserError, match=message) as error:
-        pretrained.find_vocabulary(source, None)
+        pretrained.open_model("m")
     assert "\n" not in str(error.value)
     assert gguf_tokenizer.description({}, "m") is None
