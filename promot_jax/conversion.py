@@ -306,6 +306,8 @@ def _source_facts(source: Source) -> dict[str, str]:
 def _vocabulary_text(vocabulary: Mapping[str, Any] | None) -> str:
     if vocabulary is None:
         return "none; give --vocabulary to generate"
+    if "unread" in vocabulary:
+        return f"{vocabulary['unread']}; give the tokenizer.json by --vocabulary to generate"
     return f"{vocabulary['kind']}, {vocabulary.get('file', 'inside the file')}"
 
 

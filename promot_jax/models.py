@@ -68,6 +68,10 @@ class Model(abc.ABC):
         """Returns the model with low-rank adapters, or without any."""
         return self._configured(lora=lora)
 
+    def with_own_output(self) -> Self:
+        """Returns the model that scores with a matrix of its own, not with the embedding."""
+        return self._configured(logits_via_embedding=False)
+
     def unstacked(self) -> Self:
         """Returns the model whose parameters have a place for each layer."""
         return self._configured(scan_layers=False)

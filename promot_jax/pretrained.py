@@ -42,6 +42,9 @@ def open_model(
         )
     _check_sizes(source)
     words = find_vocabulary(source, vocabulary)
+    if words is None and (reason := (source.vocabulary or {}).get("unread")):
+        raise UserError(f"{path}: {reason}; give the tokenizer.json by --vocabulary")
+    check_rows(words, source.config.get("vocab_size"), path)
     with _reporting_configuration(path):
         model = architectures.build(
             source.family, {**source.config, **changes}, words, **source.options
@@ -116,7 +119,9 @@ def find_vocabulary(source: Source | None, path: str | None):
     decoder-only model, else T5's.
     """
     if path is None:
-        return source.vocabulary and vocabularies.load(source.vocabulary, source.path)
+        if source.vocabulary is None or "unread" in source.vocabulary:
+            return None
+        return vocabularies.load(source.vocabulary, source.path)
     kind = "tokenizers" if path.endswith(".json") else "sentencepiece"
     found = vocabularies.load({"kind": kind, "file": path}, "")
     if kind == "sentencepiece" and source is not None and source.family == "decoder":
@@ -142,6 +147,23 @@ def beside(source: Source, vocabulary) -> dict[str, bytes]:
     if isinstance(vocabulary, vocabularies.Tokenizer) and os.path.exists(vocabulary.path):
         files |= side_files.find_tokenizer(os.path.dirname(vocabulary.path) or ".")
     return files
+
+
+def check_rows(vocabulary, rows: int | None, where: str) -> None:
+    """Raises UserError for a vocabulary that has ids beyond the rows of the embedding.
+
+    Fewer are usual: many embeddings are padded. The sentinels of T5 may lie beyond too, since no
+    text but one that spells them out has them.
+    """
+    if vocabulary is None or rows is None:
+        return
+    size = vocabulary.vocab_size - getattr(vocabulary, "extra_ids", 0)
+    if size > rows:
+        raise UserError(
+            f"{where}: its vocabulary has ids up to {size - 1}, its embedding only {rows} rows; "
+            "resize the embedding (resize_token_embeddings in transformers) or give the vocabulary "
+            "that the model was trained with"
+        )
 
 
 def expected_leaves(model: models.Model, mesh: jax.sharding.Mesh | None) -> Tree:
@@ -180,6 +202,7 @@ def load(
       UserError: as `interop.source.plan`, or a damaged file.
     """
     _check_same_maths(source, model)
+    check_rows(model.vocabulary, getattr(model.network.config, "vocab_size", None), source.path)
     expected = expected_leaves(model.unstacked(), mesh)
     planned = sources.plan(source, expected, may_miss=may_miss, may_skip=may_skip)
     leaves = dict(sources.stream(source, expected))
@@ -231,6 +254,8 @@ RESERVED = ("none", "lora")
 def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[models.Model, Tree]:
     """Adds an adapter: a soft prompt (`.npy` or PEFT folder) under a name, or a PEFT LoRA.
 
+    What a LoRA changes beside kernels, such as the embedding, is merged into the parameters.
+
     Raises:
       UserError: an adapter of another model, or one of a kind that is not supported.
     """
@@ -238,7 +263,8 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         adapter = peft.read(path, model.family, architectures.describe(model)["config"])
     else:
         adapter = peft.Adapter("prompt", None, prompt=prompt.read_file(path))
-    arrays = {"the prompt": adapter.prompt} if adapter.kind == "prompt" else adapter.leaves
+    arrays = {"the prompt": adapter.prompt} if adapter.kind == "prompt" else {}
+    arrays |= {**adapter.leaves, **adapter.replaced, **adapter.added}
     for what, array in arrays.items():
         sources.check_finite(array, f"{what} in {path}")
     if adapter.kind == "prompt":
@@ -256,11 +282,34 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         return model.with_prompts(trees.prompts_of(params)), params
     if model.network.config.lora is not None:
         raise UserError(f"{path}: the model has a low-rank adapter already; merge that one first")
+    model, params = _merged(model, params, adapter, path)
+    if not adapter.leaves:
+        return model, params
     model = model.with_lora(lora.Lora(adapter.pattern, adapter.rank, adapter.alpha))
     leaves = trees.unflatten(adapter.leaves)
     if lines := trees.difference(lora.adapters(expected_leaves(model, None)), leaves):
         raise UserError(f"{path} belongs to another model: {lines[0]}")
     return model, trees.combine(params, jax.tree.map(jnp.asarray, leaves))
+
+
+def _merged(
+    model: models.Model, params: Tree, adapter: peft.Adapter, path: str
+) -> tuple[models.Model, Tree]:
+    """Returns the model with what an adapter brings beside its low-rank kernels."""
+    leaves = trees.flatten(params)
+    if adapter.untied:
+        model = model.with_own_output()
+        leaves[models.HEAD] = leaves["token_embedder/embedding"].T
+    for name, array in [*adapter.replaced.items(), *adapter.added.items()]:
+        if (found := leaves[name].shape) != array.shape:
+            raise UserError(
+                f"{path}: its {name} has shape {array.shape}, the model's {found}; the adapter is "
+                "of another model, or of one whose vocabulary was resized"
+            )
+    leaves |= {name: jnp.asarray(array) for name, array in adapter.replaced.items()}
+    for name, array in adapter.added.items():
+        leaves[name] = leaves[name] + jnp.asarray(array)
+    return model, trees.unflatten(dict(sorted(leaves.items())))
 
 
 def save(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from promot_jax import trees
-from promot_jax.interop import huggingface, peft, safetensors_files
+from promot_jax.interop import huggingface, peft, peft_lora, safetensors_files
 from promot_jax.interop import huggingface_names as names
 from promot_jax.networks.lora import Lora
 
@@ -233,12 +233,8 @@ def adapter_folder(base, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"bias": "all"},
         {"use_dora": True},
-        {"rank_pattern": {"q_proj": 3}},
-        {"alpha_pattern": {"q_proj": 3}},
-        {"modules_to_save": ["lm_head"]},
-        {"fan_in_fan_out": True},
+        {"trainable_token_indices": [1]},
         {"layer_replication": [[0, 1]]},
         {"init_lora_weights": "pissa"},
         {"peft_type": "PREFIX_TUNING"},
@@ -258,7 +254,7 @@ def test_settings_that_only_peft_can_apply(adapter_folder, changes):
 def test_refused_settings_are_those_of_peft():
     # A field that PEFT renames would pass unseen.
     fields = {field.name for field in dataclasses.fields(theirs.LoraConfig)}
-    assert set(peft._PLAIN) <= fields
+    assert set(peft_lora.PLAIN) <= fields
 
 
 def test_dora_of_peft_is_refused(base, tmp_path):

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
-from promot_jax import models, partitioning, pretrained, trees
+from promot_jax import models, partitioning, pretrained, trees, vocabularies
 from promot_jax.errors import UserError
 from promot_jax.interop import formats
 from promot_jax.networks import decoder
@@ -103,3 +104,26 @@ def test_leaves_that_may_be_missing_are_drawn_from_the_seed(folder):
     for path, leaf in params.items():
         want = drawn if path.startswith("decoder/layers_3/") else kept
         np.testing.assert_allclose(leaf, want[path], rtol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize("rows", [8, 7])
+def test_a_vocabulary_with_ids_beyond_the_embedding_is_refused(tmp_path, rows):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "</s>": 1, "b": 2}))
+    tokenizer.add_tokens([f"<{i}>" for i in range(5)])
+    text = tokenizer.to_str()
+    words = vocabularies.Tokenizer.from_json(text, "</s>")
+    (tmp_path / "tokenizer.json").write_text(text)
+    config = decoder.DecoderConfig(rows, 8, 2, 2, 4, 8, 1)
+    model = models.DecoderOnlyModel(decoder.Transformer(config), None)
+    pretrained.save(tmp_path / "m", model, model.init(jax.random.key(0)), {})
+    load(str(tmp_path / "m"), model)
+    with_words = dataclasses.replace(model, vocabulary=words)
+    if rows == 8:
+        load(str(tmp_path / "m"), with_words)
+        pretrained.open_model(str(tmp_path / "m"), str(tmp_path / "tokenizer.json"))
+        return
+    message = "m: its vocabulary has ids up to 7, its embedding only 7 rows; resize"
+    with pytest.raises(UserError, match=message):
+        load(str(tmp_path / "m"), with_words)
+    with pytest.raises(UserError, match=message):
+        pretrained.open_model(str(tmp_path / "m"), str(tmp_path / "tokenizer.json"))

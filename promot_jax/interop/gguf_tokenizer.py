@@ -1,54 +1,25 @@
-"""The byte-level BPE tokenizer inside a GGUF file as the text of a `tokenizer.json`."""
+"""The tokenizer inside a GGUF file as the text of a `tokenizer.json`.
 
-import dataclasses
-from collections.abc import Mapping
+Two kinds (`tokenizer.ggml.model`): `gpt2`, byte-level BPE, and `llama`, a SentencePiece model whose
+merges follow from the scores of its pieces.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from promot_jax.errors import UserError
+from promot_jax.interop.gguf_words import KINDS
 
-# Values of tokenizer.ggml.token_type that stand for whole tokens in a text, whatever surrounds
-# them, and the one of rows of the embedding that no text uses.
-CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
-
-# How Llama 3 and Qwen 2 cut a text into words; they differ in the length of a number.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """What the name in tokenizer.ggml.pre stands for.
-
-    Attributes:
-      words: regular expression of a word, None for that of GPT-2.
-      digits: numbers are cut into digits first.
-      nfc: texts are composed (Unicode NFC) first.
-      whole: a word that is a token is not assembled from merges.
-      add_bos: whether the start token is prepended where the file does not say.
-    """
-
-    words: str | None = None
-    digits: bool = False
-    nfc: bool = False
-    whole: bool = False
-    add_bos: bool = False
-
-
-_LLAMA3 = _Kind(words=WORDS % "{1,3}", whole=True, add_bos=True)
-# Others, `default` among them, would be guesses: a wrong cut is a silently worse model.
-KINDS = {
-    "gpt-2": _Kind(),
-    "smollm": _Kind(digits=True),
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": _Kind(words=WORDS % "", nfc=True),
-}
+# Values of tokenizer.ggml.token_type. Control and user-defined tokens are whole tokens in a text,
+# whatever surrounds them; no text uses the unused ones.
+NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
+SPACE = "▁"
+# Of SentencePiece where a file does not say: bos, eos, unknown.
+_SPM_IDS = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
 
 
 def description(metadata: Mapping[str, Any], path: str) -> dict[str, Any] | None:
@@ -59,7 +30,8 @@ def description(metadata: Mapping[str, Any], path: str) -> dict[str, Any] | None
       path: of the file, for errors.
 
     Returns:
-      None where the file has no byte-level BPE tokenizer, or one of a kind not in `KINDS`.
+      None where the file has no tokenizer; `{"unread": why}` where it has one of a kind that is not
+      read.
 
     Raises:
       UserError: the parts of the tokenizer do not fit together.
@@ -69,14 +41,18 @@ def description(metadata: Mapping[str, Any], path: str) -> dict[str, Any] | None
         for key, value in metadata.items()
         if key.startswith("tokenizer.ggml.")
     }
-    kind = KINDS.get(ggml.get("pre"))
-    if ggml.get("model") != "gpt2" or kind is None:
+    if reason := _unread(ggml):
+        return {"unread": reason}
+    if ggml.get("model", "none") == "none":
         return None
     try:
+        if ggml["model"] == "llama":
+            ggml = _SPM_IDS | ggml
         tokens, eos = ggml["tokens"], ggml.get("eos_token_id")
+        build = _sentencepiece if ggml["model"] == "llama" else _byte_level
         return {
             "kind": "tokenizers",
-            "json": _build(kind, ggml).to_str(),
+            "json": build(ggml).to_str(),
             "eos_token": None if eos is None else tokens[eos],
         }
     except KeyError as error:
@@ -86,27 +62,95 @@ def description(metadata: Mapping[str, Any], path: str) -> dict[str, Any] | None
         raise UserError(f"{path}: its tokenizer is inconsistent: {reason}") from None
 
 
-def _build(kind: _Kind, ggml: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    tokens, types = ggml["tokens"], ggml["token_type"]
-    vocab = {
+def _unread(ggml: Mapping[str, Any]) -> str | None:
+    model, cut = ggml.get("model", "none"), ggml.get("pre", "default")
+    if model not in ("none", "gpt2", "llama"):
+        return f"its tokenizer is of kind {model} (tokenizer.ggml.model); read are gpt2 and llama"
+    if model == "gpt2" and cut not in KINDS:
+        return (
+            f"its tokenizer cuts words as {cut} does (tokenizer.ggml.pre), which is not known; "
+            f"read are {', '.join(sorted(KINDS))}"
+        )
+    return None
+
+
+def _types(ggml: Mapping[str, Any]) -> Sequence[int]:
+    """Returns the type of each token; old files do not tell."""
+    if "token_type" in ggml:
+        return ggml["token_type"]
+    control = {ggml.get("bos_token_id"), ggml.get("eos_token_id")}
+    return [CONTROL if i in control else NORMAL for i in range(len(ggml["tokens"]))]
+
+
+def _byte_level(ggml: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    words = KINDS[ggml.get("pre", "default")]
+    merges = [tuple(merge.split(" ", 1)) for merge in ggml["merges"]]
+    tokenizer = tokenizers.Tokenizer(models.BPE(_vocab(ggml), merges, ignore_merges=words.whole))
+    if words.nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    cuts = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in words.patterns]
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cuts, level])
+    tokenizer.decoder = decoders.ByteLevel()
+    return _with_special(tokenizer, ggml, words.add_bos)
+
+
+def _sentencepiece(ggml: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """Returns what a SentencePiece model of type BPE with byte fallback computes."""
+    vocab = _vocab(ggml)
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(
+            vocab,
+            _merges(ggml),
+            unk_token=ggml["tokens"][ggml["unknown_token_id"]],
+            fuse_unk=True,
+            byte_fallback=any(re.fullmatch("<0x[0-9A-F]{2}>", token) for token in vocab),
+        )
+    )
+    prefix = ggml.get("add_space_prefix", True)
+    spaces = normalizers.Replace(" ", SPACE)
+    first = [normalizers.Prepend(SPACE)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*first, spaces])
+    undo = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if prefix:
+        undo.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(undo)
+    return _with_special(tokenizer, ggml, add_bos=True)
+
+
+def _merges(ggml: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns every way to put two pieces together that gives a third, the best piece first."""
+    if "merges" in ggml:
+        return [tuple(merge.split(" ", 1)) for merge in ggml["merges"]]
+    pieces = {
+        token: score
+        for token, score, sort in zip(ggml["tokens"], ggml["scores"], _types(ggml), strict=True)
+        if sort in (NORMAL, USER_DEFINED)
+    }
+    found = []
+    for token, score in pieces.items():
+        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        found += [(-score, pair) for pair in halves if pair[0] in pieces and pair[1] in pieces]
+    return [pair for _, pair in sorted(found, key=lambda item: item[0])]
+
+
+def _vocab(ggml: Mapping[str, Any]) -> dict[str, int]:
+    return {
         token: i
-        for i, (token, sort) in enumerate(zip(tokens, types, strict=True))
+        for i, (token, sort) in enumerate(zip(ggml["tokens"], _types(ggml), strict=True))
         if sort != UNUSED
     }
-    merges = [tuple(merge.split(" ", 1)) for merge in ggml["merges"]]
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, ignore_merges=kind.whole))
+
+
+def _with_special(
+    tokenizer: tokenizers.Tokenizer, ggml: Mapping[str, Any], add_bos: bool
+) -> tokenizers.Tokenizer:
+    """Adds the tokens that stand for themselves in a text, and the one before every text."""
+    tokens = ggml["tokens"]
     for special, sort in ((True, CONTROL), (False, USER_DEFINED)):
-        chosen = [token for token, found in zip(tokens, types, strict=True) if found == sort]
+        chosen = [t for t, found in zip(tokens, _types(ggml), strict=True) if found == sort]
         tokenizer.add_tokens([AddedToken(t, special=special, normalized=False) for t in chosen])
-    if kind.nfc:
-        tokenizer.normalizer = normalizers.NFC()
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind.words is None)
-    first = [pre_tokenizers.Digits(individual_digits=True)] if kind.digits else []
-    if kind.words is not None:
-        first.append(pre_tokenizers.Split(Regex(kind.words), behavior="isolated"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    if ggml.get("add_bos_token", kind.add_bos):
+    if ggml.get("add_bos_token", add_bos):
         number = ggml["bos_token_id"]
         start = tokens[number]
         tokenizer.post_processor = processors.TemplateProcessing(

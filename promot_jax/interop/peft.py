@@ -1,12 +1,9 @@
 """Adapters of Hugging Face's PEFT, read and written without it: soft prompts and LoRA.
 
-A folder has adapter_config.json and adapter_model.safetensors. PEFT names matrices after the base
-model's modules, so that a LoRA is read and written through the table of `huggingface_names`.
+A folder has adapter_config.json and adapter_model.safetensors.
 """
 
-import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
@@ -18,52 +15,13 @@ import numpy as np
 from promot_jax import trees
 from promot_jax.errors import UserError
 from promot_jax.files import new_folder, read_json
-from promot_jax.interop import hub, safetensors_files
+from promot_jax.interop import hub, peft_lora, safetensors_files
 from promot_jax.interop import huggingface_names as names
+from promot_jax.interop.peft_lora import Adapter
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PROMPT = "prompt_embeddings"
-_OUTPUT = names.OUTPUT.removesuffix(".weight")
 _TASKS = {"t5": "SEQ_2_SEQ_LM", "decoder": "CAUSAL_LM"}
-# Settings of LoRA that change what it computes or on which weights; without them, or with one of
-# these values, it is `kernel + alpha / rank * A B` on the base model's own kernels.
-_PLAIN = {
-    "bias": ("none",),
-    # The other initialisations change the base model's weights when PEFT loads the adapter.
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
-    **dict.fromkeys(
-        (
-            *("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"),
-            *("layer_replication", "lora_bias", "target_parameters", "trainable_token_indices"),
-            *("use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config"),
-            *("kasa_config", "monteclora_config"),
-        ),
-        (),
-    ),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """A soft prompt or a low-rank adapter.
-
-    Attributes:
-      kind: `prompt` or `lora`.
-      base_model: name of the model that it belongs to, None where nothing tells.
-      prompt: float32 `[P, H]`.
-      leaves: {our path of `lora_a` [in, r] or `lora_b` [r, out]: float32 array}.
-      pattern: regular expression that matches the paths of exactly the adapted kernels.
-      rank: r.
-      alpha: the product of the two matrices is multiplied by `alpha / rank`.
-    """
-
-    kind: str
-    base_model: str | None
-    prompt: np.ndarray | None = None
-    leaves: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    pattern: str = ""
-    rank: int = 0
-    alpha: float = 0.0
 
 
 def is_format(path: str) -> bool:
@@ -93,7 +51,7 @@ def read(path: str, family: str | None = None, config: Mapping[str, Any] | None 
         )
     if family is None or config is None:
         raise UserError(f"{path} is a LoRA, whose names need the base model: name that one too")
-    return _read_lora(folder, about, family, config)
+    return peft_lora.read(folder / _CONFIG, about, _tensors(folder), family, config)
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -145,53 +103,6 @@ def _read_prompt(folder: pathlib.Path, about: Mapping[str, Any]) -> Adapter:
     return Adapter("prompt", about.get("base_model_name_or_path"), prompt=prompt)
 
 
-def _check_plain(file: pathlib.Path, about: Mapping[str, Any]) -> None:
-    for name, allowed in _PLAIN.items():
-        value = about.get(name)
-        if value and value not in allowed:
-            raise UserError(f"{file}: {name} is {value}, which only PEFT can apply")
-    if not isinstance(about.get("r"), int) or about["r"] < 1:
-        raise UserError(f"{file}: r is {about.get('r')}, expected a rank")
-    if not isinstance(about.get("lora_alpha"), int | float):
-        raise UserError(f"{file}: lora_alpha is {about.get('lora_alpha')}, expected a number")
-
-
-def _read_lora(
-    folder: pathlib.Path, about: Mapping[str, Any], family: str, config: Mapping[str, Any]
-) -> Adapter:
-    _check_plain(folder / _CONFIG, about)
-    modules, rank, file = names.modules(family, config), about["r"], folder / _WEIGHTS
-    leaves = {}
-    for name, tensor in _tensors(folder).items():
-        # PEFT adds the frozen weight of an adapted output layer, which the base model has.
-        output = [config["vocab_size"], config["emb_dim"]]
-        if name.endswith(f".{_OUTPUT}.base_layer.weight") and list(tensor.shape) == output:
-            continue
-        match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
-        if match is None or match[1] not in modules:
-            raise UserError(f"{file}: the model has no place for {name}; is it of another model?")
-        path, rename = modules[match[1]]
-        if len(tensor.shape) != 2 or tensor.shape["AB".index(match[2])] != rank:
-            raise UserError(f"{file}: {name} has shape {tensor.shape}, which is not of rank {rank}")
-        array = safetensors_files.read(tensor).astype(np.float32)
-        if match[2] == "A":
-            leaves[f"{path}/lora_a"] = array.T
-        elif rename.head_dim and len(array) % rename.head_dim:
-            raise UserError(f"{file}: {name} has shape {tensor.shape}, it belongs to another model")
-        else:
-            leaves[f"{path}/lora_b"] = rename.to_ours(array)
-    paths = _pairs(leaves, str(file))
-    alpha = float(about["lora_alpha"])
-    return Adapter(
-        "lora",
-        about.get("base_model_name_or_path"),
-        leaves=leaves,
-        pattern=_pattern(paths, [path for path, _ in modules.values()]),
-        rank=rank,
-        alpha=alpha * math.sqrt(rank) if about.get("use_rslora") else alpha,
-    )
-
-
 def _pairs(leaves: Mapping[str, Any], where: str) -> list[str]:
     """Returns the paths of the adapted layers, each of which has both matrices."""
     paths = sorted({path.rpartition("/")[0] for path in leaves})
@@ -202,14 +113,6 @@ def _pairs(leaves: Mapping[str, Any], where: str) -> list[str]:
             if f"{path}/{name}" not in leaves:
                 raise UserError(f"{where}: {path}/{name} is missing")
     return paths
-
-
-def _pattern(paths: list[str], modules: list[str]) -> str:
-    """Returns a pattern that matches the kernels of `paths` and no other of `modules`."""
-    every_layer = "|".join(sorted({re.sub(r"layers_\d+", r"layers_\\d+", path) for path in paths}))
-    if {path for path in modules if re.fullmatch(every_layer, path)} == set(paths):
-        return f"({every_layer})/kernel"
-    return f"({'|'.join(paths)})/kernel"
 
 
 def _write(
