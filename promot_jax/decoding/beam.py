@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from promot_jax.decoding.interface import (
     PAD_ID,
+    SHARED,
     Cache,
     EndId,
     TokensToLogits,
@@ -91,7 +92,7 @@ class _BeamState(NamedTuple):
     ended: jax.Array  # int32 [B, K, L], finished sequences
     ended_scores: jax.Array  # float32 [B, K], log-probability over length penalty
     done: jax.Array  # bool [B], nothing may become finished any more
-    cache: Cache  # leaves [B*K, ...]
+    cache: Cache  # leaves [B*K, ...], those of a prefix [B, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,8 @@ def beam_search(
     behind the finished sequences, get unfinished ones of full length. One beam is greedy search.
 
     Args:
-      cache: decoding cache for B rows; it is expanded to B*K, the beams of a row consecutive.
+      cache: decoding cache for B rows; it is expanded to B*K, the beams of a row consecutive, but
+        for what they share, see `promot_jax.decoding`.
       tokens_to_logits: the step function, see `promot_jax.decoding`; N is B*K.
       batch_size: B.
       num_beams: K.
@@ -171,14 +173,12 @@ def _begin(cache: Cache, first: jax.Array, num_beams: int, max_length: int) -> _
     """Returns the state before the first step: one unfinished, empty sequence in each row."""
     batch_size = len(first)
 
-    def expand(leaf: jax.Array) -> jax.Array:
-        if leaf.shape[0] != batch_size:
+    for leaf in jax.tree.leaves(cache):
+        if jnp.ndim(leaf) and leaf.shape[0] != batch_size:
             raise ValueError(
                 f"a cache leaf has shape {leaf.shape}; create the cache for batch_size = "
                 f"{batch_size} rows, beam search expands it"
             )
-        return jnp.repeat(leaf, num_beams, axis=0)
-
     empty = jnp.full((batch_size, num_beams), -jnp.inf)
     blank = jnp.full((batch_size, num_beams, max_length), PAD_ID, jnp.int32)
     return _BeamState(
@@ -189,7 +189,7 @@ def _begin(cache: Cache, first: jax.Array, num_beams: int, max_length: int) -> _
         ended=blank,
         ended_scores=empty,
         done=jnp.zeros(batch_size, bool),
-        cache=_map_rows(expand, cache),
+        cache=_map_beams(lambda leaf: jnp.repeat(leaf, num_beams, axis=0), cache),
     )
 
 
@@ -228,7 +228,7 @@ def _beam_step(state: _BeamState, tokens_to_logits: TokensToLogits, rules: _Rule
         ended=gather(jnp.concatenate([state.ended, sequences], axis=1), best),
         ended_scores=ended_scores,
         done=state.done | done,
-        cache=_map_rows(lambda leaf: _reorder(leaf, source), cache),
+        cache=_map_beams(lambda leaf: _reorder(leaf, source), cache),
     )
 
 
@@ -248,9 +248,14 @@ def _reorder(leaf: jax.Array, source: jax.Array) -> jax.Array:
     return gather(leaf.reshape(*source.shape, *leaf.shape[1:]), source).reshape(leaf.shape)
 
 
-def _map_rows(function: Callable[[jax.Array], jax.Array], cache: Cache) -> Cache:
-    """Applies a function to the leaves that have a batch axis."""
-    return jax.tree.map(lambda leaf: function(leaf) if jnp.ndim(leaf) else leaf, cache)
+def _map_beams(function: Callable[[jax.Array], jax.Array], cache: Cache) -> Cache:
+    """Applies a function to the leaves of which each beam has its own."""
+
+    def apply(path, leaf):
+        name = str(getattr(path[-1], "key", "")) if path else ""
+        return leaf if name.startswith(SHARED) or not jnp.ndim(leaf) else function(leaf)
+
+    return jax.tree_util.tree_map_with_path(apply, cache)
 
 
 def _lengths(tokens: jax.Array, eos_id: EndId) -> jax.Array:

@@ -241,24 +241,30 @@ class Decoder(nn.Module):
         )(x)
 
     def _create(self, valid: jax.Array, positions: jax.Array, max_decode_length: int | None) -> int:
-        """Creates what a decoding step needs to know of the slots; returns their number."""
+        """Creates what a decoding step needs to know; returns the number of slots.
+
+        What begins with `prefix_` is the same for all beams of a row.
+        """
         if max_decode_length is None:
             raise ValueError("decoding needs max_decode_length, the tokens that will be decoded")
         following = jnp.max(jnp.where(valid, positions + 1, 0), axis=1, initial=0)
-        self.put_variable("cache", "slot", jnp.int32(valid.shape[1]))
-        self.put_variable("cache", "valid", jnp.pad(valid, ((0, 0), (0, max_decode_length))))
+        self.put_variable("cache", "slot", jnp.int32(0))
+        self.put_variable("cache", "prefix_valid", valid)
+        self.put_variable("cache", "valid", jnp.zeros((len(valid), max_decode_length), bool))
         self.put_variable("cache", "position", following.astype(jnp.int32))
-        return valid.shape[1] + max_decode_length
+        return max_decode_length
 
     def _advance(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Takes the next slot; returns it, its mask `[B, 1, slots]` and its positions `[B, 1]`."""
+        """Takes the next slot; returns it, the mask `[B*K, 1, S + slots]` and the positions."""
         slot = self.get_variable("cache", "slot")
         position = self.get_variable("cache", "position")
         valid = self.get_variable("cache", "valid").at[:, slot].set(True)
         self.put_variable("cache", "slot", slot + 1)
         self.put_variable("cache", "position", position + 1)
         self.put_variable("cache", "valid", valid)
-        return slot, valid[:, None], position[:, None]
+        prefix = self.get_variable("cache", "prefix_valid")
+        prefix = jnp.repeat(prefix, len(valid) // len(prefix), axis=0)
+        return slot, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
 
 
 def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
@@ -280,16 +286,17 @@ def _one_segment(tokens, targets):
 
 
 def step_back(cache: dict) -> dict:
-    """Returns a cache whose next step writes over the last slot, to give it the same token again.
+    """Returns a fresh cache without the last token of its prefix, to give it that token again.
 
     A search wants a token to start from and the logits that follow it. After a call with the whole
     input this is its last token, which all rows must have in the last slot.
     """
     book = cache["decoder"]
-    return {
-        **cache,
-        "decoder": {**book, "slot": book["slot"] - 1, "position": book["position"] - 1},
+    back = {
+        "prefix_valid": book["prefix_valid"].at[:, -1].set(False),
+        "position": book["position"] - 1,
     }
+    return {**cache, "decoder": {**book, **back}}
 
 
 class Transformer(nn.Module):
@@ -326,11 +333,12 @@ class Transformer(nn.Module):
     ) -> jax.Array:
         """Computes logits, of whole rows or step by step.
 
-        Step by step: the first call with `decode` and the collection `cache` mutable creates it
-        for P + S + L slots and fills the first P + S; each further call takes `[B, 1]` tokens
-        and the cache and writes the next slot of all rows. Further calls need neither segment
-        ids nor positions nor prompts; the batch may have grown to `[B*K, 1]` if all leaves of
-        the cache but the scalar have, whose first axis is the batch.
+        Step by step: the first call with `decode` and the collection `cache` mutable creates it,
+        with the P + S slots of the prefix and L empty ones; each further call takes `[B, 1]`
+        tokens and the cache and writes the next slot of all rows. Further calls need neither
+        segment ids nor positions nor prompts. The batch may have grown to `[B*K, 1]`, the K beams
+        of a row consecutive: leaves of the cache whose names begin with `prefix_` keep their B
+        rows, all others but the scalar then have B*K.
 
         Args:
           decoder_input_tokens: int `[B, S]`.
