@@ -14,6 +14,7 @@ import tokenize
 from collections.abc import Iterator, Sequence
 
 from promot_jax.errors import UserError
+from promot_jax.files import write_text
 
 PACKAGE = pathlib.Path(__file__).parent
 # In an installed package gin/ stands inside it, in a checkout beside it.
@@ -265,7 +266,7 @@ def keep(folder: pathlib.Path, config: str) -> None:
                 f"{folder} belongs to another configuration (first difference: {changed}); "
                 "choose a new MODEL_DIR or remove the folder"
             )
-    path.write_text(config)
+    write_text(path, config)
 
 
 def _settings(config: str) -> dict[str, str]:

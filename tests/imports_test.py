@@ -17,6 +17,7 @@ LAYERS = [
     {"architectures", "attached"},
     {"stages"},
     {"lineage"},
+    {"stage_folder"},
     {"train_step", "evaluation", "pretrained"},
     {"conversion"},
     {"train", "run_facts", "probes", "integrations"},

@@ -53,4 +53,6 @@ def open_run(run: pathlib.Path, arguments):
 
 
 def _finished(run: pathlib.Path, seed: int, method) -> bool:
-    return all((run / f"seed_{seed}" / name / "stage.json").exists() for name in method.folders)
+    from promot_jax import stage_folder
+
+    return all(stage_folder.finished(run / f"seed_{seed}" / name) for name in method.folders)
