@@ -118,6 +118,8 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
             course.resume(latest or 0)
         state = _train(run, state, model, mesh, kept, course)
         kept.wait()
+        if course:
+            course.note()
     except BaseException:
         if course:
             with contextlib.suppress(OSError):

@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed"},
-    {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"distributed", "files"},
+    {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "vocabularies"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop", "settings"},
     {"models", "partitioning", "checkpoints", "optimizers"},
     {"architectures", "attached"},

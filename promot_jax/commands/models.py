@@ -32,6 +32,8 @@ def open_run(run: pathlib.Path, arguments):
     config = run / "config.gin"
     if not config.is_file():
         raise UserError(f"{run} is no run folder: it has no config.gin")
+    if not config.read_bytes().strip(b"\0\n"):
+        raise UserError(f"{config} is empty; give the command of the run again, which mends it")
     configuration.parse([str(config)])
     experiment, _, _ = configuration.built()
     from promot_jax.runner import Runner
