@@ -11,6 +11,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -48,15 +49,22 @@ class StageCheckpoints:
     methods; any other number of processes can continue from it.
     """
 
-    def __init__(self, folder: pathlib.Path, frozen: Tree, rank: Rank = lower_loss):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        frozen: Tree,
+        rank: Rank = lower_loss,
+        lineage: str | None = None,
+    ):
         """Opens or creates `folder`.
 
         Args:
           folder: holds one sub-folder for each kept step.
           frozen: the leaves that this stage must not change.
           rank: which checkpoint is the best, `lower_loss` or `earlier`.
+          lineage: what the stage comes from, which each checkpoint says, too; None if unknown.
         """
-        self._folder = folder
+        self._folder, self.rank, self._lineage = folder, rank, lineage
         self._frozen = trees.checksum(frozen)
         best = preservation_policy.BestN(get_metric_fn=rank, n=1)
         self._manager = ocp.CheckpointManager(
@@ -84,7 +92,7 @@ class StageCheckpoints:
                 int(state.step),
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state.saved),
-                    frozen=ocp.args.JsonSave({"checksum": self._frozen}),
+                    frozen=ocp.args.JsonSave({"checksum": self._frozen, "lineage": self._lineage}),
                 ),
                 metrics=metrics | {"step": int(state.step)},
             )
@@ -94,16 +102,43 @@ class StageCheckpoints:
         return self._manager.latest_step()
 
     def best(self) -> int:
-        """Returns the step of the best one."""
+        """Returns the step of the best one of those that there are."""
         return self._manager.best_step()
 
-    def restore(self, step: int, state: TrainState) -> TrainState:
+    def require(self, step: int, why: str) -> None:
+        """Checks that a checkpoint is there.
+
+        Args:
+          step: of the checkpoint.
+          why: what needs it, as the end of "the checkpoint …".
+
+        Raises:
+          UserError: it is not.
+        """
+        if step not in self._manager.all_steps():
+            raise UserError(
+                f"there is no checkpoint {self._folder / str(step)}, {why}; put it back, or remove "
+                f"{self._folder.parent} to train the stage anew"
+            )
+
+    def restore(
+        self,
+        step: int,
+        state: TrainState,
+        mend: str = "remove that folder to continue from an earlier one",
+    ) -> TrainState:
         """Returns `state` as it was at `step`, placed like `state`, whose arrays make room for it.
 
         All of them are deleted but the frozen ones.
 
+        Args:
+          step: of the checkpoint.
+          state: what it is a checkpoint of.
+          mend: what to do if it is damaged.
+
         Raises:
-          UserError: the checkpoint is damaged, or was made with other frozen leaves.
+          UserError: the checkpoint is damaged, belongs to another stage or step, or was made with
+            other frozen leaves.
         """
         path = self._folder / str(step)
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state.saved)
@@ -118,15 +153,23 @@ class StageCheckpoints:
             )
         except Exception as error:
             raise UserError(
-                f"checkpoint {path} cannot be read ({first_line(error)}); remove that folder to "
-                "continue from an earlier one"
+                f"checkpoint {path} cannot be read ({first_line(error)}); {mend}"
             ) from error
+        self._check(path, step, found, mend)
+        return state.restored(found["state"])
+
+    def _check(self, path: pathlib.Path, step: int, found: Any, mend: str) -> None:
+        """Raises UserError unless what was read at `path` is that step of this stage."""
+        lineage, inside = found["frozen"].get("lineage"), int(found["state"]["step"])
+        if lineage != self._lineage and None not in (lineage, self._lineage):
+            raise UserError(f"checkpoint {path} belongs to another stage or run; {mend}")
+        if inside != step:
+            raise UserError(f"checkpoint {path} is that of step {inside}; {mend}")
         if found["frozen"]["checksum"] != self._frozen:
             raise UserError(
                 f"checkpoint {path} belongs to other frozen parameters (checksum "
                 f"{found['frozen']['checksum']}, here {self._frozen}); use a new MODEL_DIR"
             )
-        return state.restored(found["state"])
 
     def wait(self) -> None:
         """Waits until everything that was saved is on disk."""

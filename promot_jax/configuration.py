@@ -14,6 +14,7 @@ import tokenize
 from collections.abc import Iterator, Sequence
 
 from promot_jax.errors import UserError
+from promot_jax.files import write_text
 
 PACKAGE = pathlib.Path(__file__).parent
 # In an installed package gin/ stands inside it, in a checkout beside it.
@@ -252,20 +253,31 @@ def _nearest(name: str, known) -> str:
 def keep(folder: pathlib.Path, config: str) -> None:
     """Writes a configuration to `folder/config.gin`, or checks that it made the folder.
 
-    A folder takes further methods: what is set in their scopes alone changes nothing in it.
+    A folder takes further methods: what is set in their scopes alone changes nothing in it. Of a
+    file that a crash cut off, what is left is checked, and the whole is written again.
 
     Raises:
       UserError: the folder belongs to another configuration.
     """
     path = folder / "config.gin"
     if path.exists():
-        ours, theirs = (_settings(text) for text in (config, path.read_text()))
-        if changed := _changed(ours, theirs) or _changed(theirs, ours):
+        kept, whole = _whole_statements(path.read_text(encoding="utf-8", errors="replace"))
+        ours, theirs = _settings(config), _settings(kept)
+        if changed := (_changed(ours, theirs) if whole else None) or _changed(theirs, ours):
             raise UserError(
                 f"{folder} belongs to another configuration (first difference: {changed}); "
                 "choose a new MODEL_DIR or remove the folder"
             )
-    path.write_text(config)
+    write_text(path, config)
+
+
+def _whole_statements(config: str) -> tuple[str, bool]:
+    """Returns a configuration without its last statement if it was cut off, and whether not."""
+    last = config.rstrip("\n").rpartition("\n")[2]
+    open_end = not last or last.startswith("#") or last.endswith(("\\", ",", "\0"))
+    if config.endswith("\n") and not config.endswith("\n\n") and not open_end:
+        return config, True
+    return "\n".join(re.split(r"\n(?=\S)", config)[:-1]), False
 
 
 def _settings(config: str) -> dict[str, str]:

@@ -16,12 +16,18 @@ from promot_jax.trees import Tree
 
 
 class Probe(Protocol):
-    """A measurement of a model in the course of its training; see `probes`."""
+    """A measurement of a model in the course of its training; see `probes`.
+
+    Attributes:
+      task: whose rows it reads.
+    """
+
+    task: str
 
     def bind(
         self, model: Model, mesh: jax.sharding.Mesh
     ) -> Callable[[Tree, Attached], dict[str, float]]:
-        """Returns a function of parameters and what is attached to the task that trains."""
+        """Returns a function of parameters and what is attached to the rows of the task."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""New folders, which appear under their name only when they are complete, and JSON files."""
+"""New folders and files, which appear under their name only when they are complete."""
 
 import contextlib
 import json
@@ -61,7 +61,15 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object; the file appears, or is replaced, when it is complete."""
+    """Writes a JSON object as `write_text` does."""
+    write_text(file, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes a UTF-8 text; the file appears, or is replaced, when all of it is on disk."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.rename(file)
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)

@@ -54,17 +54,13 @@ def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax
     return _digest(parent, fields, drawn, seed, measured)
 
 
-def can_differ(kept: str | None, lineage: str) -> bool:
+def differs(kept: str | None, lineage: str) -> bool:
     """Says whether a kept lineage is of another training.
 
-    One of before there were schemes can be compared with nothing, and then nothing is said.
+    Of one that is not there, or that was made before there were schemes, nobody can say that.
     """
-    return kept != lineage and not is_old(kept)
-
-
-def is_old(kept: str | None) -> bool:
-    """Says whether a kept lineage, if there is one, is of before there were schemes."""
-    return kept is None or re.fullmatch("[0-9a-f]{16}", kept) is not None
+    unknown = kept is None or re.fullmatch("[0-9a-f]{16}", kept)
+    return kept != lineage and not unknown
 
 
 def _digest(*parts: Any) -> str:

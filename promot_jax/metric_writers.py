@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from clu import metric_writers
 
-from promot_jax import distributed
+from promot_jax import distributed, files
 
 
 class JsonlWriter(metric_writers.interface.MetricWriter):
@@ -17,8 +17,10 @@ class JsonlWriter(metric_writers.interface.MetricWriter):
     """
 
     def __init__(self, path: pathlib.Path, resume_from: int):
-        kept = [line for line in read_jsonl(path) if line["step"] <= resume_from]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        kept = [
+            line for line in read_jsonl(path) if line.get("step", resume_from + 1) <= resume_from
+        ]
+        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -60,12 +62,19 @@ def create(folder: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter
 def append_jsonl(path: pathlib.Path, records: Sequence[dict]) -> None:
     """Appends objects to a JSONL file and waits until they are on disk.
 
-    A last line that a dying process left incomplete is removed first.
+    A last line that a dying process left incomplete is removed first; one that lacks only its end
+    is completed.
     """
+    begun = ""
     if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
-        os.truncate(path, text.rfind(b"\n") + 1)
-    with path.open("a") as file:
-        file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        start = text.rfind(b"\n") + 1
+        if _record(text[start:]) is None:
+            os.truncate(path, start)
+        else:
+            begun = "\n"
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    with path.open("a", encoding="utf-8") as file:
+        file.write(begun + "".join(lines))
         file.flush()
         os.fsync(file.fileno())
 
@@ -73,13 +82,17 @@ def append_jsonl(path: pathlib.Path, records: Sequence[dict]) -> None:
 def read_jsonl(path: pathlib.Path) -> list[dict]:
     """Returns the objects of a JSONL file, or none where it is absent.
 
-    A last line that a dying process left incomplete is ignored.
+    A line that a dying process left incomplete is ignored. Lines end with a line feed: the texts in
+    them may hold other separators, such as U+2028.
     """
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return [record for record in map(_record, lines) if record is not None]
+
+
+def _record(line: bytes) -> dict | None:
+    """Returns the object of a line, None where it holds no complete one."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -4,7 +4,8 @@ A run folder holds:
 
     config.gin, run.json         what was asked for, where it ran
     results.jsonl, samples.jsonl scores of every method, seed and task; some answers
-    seed_S/STAGE[-STAGE…]/       one folder for each stage: checkpoints, metrics.jsonl, stage.json
+    seed_S/STAGE[-STAGE…]/       one folder for each stage: checkpoints, metrics.jsonl, stage.json;
+                                 see `stage_folder`
 
 Methods that begin with the same stages share them: the prompt of ProMoT's first stage is the prompt
 of prompt tuning.
@@ -12,12 +13,13 @@ of prompt tuning.
 
 import dataclasses
 import functools
+import json
 import pathlib
 import shutil
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -30,6 +32,8 @@ from promot_jax import (
     partitioning,
     pretrained,
     run_facts,
+    settings,
+    stage_folder,
     trees,
 )
 from promot_jax.attached import BARE, Attached
@@ -68,7 +72,11 @@ class Runner:
         self._start: tuple[int | None, Tree] = (None, {})
         # What a starting point, with nothing attached, answers to rows of a task.
         self._of_start: dict[tuple, Evaluation] = {}
-        self.probes = [probe.bind(experiment.model, self.mesh) for probe in experiment.probes]
+        self.probes = [
+            (probe.task, probe.bind(experiment.model, self.mesh)) for probe in experiment.probes
+        ]
+        # Writes down how long the run has taken; a runner that only opens a run writes nothing.
+        self._keep_time: Callable[[], None] = lambda: None
         for method in experiment.selected:
             for stage in method.stages:
                 self._check(stage)
@@ -79,18 +87,23 @@ class Runner:
         self._check_batches()
         facts = distributed.by_main(self._facts, command)
 
-        def describe(finished: bool) -> None:
-            distributed.by_main(self._describe, facts, time.monotonic() - started, finished)
+        def describe(finished: bool = False) -> None:
+            self._describe(facts, time.monotonic() - started, finished)
 
-        describe(finished=False)
-        for seed in self.experiment.seeds:
-            for method in self.experiment.selected:
-                # Without a stage nothing depends on the seed.
-                if method.stages or seed == self.experiment.seeds[0]:
-                    self._run_method(method, seed)
-                    # What is interrupted later has the time of what it finished.
-                    describe(finished=False)
-        describe(finished=True)
+        # Whatever is killed has the time of what it had measured.
+        self._keep_time = lambda: distributed.by_main(describe)
+        self._keep_time()
+        try:
+            for seed in self.experiment.seeds:
+                for method in self.experiment.selected:
+                    # Without a stage nothing depends on the seed.
+                    if method.stages or seed == self.experiment.seeds[0]:
+                        self._run_method(method, seed)
+        except BaseException:
+            if distributed.is_main():
+                describe()
+            raise
+        distributed.by_main(describe, True)
 
     def _check(self, stage: Stage) -> None:
         """Raises UserError for a stage that trains on what is no target."""
@@ -100,6 +113,9 @@ class Runner:
                 f"stage {stage.name!r} trains on {stage.mixture!r}, which holds no target "
                 f"({known}); make it a target, or a variant of one"
             )
+        if stage.follow_unseen:
+            for task, _ in self.probes:
+                self._attached_to_probe(stage, task)
 
     def _check_batches(self) -> None:
         """Raises UserError for a stage to be trained whose batches the devices cannot divide."""
@@ -204,36 +220,36 @@ class Runner:
     def _lineage(self, parent: str, stage: Stage, seed: int, params: Tree) -> str:
         experiment = self.experiment
         targets = [(_names_in(stage, target), target.metric) for target in experiment.targets]
-        measured = repr((targets, experiment.validation_examples, experiment.decoder))
+        measured = settings.describe((targets, experiment.validation_examples, experiment.decoder))
         embedding = params["token_embedder"]["embedding"]
-        return lineage.of_stage(parent, stage, seed, measured, embedding)
+        return lineage.of_stage(parent, stage, seed, json.dumps(measured), embedding)
 
     def _stage_folder(self, seed: int, name: str, came_from: str) -> str:
         """Returns where a stage is trained, or where it is kept if it has been.
 
         Raises:
           UserError: the stage that the folder holds has another lineage, or was taken from a
-            folder that is gone.
+            folder that is gone or holds another one now.
         """
         own = self.folder / f"seed_{seed}" / name
-        if (found := _finished(own)) is not None:
-            if found.get("fingerprint", came_from) != came_from:
-                raise UserError(
-                    f"{own} was trained from another model, data or settings; choose a new "
-                    "MODEL_DIR or remove the folder"
-                )
+        if (found := stage_folder.finished(own)) is not None:
+            stage_folder.check(own, found.get("fingerprint"), came_from)
             kept = pathlib.Path(found.get("reused_from", own))
-            if not kept.is_dir():
-                raise UserError(f"{own} was taken from {kept}, which is gone; put it back")
+            if kept != own:
+                there = stage_folder.finished(kept)
+                if there is None or there.get("fingerprint") != found.get("fingerprint"):
+                    what = "is gone" if there is None else "holds another one now"
+                    raise UserError(f"{own} was taken from {kept}, which {what}; put it back")
             return str(kept)
         for other in self.experiment.reuse:
             kept = pathlib.Path(other).absolute() / f"seed_{seed}" / name
-            found = _finished(kept)
+            found = stage_folder.finished(kept)
             if found is not None and found.get("fingerprint") == came_from:
                 kept = pathlib.Path(found.get("reused_from", kept))
                 say(f"seed {seed} {name}: taken from {kept}")
                 own.mkdir(parents=True, exist_ok=True)
-                shutil.copy(kept / "metrics.jsonl", own)
+                if (kept / "metrics.jsonl").is_file():
+                    shutil.copy(kept / "metrics.jsonl", own)
                 write_json(own / "stage.json", found | {"reused_from": str(kept)})
                 return str(kept)
         return str(own)
@@ -266,7 +282,7 @@ class Runner:
     def _run_method(self, method: Method, seed: int) -> None:
         seed_key = seed if method.stages else None
         results = distributed.by_main(metric_writers.read_jsonl, self.folder / "results.jsonl")
-        recorded = {(r["method"], r["seed"], r["task"]) for r in results}
+        recorded = {(r.get("method"), r.get("seed"), r.get("task")) for r in results}
         # Targets come first: they are what a reader of the log waits for.
         wanted = [(task.name, *self.attached(method, task)) for task in self.experiment.targets]
         wanted += [(task.name, task, method.unseen) for task in self.experiment.tasks]
@@ -281,13 +297,14 @@ class Runner:
             )
             key = {"method": method.name, "seed": seed_key, "task": name}
             distributed.by_main(self._record, key, task, attached, found)
+            self._keep_time()
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))
 
     def _evaluate(
         self, params: Tree, task: EvalTask, attached: Attached, split: str, limit: int | None
     ) -> Evaluation:
-        """Evaluates; a starting point with nothing attached is asked the same rows only once."""
+        """Evaluates; a starting point with nothing attached is asked the same thing only once."""
         options = {"split": split, "limit": limit, "attached": attached}
         seed, base = self._start
         if attached != BARE or not _unchanged(base, params):
@@ -317,9 +334,34 @@ class Runner:
             # What the method adds for all tasks is there when its last stage trains.
             unseen = method.unseen if stage is method.stages[-1] else BARE
             scalars |= self._measure_unseen(params, unseen)
-            for probe in self.probes:
-                scalars |= probe(params, attached)
+            for task, probe in self.probes:
+                scalars |= probe(params, self._attached_to_probe(stage, task))
+        self._keep_time()
         return scalars
+
+    def _attached_to_probe(self, stage: Stage, task: str) -> Attached:
+        """Returns what a stage attaches to the rows of a probe's task.
+
+        That is what it attaches to the task, or to the variant of it that it trains on. Rows of a
+        task that it does not train on are read with what all its tasks share.
+
+        Raises:
+          UserError: the stage attaches something else to each of its tasks, and trains on no
+            variant of the probe's.
+        """
+        names = data.task_names(stage.mixture)
+        if task in names:
+            return stage.attached_for(task)
+        for target in self.experiment.targets:
+            if task in (target.name, *target.variants) and (own := _names_in(stage, target)):
+                return stage.attached_for(own[0])
+        shared = {stage.attached_for(name) for name in names}
+        if len(shared) > 1:
+            raise UserError(
+                f"a probe reads {task!r}, but stage {stage.name!r} attaches another prompt to each "
+                f"of its tasks ({', '.join(names)}); give one of them as the probe's task"
+            )
+        return shared.pop()
 
     def _measure_unseen(self, params: Tree, attached: Attached) -> dict[str, float]:
         """Scores and label shares of each unseen task, and their means over the generative ones."""
@@ -363,13 +405,25 @@ class Runner:
             }
             for i in range(min(self.experiment.samples, len(found.predictions)))
         ]
-        metric_writers.append_jsonl(self.folder / "samples.jsonl", samples)
+        path = self.folder / "samples.jsonl"
+        # A process that died before it wrote the score had written them.
+        written = [
+            {**key, "index": r.get("index")}
+            for r in metric_writers.read_jsonl(path)
+            if all(r.get(name) == value for name, value in key.items())
+        ]
+        samples = [r for r in samples if {**key, "index": r["index"]} not in written]
+        metric_writers.append_jsonl(path, samples)
         metric_writers.append_jsonl(self.folder / "results.jsonl", [result])
 
     def _facts(self, command: str) -> dict:
         """Returns what run.json says of this call, and of the calls before it, when it begins."""
         path = self.folder / "run.json"
-        before = read_json(path) if path.exists() else {}
+        try:
+            before = read_json(path) if path.exists() else {}
+        except UserError:
+            say(f"{path} is damaged; the time and the seeds of earlier calls are lost with it")
+            before = {}
         facts = run_facts.gather(self.experiment, command, before)
         return {"experiment": self.folder.name, **facts}
 
@@ -378,12 +432,6 @@ class Runner:
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = run_facts.after(facts, seconds, finished=finished)
         write_json(self.folder / "run.json", facts)
-
-
-def _finished(folder: pathlib.Path) -> dict | None:
-    """Returns the summary of a finished stage, None where the folder holds none."""
-    path = folder / "stage.json"
-    return read_json(path) if path.exists() else None
 
 
 def _unchanged(base: Tree, params: Tree) -> bool:

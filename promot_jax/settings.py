@@ -14,6 +14,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -79,7 +80,7 @@ class _Describer:
         if (gin := _gin()) and isinstance(value, gin.ConfigurableReference):
             return self._of_reference(gin, value)
         if isinstance(value, functools.partial) or _is_configured(value):
-            return self._of_call(*self._unwound(value))
+            return _digest(self._of_call(*self._unwound(value)))
         return self._of_object(value)
 
     def _of_plain(self, value: Any) -> Any:
@@ -122,16 +123,16 @@ class _Describer:
             held = {field.name: getattr(value, field.name, None) for field in fields}
             found = [self.of(type(value)), self.of(held)]
         elif (wrapped := getattr(value, "__wrapped__", None)) is not None:
-            found = self.of(wrapped)
+            self._known[id(value)] = value, self.of(wrapped)
+            return self._known[id(value)][1]
         elif isinstance(getattr(value, "__name__", None), str):
             found = ["named", _name(value)]
         elif _package(type(value)) in LIBRARIES - {"promot_jax"}:
             found = [_name(type(value)), re.sub(r"0x[0-9a-f]+", "", repr(value))]
         else:
             found = [self.of(type(value)), self._variables(value)]
-        digest = hashlib.sha256(repr(found).encode()).hexdigest()
-        self._known[id(value)] = value, digest
-        return digest
+        self._known[id(value)] = value, _digest(found)
+        return self._known[id(value)][1]
 
     def _members(self, kind: type) -> Any:
         """Describes the functions and constants of a person's own class, inherited ones too."""
@@ -228,6 +229,11 @@ class _Describer:
         return ["result", self.of(configured)] if is_code else self.of(value)
 
 
+def _digest(found: Any) -> str:
+    """Shortens a description, which would grow with every function that uses the same others."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
 def _gin() -> types.ModuleType | None:
     """Returns gin's module; without it nothing is configured by gin."""
     return sys.modules.get("gin.config")
@@ -239,7 +245,9 @@ def _held(function: Any) -> dict[str, Any]:
     code, gin = getattr(call, "__code__", None), _gin()
     if gin is None or code is None or code.co_filename != gin.__file__:
         return {}
-    return dict(zip(code.co_freevars, (c.cell_contents for c in call.__closure__ or ()), strict=True))
+    return dict(
+        zip(code.co_freevars, (c.cell_contents for c in call.__closure__ or ()), strict=True)
+    )
 
 
 def _is_configured(value: Any) -> bool:

@@ -1,9 +1,9 @@
 """The loop of one stage: train, evaluate, checkpoint, resume, choose the best."""
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
-import time
 from collections.abc import Callable
 
 import jax
@@ -16,6 +16,7 @@ from promot_jax import (
     distributed,
     metric_writers,
     partitioning,
+    stage_folder,
     train_state,
     trees,
 )
@@ -46,7 +47,7 @@ class StageRun:
       seed: decides the order of the data and the dropout.
       label: its name in progress lines.
       evaluate: measures parameters at each evaluation.
-      lineage: what the stage comes from, see `lineage`; written to `stage.json`.
+      lineage: what the stage comes from, see `lineage`; written down when it begins.
     """
 
     stage: Stage
@@ -71,27 +72,62 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
       mesh: devices.
 
     Raises:
-      UserError: a pattern that trains nothing, a loss that is not finite, damaged checkpoints.
+      UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
+        checkpoints, a stage that was begun from something else.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     state = sharded_state(run.stage, params, model, mesh)
     _, frozen = trees.partition(params, run.stage.trainable)
-    kept = checkpoints.StageCheckpoints(run.folder / "checkpoints", frozen, _rank(state.trainable))
+    summary = distributed.by_main(stage_folder.finished, run.folder)
+    if summary is None:
+        came_from = distributed.by_main(stage_folder.begin, run.folder, run.lineage)
+    else:
+        came_from = summary.get("fingerprint")
+    kept = checkpoints.StageCheckpoints(
+        run.folder / "checkpoints", frozen, _rank(state.trainable), came_from
+    )
     try:
-        if not distributed.by_main((run.folder / "stage.json").exists):
-            latest = kept.latest()
-            if latest is not None:
-                state = kept.restore(latest, state)
-            started = time.monotonic()
-            state = _train(run, state, model, mesh, kept)
-            kept.wait()
-            seconds = time.monotonic() - started
-            distributed.by_main(_write_summary, run, state, kept.best(), seconds)
-        if (best := kept.best()) != int(state.step):
-            state = kept.restore(best, state)
+        if summary is None:
+            state, best = _continue(run, state, model, mesh, kept, came_from)
+        else:
+            best = summary.get("best_step", kept.best())
+            kept.require(best, f"of which {run.folder / 'stage.json'} and the scores speak")
+        if best != int(state.step):
+            mend = f"put it back as it was, or remove {run.folder} to train the stage anew"
+            state = kept.restore(best, state, mend)
         return trees.combine(state.trainable, frozen)
     finally:
         kept.close()
+
+
+def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
+    """Trains from the latest checkpoint on; returns the last state and the best step."""
+    course = stage_folder.Course(run.folder) if distributed.is_main() else None
+
+    def best_until(step):
+        return course.best(step, kept.rank)
+
+    try:
+        latest = kept.latest()
+        if latest is not None:
+            best = distributed.by_main(best_until, latest)
+            if best is not None:
+                kept.require(best, "the best one of this stage so far")
+            state = kept.restore(latest, state)
+        if course:
+            course.resume(latest or 0)
+        state = _train(run, state, model, mesh, kept, course)
+        kept.wait()
+        if course:
+            course.note()
+    except BaseException:
+        if course:
+            with contextlib.suppress(OSError):
+                course.note()
+        raise
+    best = kept.best()
+    distributed.by_main(lambda: _write_summary(run, state, best, course.seconds, came_from))
+    return state, best
 
 
 def _rank(trainable: Tree) -> checkpoints.Rank:
@@ -154,7 +190,7 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     return begin(trainable).replace(trainable=trainable, frozen=frozen)
 
 
-def _train(run, state, model, mesh, kept) -> TrainState:
+def _train(run, state, model, mesh, kept, course) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
     model = model.with_prompts(prompts := trees.prompts_of(state.params))
@@ -170,6 +206,8 @@ def _train(run, state, model, mesh, kept) -> TrainState:
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:
             writer.write_scalars(0, run.evaluate(state.params))
+            if course:
+                course.note()
         batches = _batches(run, model, mesh, first, numbers)
         for step in range(first + 1, stage.steps + 1):
             state, metrics = step_fn(state, next(batches), rng)
@@ -180,13 +218,16 @@ def _train(run, state, model, mesh, kept) -> TrainState:
                 scalars, pending = _mean(pending, run, step), []
                 writer.write_scalars(step, scalars)
                 progress.note(f"loss {scalars['train/loss']:.3f}")
+                if course:
+                    course.note()
             if evaluating:
                 measured = run.evaluate(state.params)
                 writer.write_scalars(step, measured)
-                kept.save(
-                    state,
-                    {k: measured[f"validation/{k}"] for k in ("score", "loss")},
-                )
+                chosen_by = {k: float(measured[f"validation/{k}"]) for k in ("score", "loss")}
+                # First: what is saved may take the place of the best one so far.
+                if course:
+                    course.note(step=step, **chosen_by)
+                kept.save(state, chosen_by)
                 progress.note(
                     f"loss {scalars['train/loss']:.3f}  "
                     f"validation {measured['validation/score']:.1f}"
@@ -250,7 +291,7 @@ def _mean(pending, run, step) -> dict[str, float]:
     return scalars
 
 
-def _write_summary(run, state, best_step, seconds) -> None:
+def _write_summary(run, state, best_step, seconds, came_from) -> None:
     """Writes `stage.json`, which also marks the stage as finished."""
     summary = {
         "name": run.stage.name,
@@ -261,7 +302,7 @@ def _write_summary(run, state, best_step, seconds) -> None:
         "best_step": best_step,
         "seconds": round(seconds, 1),
         "lineage": run.folder.name.split("-"),
-        "fingerprint": run.lineage,
+        "fingerprint": came_from,
         "trainable": _size(state.trainable),
         "frozen": _size(state.frozen),
     }

@@ -10,8 +10,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed", "sentencepiece_bpe"},
-    {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
+    {"distributed", "files", "sentencepiece_bpe"},
+    {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "vocabularies"},
     {"continuation"},
     {"written"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop", "settings"},
@@ -19,6 +19,7 @@ LAYERS = [
     {"architectures", "attached"},
     {"stages"},
     {"lineage"},
+    {"stage_folder"},
     {"train_step", "evaluation", "pretrained"},
     {"conversion"},
     {"train", "run_facts", "probes", "integrations"},

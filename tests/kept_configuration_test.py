@@ -118,3 +118,22 @@ MY_STEPS = 30
     configuration.keep(tmp_path, configs[0])
     with pytest.raises(UserError, match=r"difference: fine_tuning/stages\.Stage\.steps = 3"):
         configuration.keep(tmp_path, configs[2])
+
+
+@pytest.mark.parametrize("cut", range(0, len(KEPT), 7))
+def test_a_file_that_a_crash_cut_off_is_mended(cut, tmp_path):
+    text = KEPT[:cut]
+    # Nobody can tell that statements are missing between two lines.
+    if text.endswith("\n") and " = " in text.splitlines()[-1]:
+        text += "stages.Stage.x"
+    (tmp_path / "config.gin").write_text(text)
+    changed = KEPT.replace("METHODS = ('promot',)", "METHODS = ('fine_tuning',)")
+    configuration.keep(tmp_path, changed)
+    assert (tmp_path / "config.gin").read_text() == changed
+    assert [path.name for path in tmp_path.iterdir()] == ["config.gin"]
+
+
+def test_what_a_crash_left_of_another_configuration_is_refused(tmp_path):
+    (tmp_path / "config.gin").write_text(KEPT[: KEPT.index("eval_examples = 2") + 20])
+    with pytest.raises(UserError, match=r"first difference: LEARNING_RATE = 0\.001"):
+        configuration.keep(tmp_path, KEPT.replace("LEARNING_RATE = 0.001", "LEARNING_RATE = 0.1"))

@@ -32,6 +32,8 @@ def open_run(run: pathlib.Path, arguments):
     config = run / "config.gin"
     if not config.is_file():
         raise UserError(f"{run} is no run folder: it has no config.gin")
+    if not config.read_bytes().strip(b"\0\n"):
+        raise UserError(f"{config} is empty; give the command of the run again, which mends it")
     configuration.parse([str(config)])
     experiment, _, _ = configuration.built()
     from promot_jax.runner import Runner
@@ -53,4 +55,6 @@ def open_run(run: pathlib.Path, arguments):
 
 
 def _finished(run: pathlib.Path, seed: int, method) -> bool:
-    return all((run / f"seed_{seed}" / name / "stage.json").exists() for name in method.folders)
+    from promot_jax import stage_folder
+
+    return all(stage_folder.finished(run / f"seed_{seed}" / name) for name in method.folders)

@@ -65,7 +65,7 @@ def best_checkpoint(model_dir: str | None, metric: str | None = None) -> str:
 def _read(file: epath.Path) -> Scores:
     """Reads one line for each evaluation; the last one of a step counts."""
     found: Scores = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_text().strip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
             step = int(row.pop("step"))

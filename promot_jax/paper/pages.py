@@ -6,6 +6,7 @@ import json
 import pathlib
 import textwrap
 
+from promot_jax import files
 from promot_jax.paper import catalog
 from promot_jax.paper.results import AVERAGE, Cell, Comparison, Ordering
 from promot_jax.report import scores
@@ -21,7 +22,7 @@ def write(comparison: Comparison, folder: pathlib.Path) -> list[pathlib.Path]:
     paths = []
     for ending, text in texts.items():
         paths.append(folder / f"{comparison.item.id}.{ending}")
-        paths[-1].write_text(text, encoding="utf-8")
+        files.write_text(paths[-1], text)
     return paths
 
 

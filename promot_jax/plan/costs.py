@@ -102,14 +102,6 @@ def _add(module, name, times, costs, devices, fused) -> None:
                 _add(module, inner, times, costs, devices, inside)
 
 
-def _branches(conditional: Instruction) -> list[str]:
-    listed = re.search(r"branch_computations=\{([^}]*)\}", conditional.attributes)
-    if listed:
-        return hlo.NAME.findall(listed[1])
-    named = (conditional.called(f"{key}_computation") for key in ("true", "false"))
-    return [name for name in named if name]
-
-
 def flops(instruction: Instruction, computation: Computation) -> float:
     """Returns the operations of a matrix product or convolution, 0 of anything else."""
     if instruction.opcode == "convolution":

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
+from promot_jax import files
 from promot_jax.errors import UserError
 from promot_jax.report import charts, exports, figures, markdown, merge, page, palette, records
 from promot_jax.report.records import Records
@@ -47,7 +48,7 @@ def write(found: Records) -> pathlib.Path:
         ("scores.json", exports.scores_json(found)),
         ("report.html", page.page(found, styles, drawn)),
     ):
-        (folder / name).write_text(text, encoding="utf-8")
+        files.write_text(folder / name, text)
     return folder / "report.html"
 
 

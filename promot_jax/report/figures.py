@@ -61,7 +61,9 @@ def _save(chart: Chart, styles: dict[str, Style], paper: Paper, path: pathlib.Pa
         _name_steps(places, chart)
         _legend(canvas, chart, styles, paper)
         # No software version or date inside, so that equal records give equal files.
-        canvas.savefig(path, dpi=_DPI, metadata={"Software": None})
+        partial = path.with_name(f"partial-{path.name}")
+        canvas.savefig(partial, dpi=_DPI, metadata={"Software": None})
+        partial.replace(path)
 
 
 def _size(chart: Chart) -> tuple[float, float]:
