@@ -1,5 +1,6 @@
 """Shardings by hand, and a forced 8-device mesh against one device."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from promot_jax import partitioning, train, trees
+from promot_jax import data, partitioning, train, trees
 from promot_jax.errors import UserError
 from tests import tiny
 
@@ -247,6 +248,24 @@ def test_a_large_model_is_divided_over_all_devices():
 def test_bad_batches_are_clear_errors():
     with pytest.raises(UserError, match="6 rows cannot be divided over 4 devices"):
         partitioning.shard_batch(abstract(), {"x": np.ones((6, 2))})
+
+
+@pytest.mark.parametrize(
+    ("batches", "microbatches", "message"),
+    [
+        (data.FixedBatches(6), 1, r"4 devices; make BATCH_SIZE \(data.FixedBatches.size\) a mult"),
+        (data.FixedBatches(8), 3, r"3 microbatches; make BATCH_SIZE .* a multiple of MICROBATCHES"),
+        (data.TokenBatches(900, [(40, 8)], 6), 1, "make data.TokenBatches.multiple a multiple"),
+        (data.FixedBatches(8), 2, None),
+        (data.TokenBatches(900, [(40, 8)]), 1, None),
+    ],
+)
+def test_batches_are_checked_before_the_start(batches, microbatches, message):
+    expected = contextlib.nullcontext()
+    if message:
+        expected = pytest.raises(UserError, match="stage 'model': batches of .*" + message)
+    with expected:
+        partitioning.check_batches(abstract(), "model", batches, microbatches)
 
 
 def test_constraints_of_the_network_reach_the_compiler():

@@ -81,6 +81,8 @@ def test_the_preview_says_what_the_rows_are(files, tmp_path, capsys):
     )
     rows = re.findall(r"  inputs +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)", said)
     assert longest <= int(rows[0][2]) <= int(rows[0][3]) < longest + 16
+    assert "\n  oracle 100.0\n" in said
+    assert "XSum, unseen: rouge2, oracle 100.0" in said
     assert "warning" not in said
     assert sorted(os.listdir(tmp_path)) == ["dev.jsonl", "train.jsonl"]
     cut = previewed(capsys, *files, "--gin.TASK_FEATURE_LENGTHS={'inputs': 4, 'targets': 8}")
@@ -96,6 +98,22 @@ def test_the_preview_warns(files, tmp_path, capsys):
     assert "warning: 7 of 8 test inputs are in train too" in said
     assert "warning: test has labels that train has not: perhaps" in said
     assert re.search(r"warning: \d+\.\d % of the tokens are unknown", said)
+
+
+def test_the_preview_says_what_perfect_answers_score(files, tmp_path, capsys):
+    for name in ("train.jsonl", "dev.jsonl"):
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        labels = {"yes": "yes，it is", "no": "☃"}
+        write(tmp_path / name, [row | {"label": labels[row["label"]]} for row in rows])
+    said = previewed(capsys, *files)
+    (score,) = map(float, re.findall(r"\n  oracle (.*)\n", said))
+    assert score == pytest.approx(75, abs=0.1)
+    assert f"warning: oracle {score}: perfect answers" in said
+    assert "warning: 5 of 20 targets hold characters that the vocabulary does not know" in said
+    write(tmp_path / "keep.jsonl", [{"input": "a", "target": t} for t in ("yes!", "yes", "C++")])
+    said = previewed(capsys, *files, "--unseen", "keep.jsonl")
+    assert "warning: targets that count as equal by exact_match" in said
+    assert "'yes' and 'yes!'" in said
 
 
 def test_any_experiment_has_a_preview(tmp_path, capsys):

@@ -9,8 +9,8 @@ import sys
 
 import jax
 import tokenizers
+from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
-from tokenizers import pre_tokenizers
 
 from promot_jax import cli, models, pretrained, vocabularies
 from promot_jax.networks import decoder
@@ -47,6 +47,7 @@ def write_tokenizer(folder):
     numbers = {letter: number for number, letter in enumerate(letters)}
     tokenizer = tokenizers.Tokenizer(tokenizer_models.BPE(numbers, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["</s>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     return len(letters) + 1
