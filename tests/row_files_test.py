@@ -233,6 +233,7 @@ def test_numbers_of_json_are_kept_as_written(tmp_path):
         ('{"a": 1}\n' + "[" * 100_000, "line 2: nested too deeply"),
         ("[" * 100_000, "line 1: nested too deeply"),
         ('{"a": 1}\nnull\n', "line 2: no JSON object"),
+        ('{"text": ["a", "b"], "label": ["c", "d"]}', "line 1: columns, not rows"),
         ('{"text": {"0": "a"}, "label": {"0": "b"}}', "line 1: columns, not rows; write one JSON"),
     ],
 )
