@@ -114,13 +114,20 @@ def _json(path: str) -> Iterator[Record]:
             (name,) = lists
             yield from ((f"{path}, {name}[{i}]", row) for i, row in enumerate(whole[name]))
             return
-        if whole and all(isinstance(value, dict) and "0" in value for value in whole.values()):
+        if _are_columns(list(whole.values())):
             raise UserError(f"{where}: columns, not rows; {_HINT} (pandas: orient='records')")
     yield from itertools.chain(first, rows)
 
 
 def _are_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _are_columns(values: list) -> bool:
+    if all(isinstance(value, list) for value in values):
+        lengths = {len(value) for value in values}
+        return len(lengths) == 1 and max(lengths) > 1
+    return all(isinstance(value, dict) and "0" in value for value in values)
 
 
 def _spans_lines(text: str, first: str) -> bool:

@@ -47,7 +47,7 @@ def comma_separated(path: str, text: str) -> Iterator[tuple[str, dict[str, str]]
     delimiter = "," if "," in names or ";" not in names else ";"
     if delimiter not in names and "\t" in names:
         return tab_separated(path, text)
-    mend = f"put texts that hold {delimiter!r} in quotes"
+    mend = f"quote texts that hold {delimiter!r}"
     return _named(path, _split(path, text, delimiter), mend)
 
 

@@ -36,7 +36,7 @@ def tasks(
     found = {}
     for number, given in enumerate(files):
         metric, path = split_metric(given)
-        label = os.path.splitext(os.path.basename(path))[0]
+        label = os.path.splitext(os.path.basename(path).removesuffix(".gz"))[0]
         if label in found:
             raise UserError(f"--unseen: two files are named {label!r}; rename one")
         name = own_files.task(

@@ -200,6 +200,20 @@ def test_equal_rows_are_one_task_and_others_another(tmp_path):
     assert files.labels(register(path, metric="exact_match")) == ()
 
 
+def test_equal_rows_keep_the_checksum_that_runs_hold(tmp_path):
+    rows = [*ROWS, {"text": 'a "b", c\nd\té 漢', "label": 0.5}, {"text": 7, "label": True}]
+    one = str(write(tmp_path / "a.jsonl", rows))
+    assert register(one) == "your_data_741be5e6"
+
+
+def test_one_row_to_train_on_and_one_of_each_other_split_will_do(tmp_path):
+    one = write(tmp_path / "one.jsonl", ROWS[:1])
+    assert [len(rows) for rows in splits(one, one, test=one).values()] == [1, 1, 1]
+    message = fails(one)
+    assert "one.jsonl needs 2 rows at least: for validation and for test; add one, or" in message
+    assert message.endswith("--test (TEST_FILE)")
+
+
 def test_a_changed_file_is_noticed(tmp_path):
     path = write(tmp_path / "a.jsonl")
     checksum = seqio.TaskRegistry.get(register(path)).source.checksum

@@ -146,8 +146,8 @@ def test_long_cells_and_columns_without_name(tmp_path):
         ('text,label\n"a" b,c\n', "line 2: ' ' follows a closing quote; double"),
         ('text,label\n"a\nb"c,d\n', "line 3: 'c' follows a closing quote"),
         ("text,label,text\na,b,c\n", "line 1: has 'text' twice"),
-        ("text,label\na,b,c\n", "line 2: 3 columns, the first line names 2 (text, label); put"),
-        ("text;label\na;b;c\n", "line 2: 3 columns, the first line names 2 (text, label); put"),
+        ("text,label\na,b,c\n", "line 2: 3 columns, the first line names 2 (text, label); quote"),
+        ("text;label\na;b;c\n", "line 2: 3 columns, the first line names 2 (text, label); quote"),
         ("text,label\na,\0\n", "line 2: holds a NUL; save the file as UTF-8 text"),
         (b"text,label\na,b\nc,\xe9\n", "line 3: byte 3 is not UTF-8; save the file in that"),
         (b"text,label\ra,b\rc,\xe9\r", "line 3: byte 3 is not UTF-8"),
@@ -233,6 +233,7 @@ def test_numbers_of_json_are_kept_as_written(tmp_path):
         ('{"a": 1}\n' + "[" * 100_000, "line 2: nested too deeply"),
         ("[" * 100_000, "line 1: nested too deeply"),
         ('{"a": 1}\nnull\n', "line 2: no JSON object"),
+        ('{"text": ["a", "b"], "label": ["c", "d"]}', "line 1: columns, not rows"),
         ('{"text": {"0": "a"}, "label": {"0": "b"}}', "line 1: columns, not rows; write one JSON"),
     ],
 )

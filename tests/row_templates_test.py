@@ -9,7 +9,11 @@ from promot_jax.errors import UserError
 from promot_jax.tasks.row_templates import Row, Templates
 
 RECORD = {
-    "translation": {"en": "a cat", "de": "eine Katze", "parts": {"x.y": "z"}},
+    "translation": {
+        "en": "a cat",
+        "de": "eine Katze",
+        "parts": {"x.y": "z", "x": {"y": "w", "u": "v"}},
+    },
     "answers": {"text": ["Mali", "Republic of Mali"], "answer_start": [1, 2]},
     "choices": [{"text": "red", "score": "0.5"}, {"text": "blue", "score": "0.1"}],
     "a.b": "with a dot",
@@ -22,6 +26,7 @@ RECORD = {
     "empty": [],
     "bytes": b"x",
     "price": decimal.Decimal("1.50"),
+    "million": decimal.Decimal("1E+6"),
     "day": datetime.date(2020, 1, 2),
     "instant": datetime.datetime(2020, 1, 2, 3, 4),
     "size": 1.0,
@@ -44,7 +49,7 @@ def refused(template, target="{0}", several=False):
     [
         ("{translation.en} {{x}} {translation.de}", "a cat {x} eine Katze"),
         ("{translation[en]}", "a cat"),
-        ("{translation.parts.x.y}", "z"),
+        ("{translation.parts.x.y}{translation.parts.x.u}", "zv"),
         ("{answers.text.1}", "Republic of Mali"),
         ("{answers[text][0]}", "Mali"),
         ("{choices.1.text}{choices.0.score}", "blue0.5"),
@@ -54,7 +59,7 @@ def refused(template, target="{0}", several=False):
         ("{text [en]}", "brackets"),
         ("{标签}", "是"),
         ("{0}", "numbered"),
-        ("{price} {day} {instant}", "1.50 2020-01-02 2020-01-02 03:04:00"),
+        ("{price} {million} {day} {instant}", "1.50 1000000 2020-01-02 2020-01-02 03:04:00"),
         ("{size} {right}", "1.0 true"),
     ],
 )
@@ -73,7 +78,10 @@ def test_several_answers_are_those_of_a_list_wherever_it_stands():
     [
         ("{text}", "no field 'text'; it has translation, answers, choices, a.b, a, two words"),
         ("{translation.fr}", "no field 'translation.fr'; translation has en, de, parts"),
-        ("{translation.parts.x}", "no field 'translation.parts.x'; translation.parts has x.y"),
+        (
+            "{translation.parts.x.z}",
+            "no field 'translation.parts.x.z'; translation.parts.x has y, u",
+        ),
         ("{translation.en.x}", "no field 'translation.en.x'; translation.en is a text"),
         ("{none.x}", "no field 'none.x'; none is null"),
         ("{answers.text.2}", "answers.text is a list of 2, the first of which is answers.text.0"),

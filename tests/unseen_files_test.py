@@ -1,5 +1,6 @@
 """A person's own questions as unseen tasks: what becomes of the files, and what is refused."""
 
+import gzip
 import json
 
 import pytest
@@ -36,6 +37,13 @@ def test_each_file_is_a_task_whose_splits_have_all_rows(tmp_path):
         rows = data.examples(name, split, -1, mini.vocabulary())
         found = {row["inputs_pretokenized"].decode() for row in rows}
         assert found == {row["input"] for row in QUESTIONS}
+
+
+def test_a_compressed_file_has_the_name_of_what_it_holds(tmp_path):
+    packed = tmp_path / "news.jsonl.gz"
+    packed.write_bytes(gzip.compress(json.dumps(QUESTIONS[0]).encode()))
+    ((_, label, *_),) = unseen_files.tasks([str(packed)])
+    assert label == "news"
 
 
 def test_an_answer_ends_with_its_line_unless_a_target_has_more(tmp_path):
