@@ -12,28 +12,33 @@ import sentencepiece
 import tokenizers
 import torch
 import transformers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from promot_jax import cli
 from tests.tiny_transformers import CASES
 
 ROWS = 400
 CORPUS = [
-    "the cat is on the box and the dog is red, blue or green; question: is it a colour? answer: yes",
+    "the cat is on the box, the dog is red, blue or green; question: is it a colour? answer: yes",
     "La géographie: 12 345 villes, l'été, des œufs; die Straße, ein Fuß",
     "def f(x):\n\treturn x ** 2  # the end",
     "Привет, мир! Это тест. 你好，世界。日本語のテキスト。",
 ] * 8
-WORDS = ["the cat", "L'été 2024", "Straße", "Привет", "你好，世界", "日本語", "مرحبا", "🙂🚀", "x  y", "a\nb\tc"]
-TEXTS = [
-    f"{before}{word}{after}"
-    for word in WORDS
-    for before, after in [("", ""), (" ", ""), ("", "  "), ("\n", "\n"), ("is it ", "? <|im_end|> yes")]
-]
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
-)
+WORDS = ["the cat", "L'été 2024", "Straße", "Привет", "你好，世界", "日本語", "مرحبا", "🙂🚀"]
+WORDS += ["x  y", "a\nb\tc"]
+AROUND = [("", ""), (" ", ""), ("", "  "), ("\n", "\n"), ("is it ", "? <|im_end|> yes")]
+TEXTS = [f"{before}{word}{after}" for word in WORDS for before, after in AROUND]
+CHAT = "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+BYTES = [f"<0x{i:02X}>" for i in range(256)]
 GENERATION = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
 
 
@@ -97,7 +102,12 @@ def _save_tokenizer(folder: pathlib.Path, case: str) -> dict:
         tokenizer = tokenizers.Tokenizer(models.BPE(byte_fallback=True))
         tokenizer.normalizer = normalizers.Sequence(spaces)
         trainer = trainers.BpeTrainer(
-            special_tokens=["<unk>", "<|endoftext|>", "<|im_end|>", *(f"<0x{i:02X}>" for i in range(256))],
+            special_tokens=[
+                "<unk>",
+                "<|endoftext|>",
+                "<|im_end|>",
+                *(f"<0x{i:02X}>" for i in range(256)),
+            ],
             vocab_size=340,
             show_progress=False,
         )
@@ -126,7 +136,7 @@ def make(folder: pathlib.Path, case: str, dtype=torch.bfloat16) -> pathlib.Path:
     longest = {} if kind in ("t5", "mt5") else {"max_position_embeddings": 1234}
     settings = settings | ids | longest | {"initializer_range": 0.03}
     config = transformers.AutoConfig.for_model(kind, vocab_size=ROWS, **settings)
-    factory, _ = _classes(kind)
+    factory, _ = classes(kind)
     torch.manual_seed(0)
     model = factory.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -137,7 +147,8 @@ def make(folder: pathlib.Path, case: str, dtype=torch.bfloat16) -> pathlib.Path:
     return folder
 
 
-def _classes(kind: str):
+def classes(kind: str):
+    """Returns what loads a model of a kind, and whether it is an encoder-decoder."""
     seq2seq = kind in ("t5", "mt5")
     loader = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
     return loader, seq2seq
@@ -175,7 +186,7 @@ def _seen(folder: pathlib.Path) -> dict:
     )
     seen["chat"] = conversation, tokenizer.chat_template, tokenizer.model_max_length
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    model, told = _classes(kind)[0].from_pretrained(folder, output_loading_info=True)
+    model, told = classes(kind)[0].from_pretrained(folder, output_loading_info=True)
     seen["rows, dtype"] = model.get_input_embeddings().weight.shape[0], model.dtype
     seen["loads whole"] = [sorted(told[name]) for name in ("missing_keys", "unexpected_keys")]
     batch = tokenizer(["the cat is", "is it a colour?"], return_tensors="pt", padding=True)
