@@ -246,8 +246,9 @@ def _write_huggingface(
     with tempfile.TemporaryDirectory() as scratch:
         if vocabulary is not None and vocabularies.save(vocabulary, scratch):
             files = side_files.find_tokenizer(scratch) | files
-            settings = vocabularies.huggingface_settings(vocabulary)
+            # A folder of transformers that has none does without.
             if side_files.CONFIG not in files:
+                settings = vocabularies.huggingface_settings(vocabulary)
                 files.setdefault(side_files.TOKENIZER[0], side_files.dump(settings))
             own = isinstance(vocabulary, vocabularies.Tokenizer)
             ids = {"eos": vocabulary.eos_id, "pad": vocabulary.eos_id if own else vocabulary.pad_id}

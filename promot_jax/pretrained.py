@@ -146,6 +146,10 @@ def beside(source: Source, vocabulary) -> dict[str, bytes]:
     files = side_files.without_tokenizer(source.beside)
     if isinstance(vocabulary, vocabularies.Tokenizer) and os.path.exists(vocabulary.path):
         files |= side_files.find_tokenizer(os.path.dirname(vocabulary.path) or ".")
+    if side_files.TOKENIZER[0] not in files and (
+        settings := vocabularies.huggingface_settings(vocabulary)
+    ):
+        files[side_files.TOKENIZER[0]] = side_files.dump(settings)
     return files
 
 

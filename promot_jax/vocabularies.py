@@ -336,7 +336,10 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
 
 
 def huggingface_settings(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
-    """Returns the `tokenizer_config.json` that transformers needs beside the file of `save`."""
+    """Returns the `tokenizer_config.json` that transformers needs beside the file of `save`.
+
+    It is empty for a vocabulary that `save` does not write.
+    """
     if isinstance(vocabulary, Tokenizer):
         named = vocabulary.tokenizer.id_to_token
         eos_token = named(vocabulary.eos_id)
@@ -348,6 +351,8 @@ def huggingface_settings(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
             return settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
         started = {"add_bos_token": vocabulary.start_id is not None, "add_eos_token": False}
         return settings | started | {"tokenizer_class": "LlamaTokenizer", "legacy": False}
+    if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return {}
     pieces = {"pad": vocabulary.pad_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id}
     return {
         "tokenizer_class": "T5Tokenizer",

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from promot_jax.errors import UserError
-from promot_jax.interop import gguf_tokenizer
+from promot_jax.interop import gguf_metadata, gguf_tokenizer
 from promot_jax.interop.source import Source
 
 MAGIC = b"GGUF"
@@ -107,7 +107,9 @@ def open_checkpoint(path: str) -> Source:
         config=config,
         unexpected=[name for name in tensors if name not in {*names.values(), *ignored}],
         ignored=ignored,
+        options={"end_ids": gguf_metadata.end_ids(metadata)},
         vocabulary=gguf_tokenizer.description(metadata, path),
+        beside=gguf_metadata.beside(metadata, config),
     )
 
 

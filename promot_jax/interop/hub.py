@@ -12,10 +12,13 @@ _ADDRESS = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:
 _FILES = (
     "*.json",
     "*.model",
+    "*.jinja",
+    "merges.txt",
     "model.safetensors",
     "model-*.safetensors",
     "adapter_model.safetensors",
 )
+_NOT_BELOW = ("json", "model", "safetensors", "txt")
 
 
 def local_folder(path: str) -> pathlib.Path:
@@ -48,8 +51,8 @@ def _download(path: str) -> pathlib.Path:
             address["repo"],
             revision=revision,
             allow_patterns=[prefix + pattern for pattern in _FILES],
-            # A star matches slashes too.
-            ignore_patterns=[f"{prefix}*/*"],
+            # A star matches slashes too; of folders below only chat templates are wanted.
+            ignore_patterns=[f"{prefix}*/*.{kind}" for kind in _NOT_BELOW],
         )
     except errors.GatedRepoError:
         raise UserError(

@@ -162,6 +162,9 @@ def write(
     return {**about, **ids, "use_cache": True}
 
 
+# What `write` spells otherwise than some files do.
+_RESPELT = ("rope_parameters", "layer_types", "scale_decoder_outputs")
+_RESPELT += ("is_gated_act", "dense_act_fn")
 # Keys of a `config.json` that the network does not decide.
 _OTHERS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _OTHERS += ("max_position_embeddings", "use_cache")
@@ -185,7 +188,9 @@ def keep(
         tied = {"tie_word_embeddings": written["tie_word_embeddings"]} if family == "t5" else {}
         tied = tied if _computes({**known, **tied}, family, config) else {}
         return {**known, **tied}
-    return {**written, **{key: known[key] for key in _OTHERS if key in known}}
+    same = known if known.get("model_type") == written["model_type"] else {}
+    others = {key: value for key, value in same.items() if key not in _RESPELT}
+    return {**others, **written, **{key: known[key] for key in _OTHERS if key in known}}
 
 
 def _computes(about: Mapping[str, Any], family: str, config: Mapping[str, Any]) -> bool:
