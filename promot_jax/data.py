@@ -24,10 +24,11 @@ import seqio
 import tensorflow as tf
 
 from promot_jax.errors import UserError
+from promot_jax.values import Count
 
 Batch = dict[str, np.ndarray]
 # Longest inputs T and targets U, in tokens.
-Bucket = tuple[int, int]
+Bucket = tuple[Count, Count]
 
 # Rows that are taken out of tensorflow together.
 _GROUP = 256
@@ -54,7 +55,7 @@ class FixedBatches:
       buckets: lengths that a batch may be padded to, besides the longest; shortest first.
     """
 
-    size: int
+    size: Count
     buckets: Sequence[Bucket] = ()
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
@@ -76,9 +77,9 @@ class TokenBatches:
       multiple: the number of rows is a multiple of this, for meshes of up to as many devices.
     """
 
-    tokens: int
+    tokens: Count
     buckets: Sequence[Bucket]
-    multiple: int = 8
+    multiple: Count = 8
 
     def group(self, rows: tf.data.Dataset, longest: Bucket) -> tf.data.Dataset:
         """See `Batches`."""

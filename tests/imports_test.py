@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed"},
+    {"distributed", "values"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop"},
     {"models", "partitioning", "checkpoints", "optimizers"},
@@ -21,7 +21,7 @@ LAYERS = [
     {"conversion"},
     {"train", "run_facts", "probes", "integrations"},
     {"experiment"},
-    {"runner", "plan"},
+    {"runner", "plan", "bindings"},
     {"report", "configuration", "preview"},
     {"paper"},
     {"commands"},
@@ -29,7 +29,7 @@ LAYERS = [
 ]
 # Packages that only some rooms may use.
 ONLY = {
-    "gin": {"configuration"},
+    "gin": {"bindings", "configuration"},
     "t5x": {"integrations"},
     "libtpu": {"plan"},
     "matplotlib": {"report"},
@@ -47,7 +47,7 @@ ONLY = {
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
-    *("report", "tasks", "configuration", "paper", "commands", "cli"),
+    *("values", "bindings", "report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 
 
