@@ -3,13 +3,12 @@
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 
 import promot_jax
-from promot_jax.commands import convert, generate, inspect, paper, plan, report, run, tasks
+from promot_jax.commands import convert, flags, generate, inspect, paper, plan, report, run, tasks
 from promot_jax.errors import UserError, explained
 
 ADD = (
@@ -27,12 +26,12 @@ ADD = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
-    arguments, rest = _parser().parse_known_args(argv)
-    overrides = [word for word in rest if word.startswith("--") or "words" not in arguments]
-    if "words" in arguments:
-        # argparse takes only the words before the first flag for positional.
-        arguments.words += [word for word in rest if word not in overrides]
     try:
+        arguments, rest = _parser().parse_known_args(argv)
+        overrides = [word for word in rest if word.startswith("--") or "words" not in arguments]
+        if "words" in arguments:
+            # argparse takes only the words before the first flag for positional.
+            arguments.words += [word for word in rest if word not in overrides]
         _only_gin_flags(overrides)
         arguments.command(arguments, overrides)
     except (UserError, OSError, KeyboardInterrupt) as error:
@@ -42,10 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="promot", description=promot_jax.__doc__, allow_abbrev=False
-    )
+def _parser() -> flags.Parser:
+    parser = flags.Parser(prog="promot", description=promot_jax.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=promot_jax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in ADD:
@@ -53,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _only_gin_flags(flags: Sequence[str]) -> None:
-    for flag in flags:
+def _only_gin_flags(words: Sequence[str]) -> None:
+    for flag in words:
         if not re.fullmatch(r"--gin\.[^=]+=.*", flag, re.DOTALL):
             raise UserError(f"unknown argument {flag!r}; values are set by --gin.NAME=VALUE")
 

@@ -1,6 +1,7 @@
 """gin: experiments by name, values from the command line, errors that suggest the nearest name.
 
-The only file that knows gin. It imports neither gin nor jax before a configuration is read.
+Beside `bindings` the only file that knows gin. It imports neither gin nor jax before a
+configuration is read.
 """
 
 import contextlib
@@ -13,8 +14,10 @@ import sys
 import tokenize
 from collections.abc import Iterator, Sequence
 
+from promot_jax import files
 from promot_jax.errors import UserError
 from promot_jax.files import write_text
+from promot_jax.values import Misfit
 
 PACKAGE = pathlib.Path(__file__).parent
 # In an installed package gin/ stands inside it, in a checkout beside it.
@@ -72,7 +75,7 @@ def experiment_file(name: str) -> str:
       UserError: no experiment has this name.
     """
     if name.endswith(".gin"):
-        return name
+        return files.home(name)
     if name not in (known := experiments()):
         near = difflib.get_close_matches(name, known, 1) or [known[0]]
         raise UserError(
@@ -81,11 +84,13 @@ def experiment_file(name: str) -> str:
     return str(GIN_FOLDER / "experiments" / f"{name}.gin")
 
 
-def parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[str] = ()) -> None:
+def parse(
+    gin_files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[str] = ()
+) -> None:
     """Reads gin files and flags (`--gin.NAME=VALUE`) into gin's configuration.
 
     Args:
-      files: paths of gin files; later ones override earlier ones.
+      gin_files: their paths; later ones override earlier ones.
       flags: override the files.
       searched: folders to look gin files up in, before the package's own.
 
@@ -96,23 +101,59 @@ def parse(files: Sequence[str], flags: Sequence[str] = (), searched: Sequence[st
         from absl import logging as absl_logging
 
         import gin
-        import promot_jax.experiment  # noqa: F401 — what every configuration refers to
+
+        # The experiment is what every configuration refers to.
+        import promot_jax.experiment  # noqa: F401
+        from promot_jax import bindings
 
     absl_logging.set_verbosity(absl_logging.ERROR)
     # A person's own tasks lie where they work; `python -m` would find them there too.
-    sys.path.append(os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     for folder in (*searched, str(GIN_FOLDER)):
-        gin.add_config_file_search_path(folder)
+        if folder not in gin.config._LOCATION_PREFIXES:
+            gin.add_config_file_search_path(folder)
     gin.clear_config()
     # gin also takes `models/x.gin` for a file of the package `models`, logs that there is none, and
     # fails where a plain folder has that name. Files alone are looked up here.
     gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
-    for file in files:
+    for file in gin_files:
         with _explained(file):
             gin.parse_config_file(file)
     for flag in flags:
         with _explained(flag):
             gin.parse_config([*IMPORTS, flag.removeprefix("--gin.")])
+    bindings.expand_home()
+
+
+def check_values(flags: Sequence[str] = ()) -> None:
+    """Checks what was parsed, before anything is read: kinds and ranges of all values.
+
+    Raises:
+      UserError: names the macro or parameter, its value and what is allowed.
+    """
+    from promot_jax import bindings
+
+    bindings.check({_name(flag): flag.split("=", 1)[1].strip() for flag in flags})
+
+
+def model_dir() -> pathlib.Path:
+    """Returns the run folder of what was parsed.
+
+    Raises:
+      UserError: it names none.
+    """
+    import gin
+
+    with _explained("configuration"):
+        return pathlib.Path(gin.query_parameter("%MODEL_DIR"))
+
+
+def reused() -> Sequence[str]:
+    """Returns the run folders whose finished stages may be taken."""
+    from promot_jax import bindings
+
+    return bindings.value_of("experiment.Experiment.reuse") or ()
 
 
 def built():
@@ -122,12 +163,16 @@ def built():
       UserError: a value that an experiment cannot have.
     """
     import gin
+    from promot_jax import bindings
     from promot_jax.experiment import Experiment
 
     with _explained("configuration"):
         text = gin.config_str(max_line_length=99)
-        experiment = gin.get_configurable(Experiment)()
-        return experiment, pathlib.Path(gin.query_parameter("%MODEL_DIR")), text
+        try:
+            experiment = gin.get_configurable(Experiment)()
+        except Misfit as misfit:
+            raise UserError(bindings.named(misfit)) from misfit
+        return experiment, model_dir(), text
 
 
 @contextlib.contextmanager
@@ -153,59 +198,48 @@ def quiet_native_logs() -> Iterator[None]:
         os.close(nowhere)
 
 
-def check_all_used(files: Sequence[str], flags: Sequence[str]) -> None:
-    """Raises UserError for a value in these files or flags that nothing reads.
+def check_all_used(gin_files: Sequence[str], flags: Sequence[str]) -> None:
+    """Raises UserError for a value in a person's files or flags that nothing reads.
 
-    Values in included files may go unused: an experiment need not take all that they provide.
+    Values in files of the package, and in included ones, may go unused: an experiment need not take
+    all that they provide.
     """
-    from gin import config
+    from promot_jax import bindings
 
-    given = [flag.removeprefix("--gin.").split("=", 1)[0].strip() for flag in flags]
-    given += [name for file in files for name in _macros_of(file)]
-    bindings = config._CONFIG  # gin has no public view of all bindings
-    referred = {
-        scope
-        for scope, selector in (r.config_key for r in config.iterate_references(bindings))
-        if selector == "gin.macro"
-    }
-    reached = {selector for _, selector in _reached(bindings)}
-    for name in given:
+    given = [(_name(flag), f"--gin.{_name(flag)}", "") for flag in flags]
+    for file in gin_files:
+        given += [(name, name, f"{file}: ") for name in _set_in(file)]
+    reached = bindings.reached()
+    macros = {scope for scope, selector in reached if selector == bindings.MACRO}
+    for name, written, where in given:
         if "." not in name:
-            if name not in referred | set(FREE_MACROS):
-                raise UserError(f"nothing in this experiment uses {name}{_nearest(name, referred)}")
+            if name not in macros | set(FREE_MACROS):
+                raise UserError(
+                    f"{where}nothing in this experiment uses {name}{_nearest(name, macros)}"
+                )
             continue
         selector = name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        if not any(f".{full}".endswith(f".{selector}") for full in reached):
+        if not any(f".{full}".endswith(f".{selector}") for _, full in reached):
             raise UserError(
-                f"nothing in this experiment calls {selector}, so --gin.{name} would do nothing"
+                f"{where}nothing in this experiment calls {selector}, so {written} would do nothing"
             )
 
 
-def _macros_of(file: str) -> list[str]:
-    """Returns the macros that a .gin file sets itself."""
-    path = pathlib.Path(file)
-    text = path.read_text() if path.is_file() else ""
-    return re.findall(r"^(\w+) *=", text, re.MULTILINE)
+def _name(flag: str) -> str:
+    """Returns what `--gin.NAME=VALUE` sets."""
+    return flag.removeprefix("--gin.").split("=", 1)[0].strip()
 
 
-def _reached(bindings) -> set[tuple[str, str]]:
-    """Returns (scope, selector) of everything that building the experiment can call."""
+def _set_in(file: str) -> list[str]:
+    """Returns what a person's own .gin file sets itself; nothing of a file of the package."""
     from gin import config
 
-    seen: set[tuple[str, str]] = set()
-    waiting = [("", "promot_jax.experiment.Experiment")]
-    while waiting:
-        scope, selector = waiting.pop()
-        if (scope, selector) in seen:
-            continue
-        seen.add((scope, selector))
-        # A binding applies where its scope begins the active one.
-        for (bound_scope, bound_selector), values in bindings.items():
-            if bound_selector == selector and f"{scope}/".startswith(f"{bound_scope}/".lstrip("/")):
-                for reference in config.iterate_references(values):
-                    inner, called = reference.config_key
-                    waiting.append((inner or scope, called))
-    return seen
+    folders = ["", *config._LOCATION_PREFIXES]
+    found = (path for f in folders if (path := pathlib.Path(f, file)).is_file())
+    path = next(found, None)
+    if path is None or path.resolve().is_relative_to(GIN_FOLDER.resolve()):
+        return []
+    return re.findall(r"^([\w./]+) *=", path.read_text(), re.MULTILINE)
 
 
 def _explain(error: Exception) -> str:
@@ -219,7 +253,9 @@ def _explain(error: Exception) -> str:
         place = f" near {line!r}" if line else ""
         return f"""not a Python literal{place}; quote texts twice, as in --gin.NAME="'text'\""""
     if "macro() missing 1 required positional argument" in text:
-        return f"needs {', '.join(_unset())}; give each by --gin.NAME=VALUE"
+        from promot_jax import bindings
+
+        return f"needs {', '.join(bindings.unset())}; give each by --gin.NAME=VALUE"
     selectors = {selector for _, selector in config._CONFIG}
     if found := re.search(r"Configurable '(.+)' doesn't have a parameter named '(.+)'", text):
         called, name = found.groups()
@@ -234,15 +270,6 @@ def _explain(error: Exception) -> str:
     known = {selector.split(".", 1)[-1] for selector in selectors}
     quoted = re.findall(r"['`]([\w./]+)['`]", text)
     return text + next((hint for name in quoted if (hint := _nearest(name, known - {name}))), "")
-
-
-def _unset() -> list[str]:
-    """Returns the macros that the experiment refers to and that have no value."""
-    from gin import config
-
-    bound = config._CONFIG
-    macros = {scope for scope, selector in _reached(bound) if selector == "gin.macro"}
-    return sorted(name for name in macros if (name, "gin.macro") not in bound)
 
 
 def _nearest(name: str, known) -> str:

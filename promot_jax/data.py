@@ -26,10 +26,11 @@ import tensorflow as tf
 from promot_jax import written
 from promot_jax.continuation import continuing
 from promot_jax.errors import UserError
+from promot_jax.values import Count
 
 Batch = dict[str, np.ndarray]
 # Longest inputs T and targets U, in tokens.
-Bucket = tuple[int, int]
+Bucket = tuple[Count, Count]
 
 # Rows that are taken out of tensorflow together.
 _GROUP = 256
@@ -64,7 +65,7 @@ class FixedBatches:
       buckets: lengths that a batch may be padded to, besides the longest; shortest first.
     """
 
-    size: int
+    size: Count
     buckets: Sequence[Bucket] = ()
     setting: ClassVar[str] = "BATCH_SIZE (data.FixedBatches.size)"
 
@@ -92,9 +93,9 @@ class TokenBatches:
       multiple: the number of rows is a multiple of this, for meshes of up to as many devices.
     """
 
-    tokens: int
+    tokens: Count
     buckets: Sequence[Bucket]
-    multiple: int = 8
+    multiple: Count = 8
     setting: ClassVar[str] = "data.TokenBatches.multiple"
 
     @property

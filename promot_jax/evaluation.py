@@ -1,7 +1,7 @@
 """Predictions and scores of a task, with a soft prompt attached or without one."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from promot_jax import data, decoding, partitioning, scoring, written
 from promot_jax.attached import BARE, Attached
 from promot_jax.models import Model
 from promot_jax.trees import Tree
+from promot_jax.values import Lengths, Text, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +30,15 @@ class EvalTask:
         stage may train on; a method that did is evaluated on that variant.
     """
 
-    name: str
-    label: str
-    metric: str
-    task_feature_lengths: Mapping[str, int]
+    name: Text
+    label: Text
+    metric: Text
+    task_feature_lengths: Lengths | None
     family: str = ""
     generative: bool = True
-    split: str = "test"
-    shots: int = 0
-    variants: Sequence[str] = ()
+    split: Text = "test"
+    shots: Whole = 0
+    variants: Sequence[Text] = ()
 
     @property
     def rows_key(self) -> tuple:
@@ -46,7 +47,7 @@ class EvalTask:
 
 
 def unseen_tasks(
-    named: Iterable[tuple[str, str, str, bool]], task_feature_lengths: Mapping[str, int] | None
+    named: Iterable[tuple[str, str, str, bool]], task_feature_lengths: Lengths | None
 ) -> list[EvalTask]:
     """Returns tasks of (name, label, metric, generative) whose inputs are asked as they are."""
     return [

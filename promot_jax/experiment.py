@@ -1,12 +1,13 @@
 """What a run is made of: a model, the tasks it is tuned on, the unseen ones, methods and seeds."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import jax
 
-from promot_jax import data, decoding
+from promot_jax import data, decoding, values
 from promot_jax.attached import Attached
 from promot_jax.errors import UserError
 from promot_jax.evaluation import EvalTask
@@ -62,31 +63,33 @@ class Experiment:
     """
 
     model: Model
-    targets: Sequence[EvalTask]
+    targets: Annotated[Sequence[EvalTask], values.SOME]
     labels: Sequence[str]
     tasks: Sequence[EvalTask]
-    methods: Sequence[Method]
-    only: Sequence[str] | None = None
-    reuse: Sequence[str] = ()
-    seeds: Sequence[int] = (0,)
-    initial_checkpoint: str | None = None
-    may_miss: Sequence[str] = ()
-    may_skip: Sequence[str] = ()
+    methods: Annotated[Sequence[Method], values.SOME]
+    only: Annotated[Sequence[values.Text], values.SOME, values.DISTINCT] | None = None
+    reuse: Sequence[values.Text] = ()
+    seeds: Annotated[Sequence[values.Seed], values.SOME, values.DISTINCT] = (0,)
+    initial_checkpoint: values.Text | None = None
+    may_miss: Sequence[values.Pattern] = ()
+    may_skip: Sequence[values.Pattern] = ()
     decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Beam)
-    eval_batch_size: int = 64
+    eval_batch_size: values.Count = 64
     eval_buckets: Sequence[data.Bucket] = ()
-    eval_examples: int | None = None
-    validation_examples: int | None = None
-    unseen_examples: int = 32
+    eval_examples: values.Count | None = None
+    validation_examples: values.Count | None = None
+    unseen_examples: values.Count = 32
     probes: Sequence[Probe] = ()
-    samples: int = 3
-    model_parallel: int = 1
-    fsdp: int | None = None
+    samples: values.Whole = 3
+    model_parallel: values.Count = 1
+    fsdp: values.Count | None = None
 
     def __post_init__(self):
-        if not self.targets:
-            raise UserError("an experiment needs at least one target task")
+        values.check_fields(self)
         stages: dict[str, Stage] = {}
+        # Not later, after minutes of other work.
+        for stage in {id(s): s for method in self.methods for s in method.stages}.values():
+            stage.optimizer()
         for method in self.methods:
             for folder, stage in zip(method.folders, method.stages, strict=True):
                 if stages.setdefault(folder, stage) != stage:
@@ -114,5 +117,7 @@ class Experiment:
         for method in self.methods:
             if method.name == name:
                 return method
-        names = ", ".join(method.name for method in self.methods)
-        raise UserError(f"no method {name!r} in this run; it has {names}")
+        known = [method.name for method in self.methods]
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no method {name!r} in this run{meant}; it has {', '.join(known)}")

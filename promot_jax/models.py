@@ -21,6 +21,7 @@ from promot_jax.networks import decoder as decoder_network
 from promot_jax.networks import t5
 from promot_jax.networks.lora import Lora
 from promot_jax.trees import Tree
+from promot_jax.values import Whole
 
 Batch = dict[str, jax.Array]
 
@@ -333,7 +334,7 @@ class DecoderOnlyModel(Model):
 
     network: decoder_network.Transformer
     prefix_lm: bool = False
-    start_id: int | None = None
+    start_id: Whole | None = None
 
     family = "decoder"
     packs = True

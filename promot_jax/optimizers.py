@@ -5,15 +5,23 @@ configuration names it and changes single numbers. Settings are those of prompt-
 Adafactor is Shazeer & Stern, 2018.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from promot_jax.adafactor import adafactor
 from promot_jax.errors import UserError
+from promot_jax.values import Count, Positive, Range, Share, Weight, Whole
 
 # Either a constant or optax's function of the step.
-Rate = float | optax.Schedule
+Rate = Annotated[
+    Positive | Callable[[jax.Array], jax.Array],
+    Range("a number above 0, or a schedule such as @optimizers.warmup_cosine()", lambda rate: True),
+]
 
 
 def model_adafactor(learning_rate: Rate = 0.001) -> optax.GradientTransformation:
@@ -22,7 +30,7 @@ def model_adafactor(learning_rate: Rate = 0.001) -> optax.GradientTransformation
 
 
 def prompt_adafactor(
-    learning_rate: Rate = 0.2, weight_decay: float = 1e-5, relative: bool = False
+    learning_rate: Rate = 0.2, weight_decay: Share = 1e-5, relative: bool = False
 ) -> optax.GradientTransformation:
     """Adafactor for prompt tuning: unfactored, absolute steps, a little weight decay (A.2.4).
 
@@ -52,7 +60,7 @@ def _in_units_of_the_start(tx: optax.GradientTransformation) -> optax.GradientTr
 
 
 def adamw(
-    learning_rate: Rate = 0.001, weight_decay: float = 0.01, clip_norm: float = 1.0
+    learning_rate: Rate = 0.001, weight_decay: Weight = 0.01, clip_norm: Positive = 1.0
 ) -> optax.GradientTransformation:
     """AdamW behind a clip of the global gradient norm."""
     return optax.chain(
@@ -61,12 +69,61 @@ def adamw(
     )
 
 
-def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
-    """Rises linearly from 0 to `peak` in `warmup_steps`, then falls as a cosine to `peak / 100`.
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A learning rate that rises linearly from 0, and what it does then.
+
+    Attributes:
+      recipe: name of the function here that made it.
+      peak: the highest rate.
+      warmup_steps: steps until there.
+      steps: steps until the end, None where there is none.
+      last: the rate at the end and after it.
+    """
+
+    recipe: str
+    peak: float
+    warmup_steps: int
+    steps: int | None
+    last: float
+
+    def __post_init__(self):
+        if self.steps is not None and self.warmup_steps >= self.steps:
+            raise UserError(
+                f"optimizers.{self.recipe}: warmup_steps = {self.warmup_steps} must be below steps "
+                f"= {self.steps}, those in all"
+            )
+
+    def __call__(self, count: jax.Array) -> jax.Array:
+        """Returns the rate after `count` steps."""
+        if self.recipe == "warmup_cosine":
+            return optax.warmup_cosine_decay_schedule(
+                0.0, self.peak, self.warmup_steps, self.steps, self.last
+            )(count)
+        parts = [optax.linear_schedule(0.0, self.peak, max(self.warmup_steps, 1))]
+        after = (self.steps or 0) - self.warmup_steps
+        parts += [optax.linear_schedule(self.peak, self.last, max(after, 1))]
+        return optax.join_schedules(parts, [self.warmup_steps])(count)
+
+
+def warmup_cosine(peak: Positive, steps: Count, warmup_steps: Whole = 0) -> Schedule:
+    """Rises to `peak` in `warmup_steps`, then falls as a cosine to `peak / 100` at `steps`.
 
     Raises:
       UserError: the warm-up is not shorter than the training.
     """
-    if not 0 <= warmup_steps < steps:
-        raise UserError(f"warmup_steps = {warmup_steps} must be below the {steps} steps in all")
-    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps, peak / 100)
+    return Schedule("warmup_cosine", peak, warmup_steps, steps, peak / 100)
+
+
+def warmup_linear(peak: Positive, steps: Count, warmup_steps: Whole = 0) -> Schedule:
+    """Rises to `peak` in `warmup_steps`, then falls along a line to 0 at `steps`.
+
+    Raises:
+      UserError: the warm-up is not shorter than the training.
+    """
+    return Schedule("warmup_linear", peak, warmup_steps, steps, 0.0)
+
+
+def warmup_constant(peak: Positive, warmup_steps: Count) -> Schedule:
+    """Rises to `peak` in `warmup_steps` and stays there."""
+    return Schedule("warmup_constant", peak, warmup_steps, None, peak)

@@ -12,12 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promot_jax import architectures, checkpoints, files, models, partitioning, trees, vocabularies
+from promot_jax import (
+    architectures,
+    checkpoints,
+    files,
+    models,
+    partitioning,
+    trees,
+    values,
+    vocabularies,
+)
 from promot_jax.errors import UserError, first_line
 from promot_jax.interop import formats, peft, side_files
 from promot_jax.interop import source as sources
 from promot_jax.interop.source import Plan, Source
-from promot_jax.networks import lora, prompt
+from promot_jax.networks import lora, prompt, stack
 from promot_jax.trees import Tree
 
 
@@ -89,11 +98,11 @@ def _reporting_configuration(what: str) -> Iterator[None]:
 
 
 def bare_model(
-    path: str,
-    vocabulary: str | None = None,
-    dtype: str = "float32",
+    path: values.Text,
+    vocabulary: values.Text | None = None,
+    dtype: values.Dtype = "float32",
     scan_layers: bool = False,
-    remat: str = "none",
+    remat: stack.Remat = "none",
 ) -> models.Model:
     """Returns the model that a checkpoint is of, without prompts; `load` then reads it.
 

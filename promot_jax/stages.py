@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import jax
 import optax
 
-from promot_jax import data
+from promot_jax import data, values
 from promot_jax.attached import BARE, Attached
 from promot_jax.errors import UserError
 from promot_jax.networks.lora import Lora
@@ -48,33 +49,42 @@ class Stage:
         evaluation.
     """
 
-    name: str
-    trainable: Sequence[str]
-    mixture: str
-    task_feature_lengths: Mapping[str, int]
-    steps: int
+    name: values.Text
+    trainable: Annotated[Sequence[values.Pattern], values.SOME]
+    mixture: values.Text
+    task_feature_lengths: values.Lengths | None
+    steps: values.Count
     batches: data.Batches
     optimizer: Callable[[], optax.GradientTransformation]
-    prompt: str | Mapping[str, str] | None = None
-    prompt_length: int = 0
+    prompt: values.Text | Mapping[str, values.Text] | None = None
+    prompt_length: values.Whole = 0
     prompt_init: PromptInit | None = None
     lora: Lora | None = None
-    dropout_rate: float = 0.0
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    microbatches: int = 1
-    frozen_dtype: str | None = None
+    dropout_rate: values.Share = 0.0
+    label_smoothing: values.Share = 0.0
+    z_loss: values.Weight = 0.0
+    microbatches: values.Count = 1
+    frozen_dtype: values.Dtype | None = None
     pack: bool = True
-    eval_period: int = 100
+    eval_period: values.Count = 100
     follow_unseen: bool = False
 
     def __post_init__(self):
-        if min(self.steps, self.eval_period, self.microbatches) < 1:
-            raise UserError(
-                f"stage {self.name!r}: steps, eval_period and microbatches must be at least 1"
-            )
+        values.check_fields(self)
         if self.prompt is not None and self.prompt_length < 1:
-            raise UserError(f"stage {self.name!r} attaches a prompt, so prompt_length must be > 0")
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
+                "prompt_length",
+            )
+        rows = getattr(self.batches, "size", self.microbatches)
+        if rows % self.microbatches:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r} has batches of {rows} rows, which {{microbatches}} does not "
+                "divide; choose a divisor",
+                "microbatches",
+            )
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -111,8 +121,8 @@ class Method:
         for every task, as they are once they have been merged into a model.
     """
 
-    name: str
-    label: str
+    name: values.Text
+    label: values.Text
     stages: Sequence[Stage] = ()
     unseen: Attached = BARE
 

@@ -137,7 +137,10 @@ def test_one_process_at_a_time(run, capsys):
         (["run", "mini", "--gin_file=lost.gin"], "lost.gin"),
         (["run", "mini", "--steps=5"], "unknown argument '--steps=5'"),
         (["run", "mini", "--seeds=a"], "expected numbers such as 0,1,2"),
-        (["run", "mini", "--gin.TRAIN_STEPS=0"], "microbatches must be at least 1"),
+        (
+            ["run", "mini", "--gin.TRAIN_STEPS=0"],
+            "TRAIN_STEPS = 0: expected a whole number of at least 1",
+        ),
         (["report", "runs/nowhere"], "runs/nowhere"),
     ],
 )

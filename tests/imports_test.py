@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
     {"errors", "metrics", "progress"},
-    {"distributed", "files", "sentencepiece_bpe"},
+    {"distributed", "files", "sentencepiece_bpe", "values"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "vocabularies"},
     {"continuation"},
     {"written"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"conversion"},
     {"train", "run_facts", "probes", "integrations"},
     {"experiment"},
-    {"runner", "plan"},
+    {"runner", "plan", "bindings"},
     {"report", "configuration", "oracle"},
     {"preview"},
     {"paper"},
@@ -33,7 +33,7 @@ LAYERS = [
 ]
 # Packages that only some rooms may use.
 ONLY = {
-    "gin": {"configuration"},
+    "gin": {"bindings", "configuration"},
     "t5x": {"integrations"},
     "libtpu": {"plan"},
     "matplotlib": {"report"},
@@ -53,7 +53,7 @@ ONLY = {
 }
 WITHOUT_JAX = {
     *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
-    *("continuation", "written", "scoring", "sentencepiece_bpe"),
+    *("continuation", "written", "scoring", "sentencepiece_bpe", "values", "bindings"),
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 

@@ -195,7 +195,7 @@ def test_what_cannot_be_adapted_is_an_error():
             lora.add(params, Lora(pattern, 2, 1.0), RNG)
     with pytest.raises(UserError, match="has an adapter already"):
         lora.add(lora.add(params, LORA, RNG), LORA, RNG)
-    with pytest.raises(UserError, match="not a regular expression"):
+    with pytest.raises(UserError, match="expected a regular expression"):
         Lora("(", 2, 1.0)
     with pytest.raises(UserError, match="at least 1"):
         Lora(".*", 0, 1.0)

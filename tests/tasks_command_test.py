@@ -77,7 +77,10 @@ def test_a_file_or_checkpoint_brings_its_vocabulary(tmp_path, capsys):
         (["show", "mini_rtte"], "did you mean 'mini_rte"),
         (["show", "mini_rte", "--shots", "7"], "'mini_rte_7shot'; did you mean 'mini_rte_1shot'"),
         (["show", "mini_rte", "--split", "dev"], "no split 'dev'; it has train, validation, test"),
-        (["show", "mini_rte", "--count", "0"], "--count 0: give at least 1 row"),
+        (
+            ["show", "mini_rte", "--count", "0"],
+            "--count = 0: expected a whole number of at least 1",
+        ),
         (["show", "rte_wmt14_enfr"], "is a mixture; show one of its tasks: rte, wmt14_enfr"),
         (["show", "mini_rte", "--vocabulary", "lost.json"], "lost.json"),
         (["show", "mini_rte", "--module", "lost_module"], "--module lost_module: No module"),

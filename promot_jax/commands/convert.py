@@ -2,6 +2,7 @@
 
 import pathlib
 
+from promot_jax import files
 from promot_jax.commands import flags
 from promot_jax.commands import models as opened
 
@@ -15,9 +16,9 @@ def add_import(commands) -> None:
         "Turn a checkpoint of another program into a model folder of promot_jax.",
         "example:\n  promot import hf://google/mt5-small models/mt5_small --dry-run",
     )
-    load.add_argument("source", metavar="PATH", help=flags.ANY_CHECKPOINT)
-    load.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder for the model")
-    load.add_argument("--vocabulary", help=flags.VOCABULARY)
+    load.add_argument("source", metavar="PATH", type=flags.path, help=flags.ANY_CHECKPOINT)
+    load.add_argument("out", metavar="OUT", type=flags.folder, help="new folder for the model")
+    load.add_argument("--vocabulary", type=flags.path, help=flags.VOCABULARY)
     flags.adapters(load)
     for flag, meaning in [
         ("--may_miss", "leaves that are initialised where the checkpoint has none"),
@@ -40,8 +41,13 @@ def add_export(commands) -> None:
         "  promot export runs/mini models/mini_rte\n"
         "  promot export models/mini_rte hf/mini_rte --format huggingface",
     )
-    export.add_argument("source", metavar="RUN", help="folder of a run, or " + flags.ANY_CHECKPOINT)
-    export.add_argument("out", metavar="OUT", type=pathlib.Path, help="new folder")
+    export.add_argument(
+        "source",
+        metavar="RUN",
+        type=flags.path,
+        help="folder of a run, or " + flags.ANY_CHECKPOINT,
+    )
+    export.add_argument("out", metavar="OUT", type=flags.folder, help="new folder")
     export.add_argument(
         "--format",
         choices=("native", "huggingface", "t5x", "t5x_orbax", "peft"),
@@ -49,7 +55,7 @@ def add_export(commands) -> None:
         help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter",
     )
     export.add_argument("--prompt", help="the soft prompt that --format peft writes")
-    export.add_argument("--vocabulary", help=flags.VOCABULARY)
+    export.add_argument("--vocabulary", type=flags.path, help=flags.VOCABULARY)
     export.add_argument(
         "--merge_lora", action="store_true", help="add the low-rank adapter to the kernels first"
     )
@@ -64,6 +70,7 @@ def add_export(commands) -> None:
 
 def _import(arguments, overrides) -> None:
     flags.no_overrides(overrides)
+    files.check_new(arguments.out)
     for line in opened.checkpoint_tools().import_model(
         arguments.source,
         arguments.out,
@@ -78,6 +85,7 @@ def _import(arguments, overrides) -> None:
 
 def _export(arguments, overrides) -> None:
     flags.no_overrides(overrides)
+    files.check_new(arguments.out)
     conversion = opened.checkpoint_tools()
     from promot_jax import partitioning, pretrained, trees
     from promot_jax.interop import formats, huggingface, side_files

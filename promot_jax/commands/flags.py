@@ -1,15 +1,54 @@
 """What several commands share: flags, and checks of what was given."""
 
 import argparse
+import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
+from promot_jax import files, values
 from promot_jax.errors import UserError
 
 ANY_CHECKPOINT = "a checkpoint: Hugging Face, T5X or promot_jax folder, .gguf file"
 # Flags that are not spelt as Python spells them.
 SPELT = {"dry_run": "--dry-run"}
 VOCABULARY = "SentencePiece model or tokenizer.json, where the checkpoint has none"
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line, as everything else does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        text = message.removeprefix("argument ").replace(": = ", " = ", 1)
+        raise UserError(f"{text}; `{self.prog} --help` tells more")
+
+
+def number(kind: type, hint: Any) -> Callable[[str], Any]:
+    """Returns what reads an int or a float that a hint of `values` allows."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = text
+        if found := values.fault(value, hint):
+            raise argparse.ArgumentTypeError(f"= {text}: expected {found.allowed}")
+        return value
+
+    return read
+
+
+def path(text: str) -> str:
+    """Returns a path that was given, with the home folder for `~`."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"= {text!r} is no path")
+    return files.home(text)
+
+
+def folder(text: str) -> pathlib.Path:
+    """Returns a local path that was given, as `path` does."""
+    return pathlib.Path(path(text))
 
 
 def command(commands, name, function, summary, epilog=None) -> argparse.ArgumentParser:
@@ -29,7 +68,9 @@ def command(commands, name, function, summary, epilog=None) -> argparse.Argument
 def which_model(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a model of a run."""
     parser.add_argument("--method", help="method that made the model (default: the last trained)")
-    parser.add_argument("--seed", type=int, help="its seed (default: the run's first)")
+    parser.add_argument(
+        "--seed", type=number(int, values.Seed), help="its seed (default: the run's first)"
+    )
 
 
 def adapters(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +78,7 @@ def adapters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",
         action="append",
+        type=path,
         default=[],
         metavar="[NAME=]PATH",
         help="attach a PEFT adapter folder or a prompt in a .npy file; may be repeated",
@@ -63,7 +105,20 @@ def no_overrides(flags: Sequence[str]) -> None:
         raise UserError(f"{flags[0]}: only `promot run` takes --gin values")
 
 
-def check_seeds(seeds: str | None) -> None:
-    """Raises UserError for what are no seeds."""
-    if seeds is not None and not re.fullmatch(r"\d+(,\d+)*", seeds):
-        raise UserError(f"--seeds {seeds!r}: expected numbers such as 0,1,2")
+def seeds(text: str) -> str:
+    """Returns seeds that were given, such as `0,1,2`."""
+    found = re.fullmatch(r"\d{1,18}(,\d{1,18})*", text) and [int(n) for n in text.split(",")]
+    if not found or max(found) >= 2**32:
+        raise argparse.ArgumentTypeError(f"= {text!r}: expected numbers such as 0,1,2")
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"= {text!r} names a seed twice; give each of them once")
+    return ",".join(map(str, found))
+
+
+def names(text: str) -> str:
+    """Returns names of methods that were given, such as `promot,fine_tuning`."""
+    if not re.fullmatch(r"\w+(,\w+)*", text):
+        raise argparse.ArgumentTypeError(f"= {text!r}: expected names such as promot,fine_tuning")
+    if len(set(text.split(","))) < len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"= {text!r} names a method twice; give each of them once")
+    return text

@@ -1,7 +1,6 @@
 """`promot generate`: answers of a model."""
 
-import pathlib
-
+from promot_jax import values
 from promot_jax.commands import flags, models
 from promot_jax.errors import UserError
 
@@ -18,8 +17,10 @@ def add(commands) -> None:
         '  promot generate --checkpoint SmolLM2-135M.gguf "The capital of France is"',
     )
     generate.add_argument("words", nargs="+", metavar="[RUN] TEXT", help="texts to answer, quoted")
-    generate.add_argument("--checkpoint", help="instead of a run: " + flags.ANY_CHECKPOINT)
-    generate.add_argument("--vocabulary", help=flags.VOCABULARY)
+    generate.add_argument(
+        "--checkpoint", type=flags.path, help="instead of a run: " + flags.ANY_CHECKPOINT
+    )
+    generate.add_argument("--vocabulary", type=flags.path, help=flags.VOCABULARY)
     flags.adapters(generate)
     generate.add_argument(
         "--prompt", default="none", help="name of the soft prompt to attach, or none"
@@ -28,11 +29,32 @@ def add(commands) -> None:
         "--lora", action="store_true", help="attach the low-rank adapters that the run trained"
     )
     flags.which_model(generate)
-    generate.add_argument("--max_length", type=int, default=32, help="longest answer, in tokens")
-    generate.add_argument("--beams", type=int, help="beam search; 1 is greedy")
-    generate.add_argument("--temperature", type=float, help="sample; with --top_k, --top_p")
-    generate.add_argument("--top_k", type=int, default=0, help="sample from the K most probable")
-    generate.add_argument("--top_p", type=float, default=1.0, help="sample from this probability")
+    generate.add_argument(
+        "--max_length",
+        type=flags.number(int, values.Count),
+        default=32,
+        help="longest answer, in tokens",
+    )
+    generate.add_argument(
+        "--beams", type=flags.number(int, values.Count), help="beam search; 1 is greedy"
+    )
+    generate.add_argument(
+        "--temperature",
+        type=flags.number(float, values.Positive),
+        help="sample; with --top_k, --top_p",
+    )
+    generate.add_argument(
+        "--top_k",
+        type=flags.number(int, values.Whole),
+        default=0,
+        help="sample from the K most probable",
+    )
+    generate.add_argument(
+        "--top_p",
+        type=flags.number(float, values.Probability),
+        default=1.0,
+        help="sample from this probability",
+    )
 
 
 def _generate(arguments, overrides) -> None:
@@ -43,7 +65,7 @@ def _generate(arguments, overrides) -> None:
         run, *texts = arguments.words
         if not texts:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
-        runner, method, seed = models.open_run(pathlib.Path(run), arguments)
+        runner, method, seed = models.open_run(flags.folder(run), arguments)
         params = runner.trained_params(method, seed)
         model, decoder = runner.experiment.model, runner.experiment.decoder
         buckets = runner.experiment.eval_buckets
@@ -72,10 +94,6 @@ def _generate(arguments, overrides) -> None:
 
 def _check_generate(arguments) -> None:
     """Raises UserError for what would fail only inside the network or the tokenizer."""
-    if arguments.max_length < 1:
-        raise UserError(f"--max_length {arguments.max_length}: give at least 1 token")
-    if arguments.seed is not None and not 0 <= arguments.seed < 2**31:
-        raise UserError(f"--seed {arguments.seed}: give a number from 0 to {2**31 - 1}")
     for text in arguments.words:
         try:
             text.encode()

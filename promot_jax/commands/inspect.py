@@ -1,5 +1,6 @@
 """`promot inspect`: what a checkpoint or adapter is."""
 
+from promot_jax import values
 from promot_jax.commands import flags, models
 
 
@@ -12,12 +13,19 @@ def add(commands) -> None:
         "Say what a checkpoint or adapter is: format, sizes, leaves, prompts.",
     )
     inspect.add_argument(
-        "path", metavar="PATH", help=flags.ANY_CHECKPOINT + ", an adapter or a prompt"
+        "path",
+        metavar="PATH",
+        type=flags.path,
+        help=flags.ANY_CHECKPOINT + ", an adapter or a prompt",
     )
-    inspect.add_argument("--vocabulary", help=flags.VOCABULARY)
+    inspect.add_argument("--vocabulary", type=flags.path, help=flags.VOCABULARY)
     inspect.add_argument("--leaves", action="store_true", help="one line for each leaf")
     inspect.add_argument(
-        "--nearest", type=int, default=0, metavar="K", help="K nearest tokens of each prompt row"
+        "--nearest",
+        type=flags.number(int, values.Whole),
+        default=0,
+        metavar="K",
+        help="K nearest tokens of each prompt row",
     )
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from promot_jax import configuration
+from promot_jax import configuration, files
 from promot_jax.commands import flags
 from promot_jax.errors import UserError
 from promot_jax.paper import catalog
@@ -28,10 +28,14 @@ def add(commands) -> None:
     paper.add_argument(
         "--model", help="folder of experiments, such as mini or mt5_xl (default: the paper's)"
     )
-    paper.add_argument("--seeds", help="seeds to run, such as 0,1,2 (default: the experiment's)")
+    paper.add_argument(
+        "--seeds",
+        type=flags.seeds,
+        help="seeds to run, such as 0,1,2 (default: the experiment's)",
+    )
     paper.add_argument(
         "--runs",
-        type=pathlib.Path,
+        type=flags.folder,
         default=catalog.RUNS_FOLDER,
         metavar="FOLDER",
         help="where the runs lie, in FOLDER/MODEL/RUN (default: %(default)s)",
@@ -88,7 +92,8 @@ def listing() -> str:
 
 
 def _check(arguments, overrides) -> None:
-    flags.check_seeds(arguments.seeds)
+    if not arguments.dry_run:
+        files.check_writable(arguments.runs, "--runs")
     if arguments.collect:
         flags.refuse(arguments, ("seeds", "dry_run"), "does nothing with --collect")
         if overrides:

@@ -1,15 +1,13 @@
 """`promot plan`: what an experiment takes on a slice, before anyone has the slice."""
 
-import argparse
 import dataclasses
 import functools
 import pathlib
 import sys
 
-from promot_jax import configuration
+from promot_jax import configuration, files, values
 from promot_jax.commands import flags
 from promot_jax.errors import UserError
-from promot_jax.files import write_json
 
 
 def add(commands) -> None:
@@ -33,14 +31,18 @@ def add(commands) -> None:
         help="v4-N, v5p-N (TensorCores), v5e-N, v6e-N (chips), v4:4x4x4, cpu:N or gpu",
     )
     plan.add_argument("--stage", help="only this one, such as prompt or prompt-model")
-    plan.add_argument("--methods", help="only the stages of these, such as promot,fine_tuning")
+    plan.add_argument(
+        "--methods", type=flags.names, help="only the stages of these, such as promot,fine_tuning"
+    )
     plan.add_argument(
         "--mesh",
         metavar="AXES",
         help="sizes of axes, such as fsdp=4,model=16; data takes the rest (default: the "
         "experiment's); with --search, the axes that are settled",
     )
-    plan.add_argument("--microbatches", type=_positive, help="in place of the stage's own")
+    plan.add_argument(
+        "--microbatches", type=flags.number(int, values.Count), help="in place of the stage's own"
+    )
     plan.add_argument("--buckets", action="store_true", help="every length bucket")
     plan.add_argument("--decode", action="store_true", help="the evaluation's searches, too")
     plan.add_argument(
@@ -48,7 +50,7 @@ def add(commands) -> None:
         action="store_true",
         help="compile one stage for several meshes, with more microbatches where it does not fit",
     )
-    plan.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the figures there")
+    plan.add_argument("--json", type=flags.folder, metavar="FILE", help="write the figures there")
     plan.add_argument(
         "--gin.NAME=VALUE",
         dest="_",
@@ -58,17 +60,11 @@ def add(commands) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of parts")
-    return int(text)
-
-
 def _plan(arguments, overrides) -> None:
     if arguments.search:
         flags.refuse(arguments, ("buckets", "decode", "microbatches"), "is not for --search")
-    if arguments.json is not None and not arguments.json.absolute().parent.is_dir():
-        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+    if arguments.json is not None:
+        _check_json(arguments.json)
     from promot_jax.plan import topology
 
     slice_ = topology.parse(arguments.topology)
@@ -109,7 +105,17 @@ def _plan(arguments, overrides) -> None:
         described = {"experiment": arguments.experiment, "topology": arguments.topology}
         described["chip"] = dataclasses.asdict(slice_.chip)
         values = [tables.plain(measured, slice_.chip) for measured in found]
-        write_json(arguments.json, {**described, "programs": values})
+        files.write_json(arguments.json, {**described, "programs": values})
+
+
+def _check_json(file: pathlib.Path) -> None:
+    """Raises UserError for a file that cannot be written."""
+    files.check_local(file, "--json")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"--json {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise UserError(f"--json {file} is a folder; name a file")
+    files.check_writable(file.parent, "--json: the folder")
 
 
 def _experiment(arguments, overrides):
@@ -124,6 +130,7 @@ def _experiment(arguments, overrides):
         absent = [f"--gin.{name}=''" for name in paper_plan.missing(model, overrides)]
     configuration.parse([file], [*overrides, *absent])
     configuration.check_all_used([file], overrides)
+    configuration.check_values(overrides)
     return configuration.built()[0]
 
 

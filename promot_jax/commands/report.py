@@ -2,6 +2,7 @@
 
 import pathlib
 
+from promot_jax import files
 from promot_jax.commands import flags
 
 
@@ -17,18 +18,20 @@ def add(commands) -> None:
         "  promot report runs/mini runs/gentle --out runs/compared",
     )
     report.add_argument(
-        "run", metavar="RUN", nargs="+", type=pathlib.Path, help="folder of a run; may be several"
+        "run", metavar="RUN", nargs="+", type=flags.folder, help="folder of a run; may be several"
     )
     report.add_argument(
         "--out",
         metavar="FOLDER",
-        type=pathlib.Path,
+        type=flags.folder,
         help="folder for the report (default: the run's own; needed for several runs)",
     )
 
 
 def _report(arguments, overrides) -> None:
     flags.no_overrides(overrides)
+    if arguments.out is not None and not (arguments.out.exists() and not arguments.out.is_dir()):
+        files.check_writable(arguments.out, "--out")
     write(*arguments.run, out=arguments.out)
 
 

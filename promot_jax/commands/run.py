@@ -4,10 +4,9 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 
-from promot_jax import configuration, distributed, progress
+from promot_jax import configuration, distributed, files, progress, values
 from promot_jax.commands import flags, report
 from promot_jax.errors import UserError
 
@@ -49,8 +48,14 @@ def add(commands) -> None:
         metavar="EXPERIMENT",
         help=f"one of {', '.join(configuration.experiments())}, or the path of a .gin file",
     )
-    run.add_argument("--seeds", help="seeds to run, such as 0,1,2; the same as --gin.SEEDS=(0,1,2)")
-    run.add_argument("--methods", help="methods to run now, such as promot,fine_tuning")
+    run.add_argument(
+        "--seeds",
+        type=flags.seeds,
+        help="seeds to run, such as 0,1,2; the same as --gin.SEEDS=(0,1,2)",
+    )
+    run.add_argument(
+        "--methods", type=flags.names, help="methods to run now, such as promot,fine_tuning"
+    )
     run.add_argument(
         "--preview",
         action="store_true",
@@ -58,11 +63,15 @@ def add(commands) -> None:
     )
     own = run.add_argument_group("rows of your own", "with the experiment your_data")
     for flag, macro, meaning in MACROS:
-        own.add_argument(f"--{flag}", help=f"{meaning} (gin: {macro})".replace("%", "%%"))
+        read = flags.path if flag in PATHS else str
+        own.add_argument(
+            f"--{flag}", type=read, help=f"{meaning} (gin: {macro})".replace("%", "%%")
+        )
     own.add_argument(
         "--unseen",
         metavar="[METRIC=]FILE",
         action="append",
+        type=flags.path,
         help="rows with the fields input and target, which the model should go on answering, in "
         "place of the experiment's unseen tasks; may be repeated (default metric: exact_match)",
     )
@@ -75,10 +84,24 @@ def add(commands) -> None:
         help="find the others by what Cloud TPU, Kubernetes, SLURM or Open MPI tell each process",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 waits for them")
-    group.add_argument("--num_processes", metavar="N", type=int, help="number of processes")
-    group.add_argument("--process_id", metavar="I", type=int, help="number of this one, from 0")
+    group.add_argument(
+        "--num_processes",
+        metavar="N",
+        type=flags.number(int, values.Count),
+        help="number of processes",
+    )
+    group.add_argument(
+        "--process_id",
+        metavar="I",
+        type=flags.number(int, values.Whole),
+        help="number of this one, from 0",
+    )
     run.add_argument(
-        "--gin_file", action="append", default=[], help="a further .gin file; may be repeated"
+        "--gin_file",
+        action="append",
+        default=[],
+        type=flags.path,
+        help="a further .gin file; may be repeated",
     )
     run.add_argument(
         "--gin_search_paths",
@@ -103,14 +126,14 @@ def _run(arguments, overrides) -> None:
 
 
 def _run_experiment(arguments, overrides) -> None:
-    files = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
-    read = list(files)
+    given = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
+    read = list(given)
     if arguments.checkpoint is not None and arguments.experiment == "your_data":
         # The network and vocabulary of the checkpoint take the place of the miniature's.
         read.insert(1, str(configuration.GIN_FOLDER / "models" / "checkpoint.gin"))
     if arguments.unseen:
         read.insert(1, str(configuration.GIN_FOLDER / "tasks" / "unseen_files.gin"))
-    searched = [folder for folder in arguments.gin_search_paths.split(",") if folder]
+    searched = [files.home(folder) for folder in arguments.gin_search_paths.split(",") if folder]
     own = _own(arguments)
     overrides = [*_chosen(arguments), *own.values(), *overrides]
     configuration.parse(read, overrides, searched)
@@ -119,7 +142,10 @@ def _run_experiment(arguments, overrides) -> None:
     if arguments.unseen:
         # The macro alone is always used; these files must also be the experiment's unseen tasks.
         _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()")
-    configuration.check_all_used(files, overrides)
+    configuration.check_all_used(given, overrides)
+    configuration.check_values(overrides)
+    if not arguments.preview and distributed.is_main():
+        _check_places()
     experiment, model_dir, config = configuration.built()
     from promot_jax import preview
 
@@ -159,17 +185,22 @@ def _held(folder: pathlib.Path, config: str) -> Iterator[None]:
         yield
 
 
+def _check_places() -> None:
+    """Raises UserError for folders that the run could not write, or not take stages from."""
+    files.check_writable(configuration.model_dir(), "MODEL_DIR")
+    for reused in configuration.reused():
+        folder = pathlib.Path(reused)
+        if not (folder / "config.gin").is_file() and not any(folder.glob("seed_*")):
+            what = "is no run folder" if folder.is_dir() else "is no folder"
+            raise UserError(f"REUSE {reused!r} {what}; name folders of earlier runs")
+
+
 def _chosen(arguments) -> list[str]:
     """Returns the gin flags that --seeds and --methods stand for."""
     chosen = []
-    flags.check_seeds(arguments.seeds)
     if arguments.seeds is not None:
         chosen.append(f"--gin.SEEDS=({arguments.seeds},)")
     if arguments.methods is not None:
-        if not re.fullmatch(r"\w+(,\w+)*", arguments.methods):
-            raise UserError(
-                f"--methods {arguments.methods!r}: expected names such as promot,fine_tuning"
-            )
         chosen.append(f"--gin.METHODS={tuple(arguments.methods.split(','))!r}")
     return chosen
 

@@ -5,7 +5,7 @@ import os
 import pkgutil
 import sys
 
-from promot_jax import configuration
+from promot_jax import configuration, values
 from promot_jax.commands import flags
 from promot_jax.errors import UserError
 
@@ -26,12 +26,22 @@ def add(commands) -> None:
         "action", nargs="?", choices=("list", "show"), default="list", help="list is the default"
     )
     tasks.add_argument("name", nargs="?", metavar="NAME", help="a task to show")
-    tasks.add_argument("--shots", type=int, help="its variant NAME_Kshot, with K exemplars")
+    tasks.add_argument(
+        "--shots",
+        type=flags.number(int, values.Whole),
+        help="its variant NAME_Kshot, with K exemplars",
+    )
     tasks.add_argument("--split", help="default: validation, else test, else train")
-    tasks.add_argument("--count", type=int, help="rows to show (default: 3)")
+    tasks.add_argument(
+        "--count", type=flags.number(int, values.Count), help="rows to show (default: 3)"
+    )
     tasks.add_argument("--module", help="a Python module that registers further tasks")
-    tasks.add_argument("--checkpoint", help="whose vocabulary to show: " + flags.ANY_CHECKPOINT)
-    tasks.add_argument("--vocabulary", help="SentencePiece model or tokenizer.json to show")
+    tasks.add_argument(
+        "--checkpoint", type=flags.path, help="whose vocabulary to show: " + flags.ANY_CHECKPOINT
+    )
+    tasks.add_argument(
+        "--vocabulary", type=flags.path, help="SentencePiece model or tokenizer.json to show"
+    )
 
 
 def _tasks(arguments, overrides) -> None:
@@ -43,8 +53,6 @@ def _tasks(arguments, overrides) -> None:
         flags.refuse(arguments, only, "goes with `promot tasks show NAME`")
     elif arguments.name is None:
         raise UserError("`promot tasks show` needs the name of a task; `promot tasks` lists them")
-    if arguments.count is not None and arguments.count < 1:
-        raise UserError(f"--count {arguments.count}: give at least 1 row")
     with configuration.quiet_native_logs():
         from absl import logging
 

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from promot_jax import values
 from promot_jax.decoding.interface import (
     PAD_ID,
     SHARED,
@@ -272,8 +273,8 @@ class Beam:
       UserError: `num_beams` below 1.
     """
 
-    num_beams: int = 4
-    alpha: float = 0.6
+    num_beams: values.Count = 4
+    alpha: values.Weight = 0.6
     length_penalty: LengthPenalty = gnmt_penalty
     finish: Finish = finish_any
     stop: Stop = stop_settled
@@ -299,7 +300,7 @@ class Beam:
 
 
 def huggingface_beam(
-    num_beams: int = 4,
+    num_beams: values.Count = 4,
     length_penalty: float = 1.0,
     early_stopping: bool | Literal["never"] = False,
 ) -> Beam:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from promot_jax import values
 from promot_jax.decoding.interface import (
     PAD_ID,
     Cache,
@@ -209,10 +210,10 @@ class Sample:
     """
 
     num_beams: int = dataclasses.field(default=1, init=False)
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    temperature: values.Positive = 1.0
+    top_k: values.Whole = 0
+    top_p: values.Probability = 1.0
+    seed: values.Seed = 0
 
     def __post_init__(self):
         if self.temperature == 0:

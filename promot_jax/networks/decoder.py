@@ -14,13 +14,15 @@ Padding may therefore stand anywhere in a row.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from promot_jax.errors import UserError
+from promot_jax import values
 from promot_jax.networks import layers, masks, rotary, stack
 from promot_jax.networks.grouped_attention import GroupedAttention
 from promot_jax.networks.lora import Lora
@@ -59,42 +61,43 @@ class DecoderConfig:
       lora: which kernels have a low-rank adapter, see `lora.Lora`.
     """
 
-    vocab_size: int
-    emb_dim: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_layers: int
-    mlp_activations: tuple[str, ...] = ("silu", "linear")
+    vocab_size: values.Count
+    emb_dim: values.Count
+    num_heads: values.Count
+    num_kv_heads: values.Count
+    head_dim: values.Count
+    mlp_dim: values.Count
+    num_layers: values.Count
+    mlp_activations: Annotated[Sequence[layers.Activation], values.SOME] = ("silu", "linear")
     parallel: bool = False
-    norm: str = "rms"
-    norm_epsilon: float = 1e-6
-    rope_base: float = 10000.0
+    norm: Literal["rms", "layer"] = "rms"
+    norm_epsilon: values.Positive = 1e-6
+    rope_base: values.Positive = 10000.0
     rope_scaling: rotary.Scaling | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
     logits_via_embedding: bool = True
-    logit_scale: float = 1.0
-    dropout_rate: float = 0.0
-    dtype: str = "float32"
+    logit_scale: values.Positive = 1.0
+    dropout_rate: values.Share = 0.0
+    dtype: values.Dtype = "float32"
     prompt_names: tuple[str, ...] = ()
-    prompt_length: int = 0
+    prompt_length: values.Whole = 0
     prompt_init: Initializer = DEFAULT_INIT
     scan_layers: bool = False
-    remat: str = "none"
+    remat: stack.Remat = "none"
     lora: Lora | None = None
 
     def __post_init__(self):
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"DecoderConfig.num_kv_heads = {self.num_kv_heads} does not divide num_heads = "
-                f"{self.num_heads}; choose a divisor"
+            raise values.Misfit(
+                self,
+                "{num_kv_heads} does not divide {num_heads}; choose a divisor",
+                *("num_kv_heads", "num_heads"),
             )
         if self.head_dim % 2:
-            raise UserError(f"DecoderConfig.head_dim = {self.head_dim}; rotary needs an even one")
+            raise values.Misfit(self, "{head_dim}; rotary needs an even one", "head_dim")
         if self.norm not in ("rms", "layer"):
-            raise UserError(f"DecoderConfig.norm = {self.norm!r}; choose 'rms' or 'layer'")
+            raise values.Misfit(self, "{norm}; choose 'rms' or 'layer'", "norm")
         stack.check_remat(self.remat)
 
     @property

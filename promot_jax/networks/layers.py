@@ -6,6 +6,7 @@ activations. Kernels are two-dimensional: heads and head dimension share one axi
 
 import functools
 import operator
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,15 @@ from flax.linen import partitioning
 
 from promot_jax.networks.lora import Lora, low_rank
 from promot_jax.networks.prompt import Initializer
+from promot_jax.values import Range
+
+Activation = Annotated[
+    str,
+    Range(
+        "the name of an activation in flax.linen, such as 'gelu', or 'linear'",
+        lambda name: name == "linear" or (name.islower() and callable(getattr(nn, name, None))),
+    ),
+]
 
 # Large enough to vanish in a float32 softmax, finite so that a row without any valid key is
 # uniform and not NaN.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from promot_jax import trees
+from promot_jax import trees, values
 from promot_jax.errors import UserError
 from promot_jax.trees import Tree
 
@@ -32,19 +32,12 @@ class Lora:
       alpha: the product is multiplied by `alpha / rank`.
     """
 
-    pattern: str
-    rank: int
-    alpha: float
+    pattern: values.Pattern
+    rank: values.Count
+    alpha: values.Positive
 
     def __post_init__(self):
-        if self.rank < 1:
-            raise UserError(f"Lora.rank = {self.rank}; give a number of at least 1")
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise UserError(
-                f"Lora.pattern {self.pattern!r} is not a regular expression: {error}"
-            ) from None
+        values.check_fields(self)
 
     @property
     def scale(self) -> float:

@@ -6,6 +6,7 @@ a first axis `layers`. `trees.stack_layers` and `trees.unstack_layers` convert p
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,8 @@ REMAT_POLICIES = {
     "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": None,
 }
+
+Remat = Literal["none", "minimal", "full"]
 
 # Calls one layer: (layer, x, number of the layer where it shares a cache, else None) -> x.
 Call = Callable[[nn.Module, jax.Array, jax.Array | None], jax.Array]

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from promot_jax import values
 from promot_jax.networks import layers, masks, stack
 from promot_jax.networks.lora import Lora
 from promot_jax.networks.prompt import DEFAULT_INIT, Initializer, PromptBank
@@ -37,22 +40,22 @@ class T5Config:
         `decoder/layers_0/mlp/wo/kernel`, with `layers` for `layers_0` when they are scanned.
     """
 
-    vocab_size: int
-    emb_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_encoder_layers: int
-    num_decoder_layers: int
-    mlp_activations: tuple[str, ...] = ("gelu", "linear")
-    dropout_rate: float = 0.1
-    dtype: str = "float32"
+    vocab_size: values.Count
+    emb_dim: values.Count
+    num_heads: values.Count
+    head_dim: values.Count
+    mlp_dim: values.Count
+    num_encoder_layers: values.Count
+    num_decoder_layers: values.Count
+    mlp_activations: Annotated[Sequence[layers.Activation], values.SOME] = ("gelu", "linear")
+    dropout_rate: values.Share = 0.1
+    dtype: values.Dtype = "float32"
     logits_via_embedding: bool = False
     prompt_names: tuple[str, ...] = ()
-    prompt_length: int = 0
+    prompt_length: values.Whole = 0
     prompt_init: Initializer = DEFAULT_INIT
     scan_layers: bool = False
-    remat: str = "none"
+    remat: stack.Remat = "none"
     lora: Lora | None = None
 
     def __post_init__(self):

@@ -116,6 +116,7 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
     chosen = [] if seeds is None else [f"--gin.SEEDS=({seeds},)"]
     configuration.parse([file], [*flags, *chosen])
     configuration.check_all_used([file], flags)
+    configuration.check_values(flags)
     built, _, _ = configuration.built()
     found = [built.method(name) for name in methods]
     using: dict[str, list[str]] = {}

@@ -8,13 +8,13 @@ cosine is near 1, a step teaches the format and little else (the paper's Figures
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from promot_jax import data, partitioning, trees
+from promot_jax import data, partitioning, trees, values
 from promot_jax.attached import Attached
 from promot_jax.errors import UserError
 from promot_jax.models import Batch, Model
@@ -46,12 +46,12 @@ class GradientCosine:
         its query and key get next to no gradient. A decoder-only model has `self_attention` alone.
     """
 
-    task: str
-    randomized: str
-    task_feature_lengths: Mapping[str, int]
-    batch_size: int = 32
-    examples: int = 128
-    attention: str = "self_attention|encoder_decoder_attention"
+    task: values.Text
+    randomized: values.Text
+    task_feature_lengths: values.Lengths
+    batch_size: values.Count = 32
+    examples: values.Count = 128
+    attention: values.Pattern = "self_attention|encoder_decoder_attention"
 
     def __post_init__(self):
         try:
