@@ -129,7 +129,11 @@ class Runner:
     def _unfinished(self) -> list[str]:
         folders = {name for method in self.experiment.selected for name in method.folders}
         seeds = [self.folder / f"seed_{seed}" for seed in self.experiment.seeds]
-        return sorted(name for name in folders if any(_finished(s / name) is None for s in seeds))
+        return sorted(
+            name
+            for name in folders
+            if any(stage_folder.finished(seed / name) is None for seed in seeds)
+        )
 
     def starting_point(self, seed: int) -> Tree:
         """Returns the parameters that every method of a seed starts from, placed on the mesh.

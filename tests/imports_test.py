@@ -40,8 +40,8 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *("architectures", "continuation", "data", "integrations", "models", "preview", "scoring"),
-        *("settings", "tasks", "vocabularies"),
+        *("architectures", "continuation", "data", "integrations", "models", "oracle", "preview"),
+        *("scoring", "settings", "tasks", "vocabularies"),
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
