@@ -141,7 +141,7 @@ class StageCheckpoints:
             other frozen leaves.
         """
         path = self._folder / str(step)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state.saved)
+        target = state.saved_shapes
         for leaf in jax.tree.leaves(state.replace(frozen={})):
             leaf.delete()
         try:

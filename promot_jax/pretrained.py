@@ -225,7 +225,7 @@ def load(
     if not model.stacked:
         return params
     shardings = jax.tree.map(lambda leaf: leaf.sharding, expected_leaves(model, mesh))
-    return jax.jit(trees.stack_layers, out_shardings=shardings)(params)
+    return trees.stack_and_release(params, shardings)
 
 
 # Fields of a configuration that no shape shows, and that change what a network computes.

@@ -1,6 +1,6 @@
 """The partitioned training state: freezing is a property of the state, not of the optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
@@ -34,33 +34,45 @@ class TrainState:
 
     @property
     def saved(self) -> Tree:
-        """What a stage checkpoint holds: everything that this stage can change, layer by layer."""
+        """What a stage checkpoint holds: everything that this stage can change, layer by layer.
+
+        See `trees.layers_on_host`: it is to be written or copied before the next step.
+        """
+        return self._split(trees.layers_on_host)
+
+    @property
+    def saved_shapes(self) -> Tree:
+        """Shapes, dtypes and shardings of `saved`."""
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            self.replace(frozen={}),
+        )
+        return shapes._split(trees.unstack_layers)
+
+    def _split(self, unstack: Callable[[Tree], Tree]) -> Tree:
         return {
             "step": self.step,
-            "trainable": trees.unstack_layers(self.trainable),
-            "opt_state": _of_each_tree(trees.unstack_layers, self.opt_state),
+            "trainable": unstack(self.trainable),
+            "opt_state": _of_each_tree(unstack, self.opt_state),
         }
 
     def restored(self, saved: Tree) -> "TrainState":
-        """Returns the state that `saved` was of; its frozen leaves are those of this one."""
-        if not trees.is_stacked(self.trainable):
-            return self.replace(**saved)
-        own = self.replace(frozen={})
+        """Returns the state that `saved` was of; its frozen leaves are those of this one.
 
-        def stack(saved):
-            opt_state = _of_each_tree(
-                lambda own, tree: trees.stack_layers(tree) if trees.is_stacked(own) else tree,
-                own.opt_state,
-                saved["opt_state"],
-            )
-            return own.replace(
-                step=saved["step"],
-                trainable=trees.stack_layers(saved["trainable"]),
-                opt_state=opt_state,
-            )
+        Arrays of `saved` that are stacked are deleted.
+        """
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.replace(frozen={}))
 
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, own)
-        return jax.jit(stack, out_shardings=shardings)(saved).replace(frozen=self.frozen)
+        def stack(shardings, tree):
+            if not trees.is_stacked(shardings):
+                return tree
+            return trees.stack_and_release(tree, shardings)
+
+        return self.replace(
+            step=saved["step"],
+            trainable=stack(shardings.trainable, saved["trainable"]),
+            opt_state=_of_each_tree(stack, shardings.opt_state, saved["opt_state"]),
+        )
 
     def apply_gradients(self, gradients: Tree, tx: optax.GradientTransformation) -> "TrainState":
         """Returns the state one step later; `gradients` has the structure of `trainable`."""

@@ -4,9 +4,12 @@ A tree is a nested dict of arrays; the path of a leaf is its keys joined by `/`,
 `encoder/layers_0/mlp/wo/kernel`. Patterns are regular expressions that must match a whole path.
 """
 
+import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -113,12 +116,49 @@ def stack_layers(tree: Tree) -> Tree:
 
 
 def unstack_layers(tree: Tree) -> Tree:
-    """Inverse of `stack_layers`.
+    """Inverse of `stack_layers`; shapes keep the sharding that a layer has in its stack.
 
     Raises:
       UserError: the leaves of a stack differ in their number of layers.
     """
     return _unstacked(tree, "")
+
+
+def stack_and_release(tree: Tree, shardings: Tree) -> Tree:
+    """Returns `stack_layers(tree)` on the devices, where each layer is deleted once it is stacked.
+
+    So there is hardly more than one copy at any time.
+
+    Args:
+      tree: jax arrays, which nothing else may need any more.
+      shardings: of the stacked leaves.
+
+    Raises:
+      UserError: as `stack_layers`.
+    """
+    later = {path: _Pile(leaf, leaf.shape, leaf.dtype) for path, leaf in flatten(tree).items()}
+    places, stacked = flatten(shardings), {}
+    for path, pile in flatten(stack_layers(unflatten(later))).items():
+        stacked[path] = pile.parts
+        if isinstance(pile.parts, tuple):
+            stacked[path] = jax.block_until_ready(_stack_at(places[path])(pile.parts))
+            for part in jax.tree.leaves(pile.parts):
+                part.delete()
+    return unflatten(stacked)
+
+
+def layers_on_host(tree: Tree) -> Tree:
+    """Returns `unstack_layers(tree)` for a reader, without another copy on the devices.
+
+    Layers are numpy views of their stack in the memory of the host, on a CPU of the very stack:
+    they must be gone before it is donated. Leaves without layers stay what they are. A stack of
+    which other processes hold parts is cut on the devices.
+    """
+    leaves = flatten(tree)
+    for path, leaf in leaves.items():
+        if STACKED in path.split("/") and getattr(leaf, "is_fully_addressable", False):
+            leaves[path] = _viewed(leaf)
+    return unstack_layers(unflatten(leaves))
 
 
 def is_stacked(tree: Tree) -> bool:
@@ -168,8 +208,39 @@ def _check_alike(layers: list[dict[str, Any]], place: str) -> None:
                 )
 
 
+class _Pile(NamedTuple):
+    """What will be stacked: an array, or a tuple of such."""
+
+    parts: Any
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@functools.lru_cache(maxsize=64)
+def _stack_at(sharding: Any) -> Any:
+    def stack(parts):
+        return jnp.stack([stack(part) for part in parts]) if isinstance(parts, tuple) else parts
+
+    return jax.jit(stack, out_shardings=sharding)
+
+
+def _viewed(leaf: jax.Array) -> np.ndarray:
+    """Returns the values of an array, which does not keep the host's copy as `np.asarray` makes it.
+
+    With one an array could not be donated any more.
+    """
+    devices = leaf.sharding.device_set
+    if len(devices) == 1 and leaf.dtype.isbuiltin and next(iter(devices)).platform == "cpu":
+        return np.asarray(memoryview(leaf))
+    shards = [shard.data for shard in leaf.addressable_shards]
+    return np.asarray(jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards))
+
+
 def _stack(leaves: list[Any]) -> Any:
     first = leaves[0]
+    if isinstance(first, _Pile):
+        shape = (len(leaves), *first.shape)
+        return _Pile(tuple(leaf.parts for leaf in leaves), shape, first.dtype)
     if isinstance(first, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype)
     return (np if isinstance(first, np.ndarray | np.generic) else jnp).stack(leaves)
@@ -201,7 +272,11 @@ def _layer(leaf: Any, number: int) -> Any:
     if isinstance(leaf, _Part):
         return leaf.of_layer(number)
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        sharding = leaf.sharding
+        if isinstance(sharding, jax.NamedSharding):
+            spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
+            sharding = jax.NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
     # A number out of a numpy array would be a scalar and no array.
     return np.asarray(leaf[number]) if isinstance(leaf, np.ndarray) else leaf[number]
 
@@ -238,10 +313,42 @@ def checksum(tree: Tree) -> str:
     """Returns the `fingerprint` of all leaves, which are read back from the device one by one.
 
     It depends neither on the devices and processes that hold them nor on whether layers are
-    stacked, and needs the memory of one leaf of one layer.
+    stacked, and needs the memory of two leaves of one layer. The same jax arrays, which nobody can
+    change, are read once in a process.
     """
+    arrays = flatten(tree)
+    key = tuple((path, id(array)) for path, array in arrays.items())
+    known = _checksums.get(key)
+    if known and all(ref() is array for ref, array in zip(known[1], arrays.values(), strict=True)):
+        return known[0]
     leaves = flatten(unstack_layers(jax.tree.map(_Part, tree)))
-    return fingerprint((path, _whole(part.read())) for path, part in leaves.items())
+    found = fingerprint(_ahead((path, part) for path, part in leaves.items()))
+    if all(isinstance(array, jax.Array) for array in arrays.values()):
+        # An array that is gone takes its entry along.
+        forget = functools.partial(_forget, key)
+        _checksums[key] = (found, [weakref.ref(array, forget) for array in arrays.values()])
+    return found
+
+
+# Checksums of trees of jax arrays, by the paths and identities of these.
+_checksums: dict[tuple, tuple[str, list[weakref.ref]]] = {}
+
+
+def _forget(key: tuple, _: weakref.ref) -> None:
+    _checksums.pop(key, None)
+
+
+def _ahead(parts: Iterable[tuple[str, "_Part"]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads each part while the one before it is used."""
+    with futures.ThreadPoolExecutor(1) as reader:
+        before = None
+        for path, part in parts:
+            coming = (path, reader.submit(lambda part: _whole(part.read()), part))
+            if before:
+                yield before[0], before[1].result()
+            before = coming
+        if before:
+            yield before[0], before[1].result()
 
 
 class _Part(NamedTuple):
@@ -274,5 +381,6 @@ def fingerprint(leaves: Iterable[tuple[str, Any]]) -> str:
     for path, leaf in leaves:
         array = np.asarray(leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        # As bytes, without a copy: Python's buffers know no bfloat16.
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()[:16]

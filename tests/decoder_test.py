@@ -245,6 +245,63 @@ def test_cached_decoding_equals_whole_rows(scan_layers):
     assert_close(found[valid], np.asarray(expected)[valid], 1e-4)
 
 
+@pytest.mark.parametrize(("scan_layers", "dtype"), [(False, "float32"), (True, "bfloat16")])
+def test_beams_share_the_keys_of_their_inputs(scan_layers, dtype):
+    """Beams of a row over one copy of its inputs equal rows with a copy each, through a search."""
+    changes = PROMPTED | {"scan_layers": scan_layers, "dtype": dtype}
+    net, params = network(**changes), random_params(**PROMPTED)
+    params = trees.stack_layers(params) if scan_layers else params
+    tokens, ids = tokens_of(13, 2, 5), jnp.array([0, -1])
+    segments = np.array([[1] * 5, [0, 0] + [1] * 3])
+    apply = functools.partial(
+        net.apply, enable_dropout=False, decode=True, max_decode_length=4, mutable=["cache"]
+    )
+
+    def start(rows):
+        fields = {"decoder_segment_ids": segments, "decoder_causal_attention": segments}
+        fields = {name: np.repeat(field, rows, 0) for name, field in fields.items()}
+        variables = apply(
+            {"params": params}, tokens.repeat(rows, 0), prompt_ids=ids.repeat(rows), **fields
+        )[1]
+        return decoder.step_back(variables["cache"])
+
+    sizes = []
+
+    def step(tokens, cache):
+        named = [(str(path[-1].key), leaf) for path, leaf in jax.tree.leaves_with_path(cache)]
+        sizes.append({name: leaf.shape[0] for name, leaf in named if leaf.ndim})
+        found, changed = apply({"params": params, "cache": cache}, tokens)
+        return found[:, -1], changed["cache"]
+
+    @quick_jit
+    def search(cache):
+        options = {"batch_size": 2, "num_beams": 3, "max_length": 4, "eos_id": EOS}
+        return decoding.beam_search(cache, step, start_tokens=tokens[:, -1], **options)
+
+    @quick_jit
+    def follow(cache, sequences):
+        fed = jnp.concatenate([tokens[:, -1:].repeat(3, 0), sequences[:, :-1]], axis=1)
+        total = 0.0
+        for column in range(4):
+            found, cache = step(fed[:, column, None], cache)
+            log_probs = jax.nn.log_softmax(found)
+            total += jnp.take_along_axis(log_probs, sequences[:, column, None], axis=1)[:, 0]
+        return total
+
+    sequences, scores = search(start(1))
+    shared = {name for name in sizes[0] if name.startswith("prefix_")}
+    assert shared == {"prefix_key", "prefix_value", "prefix_valid"}
+    assert {name: size for name, size in sizes[0].items() if size == 2}.keys() == shared
+    assert set(sizes[0].values()) == {2, 6}
+    unfinished = np.asarray(sequences != EOS).all(axis=-1)
+    assert unfinished.any()
+    # No leaf is shared where each row has its own.
+    alone = follow(start(3), sequences.reshape(6, 4)).reshape(2, 3)
+    penalty = decoding.gnmt_penalty(4, 0.6)
+    tolerance = 1e-4 if dtype == "float32" else 2e-2
+    assert_close(scores[unfinished], (alone / penalty)[unfinished], tolerance)
+
+
 def test_last_is_a_slice():
     params = random_params(**PROMPTED)
     tokens = tokens_of(12, 2, 6)

@@ -1,3 +1,5 @@
+import hashlib
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -90,6 +92,68 @@ def test_checksum_is_that_of_each_layer():
     swapped = {**layers, "layers_9": layers["layers_10"], "layers_10": layers["layers_9"]}
     stacked = trees.stack_layers({**tree, "decoder": swapped})
     assert trees.checksum(stacked) != trees.checksum(tree)
+
+
+def test_checksum_is_sha256_of_what_older_runs_hashed():
+    tree = {"a": {"x": jnp.arange(6.0).reshape(2, 3)}, "b": jnp.ones(3, jnp.bfloat16)}
+    tree["c"], tree["d"] = jnp.zeros(()), np.zeros((0, 2), bool)
+    text = b"a/x float32 (2, 3)\n" + np.arange(6, dtype=np.float32).tobytes()
+    text += b"b bfloat16 (3,)\n" + b"\x80\x3f" * 3
+    text += b"c float32 ()\n" + bytes(4) + b"d bool (0, 2)\n"
+    assert trees.checksum(tree) == hashlib.sha256(text).hexdigest()[:16]
+
+
+def test_the_same_arrays_are_hashed_once(monkeypatch):
+    tree = {"layers": {"x": jnp.arange(4.0)}, "y": jnp.ones(2)}
+    expected = trees.checksum(tree)
+    monkeypatch.setattr(trees, "fingerprint", lambda leaves: len(list(leaves)))
+    assert trees.checksum({"y": tree["y"], "layers": dict(tree["layers"])}) == expected
+    # Another array, another name, an array that anyone can change: all are read.
+    assert trees.checksum(tree | {"y": jnp.ones(2)}) == 5
+    assert trees.checksum({"layers": tree["layers"], "z": tree["y"]}) == 5
+    changing = {"x": np.ones(2)}
+    assert trees.checksum(changing) == trees.checksum(changing) == 1
+    known = len(trees._checksums)
+    del tree
+    assert len(trees._checksums) < known
+
+
+def bytes_on_devices():
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_layers_are_read_and_stacked_without_a_second_copy():
+    def tree():
+        layers = {f"layers_{n}": {"x": jnp.full((64, 64), float(n))} for n in range(8)}
+        return {"a": layers, "norm": jnp.ones(3)}
+
+    before = bytes_on_devices()
+    given, stacked = tree(), trees.stack_layers(tree())
+    size = (bytes_on_devices() - before) // 2
+    assert size >= 8 * 64 * 64 * 4
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, stacked)
+    found = trees.stack_and_release(given, shardings)
+    assert bytes_on_devices() - before == 2 * size
+    assert given["a"]["layers_3"]["x"].is_deleted()
+    assert same(found, stacked)
+
+    views = trees.layers_on_host(found)
+    assert bytes_on_devices() - before == 2 * size
+    assert same(views, tree())
+    del views
+    # A step can still write where its state was.
+    place = found["a"]["layers"]["x"].unsafe_buffer_pointer()
+    moved = jax.jit(lambda x: x + 1, donate_argnums=0)(found["a"]["layers"]["x"])
+    assert moved.unsafe_buffer_pointer() == place
+
+
+def test_shapes_of_layers_keep_where_they_are():
+    mesh = jax.make_mesh((1, 1), ("data", "model"))
+    placed = jax.NamedSharding(mesh, jax.P(None, "data", "model"))
+    shape = jax.ShapeDtypeStruct((2, 4, 6), jnp.float32, sharding=placed)
+    for layer in trees.unstack_layers({"layers": {"x": shape}}).values():
+        assert layer["x"].shape == (4, 6)
+        assert layer["x"].sharding.spec == jax.P("data", "model")
 
 
 # Layers of one stack have the same leaves and shapes; the kind of array is the tree's.
