@@ -43,7 +43,7 @@ def ask(
     vocabulary: seqio.Vocabulary | None,
     length: int | None = None,
     decode: Decode | None = None,
-    further: Sequence[Mapping[str, Any]] = (),
+    further: Sequence[str] = (),
 ) -> Oracle:
     """Scores the targets of rows as if they were predictions.
 
@@ -54,7 +54,7 @@ def ask(
       vocabulary: of the model; None is the task's own.
       length: longest target in tokens, its end-of-sequence token included; None cuts nothing.
       decode: the model's; the vocabulary's, if None.
-      further: rows that are not scored, but whose targets must differ from those of others, too.
+      further: targets of rows that are not scored; they must differ from others, too.
     """
     judge = Judge(task, examples, vocabulary)
     words = judge.writer.vocabulary
@@ -64,7 +64,7 @@ def ask(
     answers = judge.answers(predictions)
     found = judge.metrics(answers)
     score = next(iter(found.values())) if metric is None else found[metric]
-    reasons = _equal_targets([judge, Judge(task, further, vocabulary)])
+    reasons = _equal_targets(judge, further)
     if score < PERFECT:
         lost = [row != whole for row, whole in zip(cut, ids, strict=True)]
         reasons = [*_reasons(judge, ids, lost, length, answers), *reasons]
@@ -105,14 +105,13 @@ def _perfect(metric_fn: Any, target: Any, answer: Any) -> bool:
     return all(score >= PERFECT for score in metric_fn([target], [answer]).values())
 
 
-def _equal_targets(judges: Sequence[Judge]) -> list[str]:
+def _equal_targets(judge: Judge, further: Sequence[str]) -> list[str]:
     """Returns a line that names targets which differ in the rows and count as one, if there are.
 
     Several answers to one row are meant to be equal and do not count.
     """
-    judge = judges[0]
     form = metrics.form(judge.metric_fns[0])
-    targets = itertools.chain.from_iterable(judge.plain_targets() for judge in judges)
+    targets = itertools.chain(judge.plain_targets(), further)
     texts = dict.fromkeys(text.strip() for target in targets if (text := _first(target)))
     groups: dict[str, set[str]] = collections.defaultdict(set)
     for text in itertools.islice(texts, MOST_TARGETS):

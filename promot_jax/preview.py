@@ -7,6 +7,7 @@ than the feature lengths of their task are cut.
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,11 +102,7 @@ class Preview:
         self._experiment, self._vocabulary = experiment, experiment.model.vocabulary
         if self._vocabulary is None:
             raise UserError("the model has no vocabulary; name its file as VOCABULARY")
-        self._rows = {task.name: self._read_rows(task.name) for task in experiment.targets}
-        self._texts = {
-            name: {split: _texts(name, rows, self._vocabulary) for split, rows in splits.items()}
-            for name, splits in self._rows.items()
-        }
+        self._texts = {task.name: self._read(task.name) for task in experiment.targets}
         self._sizes = {
             name: {split: measure(rows, self._vocabulary) for split, rows in splits.items()}
             for name, splits in self._texts.items()
@@ -170,7 +167,7 @@ class Preview:
         found = self._read_rows(task, splits)
         return {split: _texts(task, rows, self._vocabulary) for split, rows in found.items()}
 
-    def _read_rows(self, task: str, splits: Sequence[str] = SPLITS) -> dict[str, list[dict]]:
+    def _read_rows(self, task: str, splits: Sequence[str]) -> dict[str, list[dict]]:
         known = data.with_vocabulary(task, None).splits
         limit = _limit(task)
         return {s: _examples(task, s, limit, self._vocabulary) for s in splits if s in known}
@@ -200,12 +197,12 @@ class Preview:
             lines += ["", _classes(texts["train"])]
         lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes.values(), lengths)]
-        rows = self._rows[task.name]
-        asked = [row for split, part in rows.items() if split != "train" for row in part]
-        found = self._ask(task, asked, lengths, rows["train"])
-        lines += ["", f"  oracle {found.score:.1f}"]
         warnings = [*self._warnings(task, texts), *_unknown(sizes.values())]
-        warnings += _below(found, task.metric)
+        splits = self._read_rows(task.name, SPLITS[1:]).values()
+        if rows := list(itertools.chain.from_iterable(splits)):
+            found = self._ask(task, rows, lengths, [target for _, target in texts["train"]])
+            lines += ["", f"  oracle {found.score:.1f}"]
+            warnings += _below(found, task.metric)
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
     @functools.cached_property
