@@ -174,6 +174,8 @@ def export_model(
         for name in (adapters if format_name != "peft" else [""])
     ]
     yield from _columns(("", "leaves", "parameters", "memory", ""), rows)
+    if format_name == "huggingface" and dtype != "float32":
+        yield f"weights are written as {dtype}; --dtype float32 keeps them as they were trained"
     files.check_new(out)
     if dry_run:
         return

@@ -87,12 +87,6 @@ class Model(abc.ABC):
         eos_id = self.vocabulary.eos_id
         return (eos_id, *(i for i in self.end_ids if i != eos_id))
 
-    def _until_end(self, row: Sequence[int]) -> list[int]:
-        """Returns the tokens before the first end."""
-        tokens = [int(token) for token in row]
-        ends = [place for place, token in enumerate(tokens) if token in self.ends]
-        return tokens[: ends[0]] if ends else tokens
-
     @property
     def stacked(self) -> bool:
         """Whether the parameters of all layers share a place, see `networks.stack`."""
@@ -241,17 +235,13 @@ class EncoderDecoderModel(Model):
         return self.network.apply(
             {"params": params},
             batch["encoder_input_tokens"],
-            self._started(batch["decoder_input_tokens"]),
+            decoding.started(batch["decoder_input_tokens"], self.start_id),
             batch["decoder_target_tokens"],
             prompt_ids=batch.get("prompt_ids"),
             enable_dropout=dropout_rng is not None,
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
             project=project,
         )
-
-    def _started(self, tokens: jax.Array) -> jax.Array:
-        """Puts the start token into the first column, where batches have 0."""
-        return jnp.asarray(tokens).at[:, 0].set(self.start_id) if self.start_id else tokens
 
     def predict_batch(
         self,
@@ -308,7 +298,7 @@ class EncoderDecoderModel(Model):
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""
-        rows = [self._until_end(row) for row in tokens]
+        rows = [decoding.until_end(row, self.ends) for row in tokens]
         return [self.vocabulary.decode([token for token in row if token]) for row in rows]
 
     def input_ids(self, text: str) -> list[int]:
@@ -457,7 +447,7 @@ class DecoderOnlyModel(Model):
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""
-        return [self.vocabulary.decode(self._until_end(row)) for row in tokens]
+        return [self.vocabulary.decode(decoding.until_end(row, self.ends)) for row in tokens]
 
     def input_ids(self, text: str) -> list[int]:
         """See `Model`; the model itself puts its start token before them."""

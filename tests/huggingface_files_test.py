@@ -342,6 +342,8 @@ HUB_FILES = [
     "onnx/config.json",
     "t5/config.json",
     "t5/onnx/config.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tools.jinja",
 ]
 
 
@@ -371,6 +373,8 @@ def test_addresses_of_the_hub(saved, monkeypatch):
         "model.safetensors",
         "model-00001-of-00002.safetensors",
         "spiece.model",
+        "chat_template.jinja",
+        "additional_chat_templates/tools.jinja",
     ]
     tiny.fails(r"^hf://a/lost cannot be downloaded: Max retries$", hub.local_folder, "hf://a/lost")
     tiny.fails("expected hf://OWNER/NAME", hub.local_folder, "hf://google")

@@ -8,7 +8,13 @@ import pytest
 
 from promot_jax import conversion, pretrained, vocabularies
 from promot_jax.errors import UserError
-from promot_jax.interop import formats, gguf_metadata, huggingface_config, side_files
+from promot_jax.interop import (
+    formats,
+    gguf_metadata,
+    huggingface_config,
+    huggingface_kept,
+    side_files,
+)
 from tests import tiny
 
 CONFIG = {
@@ -63,11 +69,11 @@ def test_metadata_of_gguf_become_files_of_transformers():
 def test_a_configuration_keeps_what_it_says_beside_the_network():
     written = huggingface_config.write("decoder", CONFIG, {"eos": 1}, 4096)
     known = {**written, "eos_token_id": [3, 4], "max_position_embeddings": 9, "own_key": 5}
-    kept = huggingface_config.keep(known, written, "decoder", CONFIG)
+    kept = huggingface_kept.keep(known, written, "decoder", CONFIG)
     assert kept == known
     wider = CONFIG | {"mlp_dim": 16}
     written = huggingface_config.write("decoder", wider, {"eos": 1}, 4096)
-    kept = huggingface_config.keep(known, written, "decoder", wider)
+    kept = huggingface_kept.keep(known, written, "decoder", wider)
     assert kept == known | {"intermediate_size": 16}
 
 
@@ -79,7 +85,7 @@ def test_ends_that_are_no_ids_are_refused(value):
 
 
 def test_the_start_of_an_encoder_decoder_is_checked():
-    start = huggingface_config.decoder_start
+    start = huggingface_kept.decoder_start
     assert start({"vocab_size": 9}, "x") == 0
     assert start({"vocab_size": 9, "decoder_start_token_id": 8, "pad_token_id": 0}, "x") == 8
     with pytest.raises(UserError, match="decoder_start_token_id is 9, expected a token id below 9"):

@@ -104,16 +104,16 @@ def _export(arguments, overrides) -> None:
         model = runner.experiment.model
         model = model.with_lora(method.adapters or model.network.config.lora)
         origin = {"run": run.name, "method": method.name, "seed": seed}
-        start = runner.experiment.initial_checkpoint
-        source = start and formats.open_checkpoint(start)
+        source = runner.experiment.initial_checkpoint
+        source = source and formats.open_checkpoint(source)
     else:
         flags.refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}
     beside = pretrained.beside(source, model.vocabulary) if source else {}
-    if "run" in origin and model.vocabulary is not None:
-        beside = side_files.with_end(beside, model.vocabulary.eos_id, source and source.path)
+    if "run" in origin and beside and model.vocabulary is not None:
+        beside = side_files.with_end(beside, model.vocabulary.eos_id, source.path)
     dtype = arguments.dtype or (source.dtype if source else "float32")
     for line in conversion.export_model(
         model.with_prompts(trees.prompts_of(params)),

@@ -21,7 +21,15 @@ from promot_jax.decoding.beam import (
     stop_full,
     stop_settled,
 )
-from promot_jax.decoding.interface import PAD_ID, START_ID, Cache, Decoder, TokensToLogits
+from promot_jax.decoding.interface import (
+    PAD_ID,
+    START_ID,
+    Cache,
+    Decoder,
+    TokensToLogits,
+    started,
+    until_end,
+)
 from promot_jax.decoding.token_by_token import Greedy, Sample, greedy, keep_probable, sample
 from promot_jax.decoding.top_k import CHUNK, top_k_in_chunks
 
@@ -44,8 +52,10 @@ __all__ = [
     "keep_probable",
     "power_penalty",
     "sample",
+    "started",
     "stop_estimate",
     "stop_full",
     "stop_settled",
     "top_k_in_chunks",
+    "until_end",
 ]

@@ -1,6 +1,7 @@
 """What a search sees of the network, and what the rest of the program sees of a search."""
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -57,6 +58,17 @@ def end_ids(eos_id: EndId) -> tuple[int, ...]:
 def is_end(tokens: jax.Array, eos_id: EndId) -> jax.Array:
     """Says which tokens end a sequence: int `[...]` -> bool `[...]`."""
     return functools.reduce(operator.or_, [tokens == end for end in end_ids(eos_id)])
+
+
+def until_end(row: Sequence[int], eos_id: EndId) -> list[int]:
+    """Returns the tokens of a row before the first that ends it."""
+    tokens, ends = [int(token) for token in row], end_ids(eos_id)
+    return list(itertools.takewhile(lambda token: token not in ends, tokens))
+
+
+def started(tokens: jax.Array, start_id: int) -> jax.Array:
+    """Puts a start token in front of targets [B, U] shifted right, which have `START_ID` there."""
+    return tokens if start_id == START_ID else jnp.asarray(tokens).at[:, 0].set(start_id)
 
 
 def first_tokens(start_tokens: jax.Array | None, batch_size: int) -> jax.Array:

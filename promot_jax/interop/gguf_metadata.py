@@ -1,4 +1,4 @@
-"""What the metadata of a GGUF file say beside the network, as the files of `transformers` say it."""
+"""What the metadata of a GGUF file say beside the network, as files of `transformers` say it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -14,7 +14,13 @@ import numpy as np
 from promot_jax import trees
 from promot_jax.errors import UserError
 from promot_jax.files import new_folder, read_json
-from promot_jax.interop import hub, huggingface_config, safetensors_files, side_files
+from promot_jax.interop import (
+    hub,
+    huggingface_config,
+    huggingface_kept,
+    safetensors_files,
+    side_files,
+)
 from promot_jax.interop import huggingface_names as names
 from promot_jax.interop.safetensors_files import Tensor
 from promot_jax.interop.source import Source
@@ -123,7 +129,7 @@ def _options(
     if ends := side_files.end_ids(beside, where):
         options["end_ids"] = ends
     if family == "t5":
-        options["start_id"] = huggingface_config.decoder_start(
+        options["start_id"] = huggingface_kept.decoder_start(
             about, os.path.join(where, side_files.CONFIG)
         )
     return options
@@ -252,7 +258,7 @@ def write(
     beside = dict(beside or {})
     about = huggingface_config.write(family, config, token_ids, max_positions)
     known = side_files.read(beside, side_files.CONFIG, "the model's folder")
-    about = huggingface_config.keep(known, about, family, config)
+    about = huggingface_kept.keep(known, about, family, config)
     # transformers 5 reads both; the older ones know no `dtype`.
     about["dtype" if "dtype" in known else "torch_dtype"] = dtype
     beside[side_files.CONFIG] = side_files.dump(about)
