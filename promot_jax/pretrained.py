@@ -190,7 +190,7 @@ def load(
 # Fields of a configuration that no shape shows, and that change what a network computes.
 MATHS = (
     *("mlp_activations", "norm", "norm_epsilon", "parallel", "logit_scale"),
-    *("rope_base", "rope_scaling", "num_heads", "num_kv_heads"),
+    *("rope_base", "rope_scaling", "num_heads", "num_kv_heads", "sliding_window", "full_layers"),
 )
 
 
@@ -304,6 +304,8 @@ def save(
             if match := trees.PROMPT.fullmatch(path):
                 np.save(partial / f"{match[2]}.npy", leaf)
         about = {**architectures.describe(model), "origin": dict(origin)}
+        if (longest := model.max_positions) is not None:
+            about["config"]["max_positions"] = longest
         if model.vocabulary is not None:
             about["vocabulary"] = vocabularies.save(model.vocabulary, partial)
         (partial / "model.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -26,6 +26,21 @@ NEIGHBOURS = (
     "generation_config.json",
     "config.json",
 )
+# The class of transformers that has no file.
+BYT5 = "ByT5Tokenizer"
+
+
+class ByteVocabulary(seqio.ByteVocabulary):
+    """ByT5's vocabulary, which needs no file: id 3 + b is byte b, 0 padding, 1 the end, 2 unknown.
+
+    Unlike seqio's it can be part of a model, which must be hashable.
+    """
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.extra_ids))
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
 
 
 class Tokenizer(seqio.Vocabulary):
@@ -217,7 +232,7 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
     Args:
       description: of kind `sentencepiece` with `file` and, optionally, `extra_ids`; or of kind
         `tokenizers` with `file`, or with the file's content as `json`, and, optionally,
-        `eos_token`.
+        `eos_token`; or of kind `bytes` with, optionally, `extra_ids`.
       folder: local or remote; `file` is relative to it unless absolute or remote. Errors of a
         `json` name it.
 
@@ -225,9 +240,12 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
       UserError: an unknown kind, a local file that does not exist, or no SentencePiece model.
     """
     kind = description.get("kind")
+    if kind == "bytes":
+        return ByteVocabulary(description.get("extra_ids", 0))
     if kind not in ("sentencepiece", "tokenizers"):
         raise UserError(
-            f"{folder} has a vocabulary of kind {kind!r}; it must be sentencepiece or tokenizers"
+            f"{folder} has a vocabulary of kind {kind!r}; it must be sentencepiece, tokenizers or "
+            "bytes"
         )
     if kind == "tokenizers" and "json" in description:
         return Tokenizer.from_json(
@@ -255,7 +273,8 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
 
     Returns:
       The description that `load` takes; None, with nothing written, for a vocabulary that is
-      neither a `Tokenizer` nor a SentencePieceVocabulary with seqio's default settings.
+      neither a `Tokenizer`, a ByteVocabulary nor a SentencePieceVocabulary with seqio's default
+      settings.
 
     Raises:
       UserError: the vocabulary's file cannot be read.
@@ -264,6 +283,8 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
         eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
         _write(folder, "tokenizer.json", vocabulary.text.encode())
         return {"kind": "tokenizers", "file": "tokenizer.json", "eos_token": eos_token}
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return {"kind": "bytes", "extra_ids": vocabulary.extra_ids}
     if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return None
     file, extra_ids = vocabulary.sentencepiece_model_file, vocabulary.extra_ids
@@ -279,6 +300,13 @@ def huggingface_settings(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
     if isinstance(vocabulary, Tokenizer):
         eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
         return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token}
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+        sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
+        added = {i: {"content": token} for i, token in enumerate([*special.values()])}
+        added |= {259 + i: {"content": t, "special": True} for i, t in enumerate(sentinels)}
+        about = {"tokenizer_class": BYT5, "extra_ids": 0, **special}
+        return about | {"added_tokens_decoder": added, "extra_special_tokens": sentinels}
     pieces = {"pad": vocabulary.pad_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id}
     return {
         "tokenizer_class": "T5Tokenizer",
