@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import seqio
 
-from promot_jax import data
+from promot_jax import context, data
 from promot_jax.errors import UserError, first_line
 from promot_jax.evaluation import EvalTask
 from promot_jax.experiment import Experiment
@@ -155,6 +155,7 @@ class Preview:
         lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes.values(), lengths)]
         warnings = [*self._warnings(task, texts), *_unknown(sizes.values())]
+        warnings += self._beyond_context(sizes.values(), lengths)
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
     @functools.cached_property
@@ -170,8 +171,20 @@ class Preview:
         sizes = [measure(texts, self._vocabulary)]
         lines = [f"{task.label}, unseen: {len(texts)} rows; {task.metric}"]
         lines += ["", f"  input   {_short(texts[0][0])}", f"  target  {_short(texts[0][1])}"]
-        lines += ["", *_length_table(sizes, task.task_feature_lengths or self._fitting_unseen)]
-        return [*lines, *(f"warning: {text}" for text in _unknown(sizes)), ""]
+        lengths = task.task_feature_lengths or self._fitting_unseen
+        lines += ["", *_length_table(sizes, lengths)]
+        warnings = [*_unknown(sizes), *self._beyond_context(sizes, lengths)]
+        return [*lines, *(f"warning: {text}" for text in warnings), ""]
+
+    def _beyond_context(self, sizes: Iterable[Sizes], lengths: Mapping[str, int]) -> list[str]:
+        """Warns of rows that the model's context does not hold, as they are after cutting."""
+        stages = [stage for method in self._experiment.methods for stage in method.stages]
+        rows = [sum(np.minimum(s.lengths[f], lengths[f]) for f in FEATURES) for s in sizes]
+        return context.warnings(
+            self._experiment.model.max_positions,
+            np.concatenate(rows),
+            max((stage.prompt_length for stage in stages), default=0),
+        )
 
     def _warnings(self, task: EvalTask, texts: Mapping[str, list[Texts]]) -> list[str]:
         found = []

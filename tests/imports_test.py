@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
-    {"errors", "metrics", "progress"},
+    {"errors", "metrics", "progress", "context"},
     {"distributed"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "files", "vocabularies"},
     {"networks", "train_state", "adafactor", "data", "packing", "interop"},
@@ -46,7 +46,7 @@ ONLY = {
     "tokenizers": {"interop", "vocabularies"},
 }
 WITHOUT_JAX = {
-    *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
+    *("errors", "metrics", "progress", "context", "metric_writers", "files", "vocabularies"),
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 
