@@ -57,15 +57,28 @@ def build(
 RUNTIME = ("network", "vocabulary", "end_ids")
 
 
+# Fields of configurations that earlier versions did not have, and their defaults.
+LATER = {"sliding_window": None, "full_layers": 0, "out_bias": False, "mlp_bias": False}
+
+
 def _only_known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"{what} has no field {unknown[0]!r}; it has {', '.join(known)}")
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Returns `family`, `config` and further fields of a model as plain values; see `build`."""
+    """Returns `family`, `config` and further fields of a model as plain values; see `build`.
+
+    They are what decides the results: `max_positions` is none of them.
+    """
     config = dataclasses.asdict(model.network.config)
     del config["prompt_init"]
+    # What came later is left out where it changes nothing: descriptions stay those of before.
+    for name, usual in LATER.items():
+        if config.get(name, usual) == usual:
+            config.pop(name, None)
+    # It warns and computes nothing.
+    config.pop("max_positions", None)
     fields = [field.name for field in dataclasses.fields(model) if field.name not in RUNTIME]
     if model.family == "t5" and model.start_id == 0:
         fields.remove("start_id")

@@ -261,6 +261,7 @@ def _write_huggingface(
         model.family,
         architectures.describe(model)["config"],
         token_ids=ids,
+        max_positions=model.max_positions or 4096,
         beside=files,
         dtype=dtype,
     )
@@ -311,6 +312,8 @@ def _vocabulary_text(vocabulary: Mapping[str, Any] | None) -> str:
         return "none; give --vocabulary to generate"
     if "unread" in vocabulary:
         return f"{vocabulary['unread']}; give the tokenizer.json by --vocabulary to generate"
+    if vocabulary["kind"] == "bytes":
+        return "bytes, as ByT5's; it needs no file"
     return f"{vocabulary['kind']}, {vocabulary.get('file', 'inside the file')}"
 
 

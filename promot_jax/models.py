@@ -96,6 +96,11 @@ class Model(abc.ABC):
         config = dataclasses.replace(self.network.config, **changes)
         return dataclasses.replace(self, network=self.network_class(config))
 
+    @property
+    def max_positions(self) -> int | None:
+        """The longest row that the model was made for; None where that is unknown or unlimited."""
+        return getattr(self.network.config, "max_positions", None)
+
     def init(self, rng: jax.Array) -> Tree:
         """Returns randomly initialised parameters."""
         return self._init(rng)["params"]

@@ -231,7 +231,7 @@ def load(
 # Fields of a configuration that no shape shows, and that change what a network computes.
 MATHS = (
     *("mlp_activations", "norm", "norm_epsilon", "parallel", "logit_scale"),
-    *("rope_base", "rope_scaling", "num_heads", "num_kv_heads"),
+    *("rope_base", "rope_scaling", "num_heads", "num_kv_heads", "sliding_window", "full_layers"),
 )
 
 
@@ -356,6 +356,8 @@ def save(
         about = {**architectures.describe(model), "origin": dict(origin), "dtype": dtype}
         if model.end_ids:
             about["end_ids"] = list(model.end_ids)
+        if (longest := model.max_positions) is not None:
+            about["config"]["max_positions"] = longest
         if model.vocabulary is not None:
             about["vocabulary"] = vocabularies.save(model.vocabulary, partial)
         side_files.write(partial, beside or {})

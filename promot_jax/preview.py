@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import seqio
 
-from promot_jax import data, oracle
+from promot_jax import context, data, oracle
 from promot_jax.continuation import continuing
 from promot_jax.errors import UserError, first_line
 from promot_jax.evaluation import EvalTask
@@ -198,6 +198,7 @@ class Preview:
         lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes.values(), lengths)]
         warnings = [*self._warnings(task, texts), *_unknown(sizes.values())]
+        warnings += self._beyond_context(sizes.values(), lengths)
         splits = self._read_rows(task.name, SPLITS[1:]).values()
         if rows := list(itertools.chain.from_iterable(splits)):
             found = self._ask(task, rows, lengths, [target for _, target in texts["train"]])
@@ -222,8 +223,19 @@ class Preview:
         lines += ["", f"  input   {_short(texts[0][0])}", f"  target  {_short(texts[0][1])}"]
         found = self._ask(task, rows, lengths)
         lines += ["", *_length_table(sizes, lengths), "", f"  oracle {found.score:.1f}"]
-        warnings = [*_unknown(sizes), *_below(found, task.metric)]
+        warnings = [*_unknown(sizes), *self._beyond_context(sizes, lengths)]
+        warnings += _below(found, task.metric)
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
+
+    def _beyond_context(self, sizes: Iterable[Sizes], lengths: Mapping[str, int]) -> list[str]:
+        """Warns of rows that the model's context does not hold, as they are after cutting."""
+        stages = [stage for method in self._experiment.methods for stage in method.stages]
+        rows = [sum(np.minimum(s.lengths[f], lengths[f]) for f in FEATURES) for s in sizes]
+        return context.warnings(
+            self._experiment.model.max_positions,
+            np.concatenate(rows),
+            max((stage.prompt_length for stage in stages), default=0),
+        )
 
     def _warnings(self, task: EvalTask, texts: Mapping[str, list[Texts]]) -> list[str]:
         found = []

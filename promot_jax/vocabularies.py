@@ -31,6 +31,21 @@ NEIGHBOURS = (
     "generation_config.json",
     "config.json",
 )
+# The class of transformers that has no file.
+BYT5 = "ByT5Tokenizer"
+
+
+class ByteVocabulary(seqio.ByteVocabulary):
+    """ByT5's vocabulary, which needs no file: id 3 + b is byte b, 0 padding, 1 the end, 2 unknown.
+
+    Unlike seqio's it can be part of a model, which must be hashable.
+    """
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.extra_ids))
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
 
 
 class Tokenizer(seqio.Vocabulary):
@@ -273,7 +288,8 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
     Args:
       description: of kind `sentencepiece` with `file` and, optionally, `extra_ids`; or of kind
         `tokenizers` with `file`, a tokenizer.json or a SentencePiece model, or with the content
-        of a tokenizer.json as `json`, and, optionally, `eos_token`.
+        of a tokenizer.json as `json`, and, optionally, `eos_token`; or of kind `bytes` with,
+        optionally, `extra_ids`.
       folder: local or remote; `file` is relative to it unless absolute or remote. Errors of a
         `json` name it.
 
@@ -281,9 +297,12 @@ def load(description: Mapping[str, Any], folder: str | os.PathLike) -> seqio.Voc
       UserError: an unknown kind, a local file that does not exist, or no SentencePiece model.
     """
     kind = description.get("kind")
+    if kind == "bytes":
+        return ByteVocabulary(description.get("extra_ids", 0))
     if kind not in ("sentencepiece", "tokenizers"):
         raise UserError(
-            f"{folder} has a vocabulary of kind {kind!r}; it must be sentencepiece or tokenizers"
+            f"{folder} has a vocabulary of kind {kind!r}; it must be sentencepiece, tokenizers or "
+            "bytes"
         )
     if kind == "tokenizers" and "json" in description:
         return Tokenizer.from_json(
@@ -312,7 +331,8 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
 
     Returns:
       The description that `load` takes; None, with nothing written, for a vocabulary that is
-      neither a `Tokenizer` nor a SentencePieceVocabulary with seqio's default settings.
+      neither a `Tokenizer`, a ByteVocabulary nor a SentencePieceVocabulary with seqio's default
+      settings.
 
     Raises:
       UserError: the vocabulary's file cannot be read.
@@ -325,6 +345,8 @@ def save(vocabulary: seqio.Vocabulary, folder: str | os.PathLike) -> dict[str, A
             file, content = "tokenizer.json", vocabulary.text.encode()
         _write(folder, file, content)
         return {"kind": "tokenizers", "file": file, "eos_token": eos_token}
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return {"kind": "bytes", "extra_ids": vocabulary.extra_ids}
     if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return None
     file, extra_ids = vocabulary.sentencepiece_model_file, vocabulary.extra_ids
@@ -351,6 +373,13 @@ def huggingface_settings(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
             return settings | {"tokenizer_class": "PreTrainedTokenizerFast"}
         started = {"add_bos_token": vocabulary.start_id is not None, "add_eos_token": False}
         return settings | started | {"tokenizer_class": "LlamaTokenizer", "legacy": False}
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+        sentinels = [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)]
+        added = {i: {"content": token} for i, token in enumerate([*special.values()])}
+        added |= {259 + i: {"content": t, "special": True} for i, t in enumerate(sentinels)}
+        about = {"tokenizer_class": BYT5, "extra_ids": 0, **special}
+        return about | {"added_tokens_decoder": added, "extra_special_tokens": sentinels}
     if not isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return {}
     pieces = {"pad": vocabulary.pad_id, "eos": vocabulary.eos_id, "unk": vocabulary.unk_id}

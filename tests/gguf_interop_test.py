@@ -100,7 +100,8 @@ def write(path, architecture, weights, kinds=None, metadata=None, tokenizer=None
     writer.add_rope_freq_base(SIZES["rope_theta"])
     writer.add_vocab_size(SIZES["vocab_size"])
     for key, value in (metadata or {}).items():
-        getattr(writer, "add_string" if isinstance(value, str) else "add_uint32")(key, value)
+        kind = {str: "add_string", float: "add_float32"}.get(type(value), "add_uint32")
+        getattr(writer, kind)(key, value)
     if tokenizer:
         tokenizer(writer)
     for name, array in weights.items():
@@ -129,16 +130,14 @@ def network_logits(source, tokens):
     [
         ("llama", True, {}),
         ("llama", False, {"attention_bias": True}),
+        ("llama", True, {"attention_bias": True, "mlp_bias": True}),
         ("qwen2", True, {}),
         ("qwen3", False, {}),
     ],
 )
 def test_the_network_agrees_with_transformers(tmp_path, architecture, tied, changes):
     model = make(architecture, tied, **changes)
-    weights = {n: w for n, w in weights_of(model).items() if "attn_output.bias" not in n}
-    if changes:  # The network has no such bias, and llama.cpp may leave it out.
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.bias.data.zero_()
+    weights = weights_of(model)
     path = write(
         tmp_path / "model.gguf",
         architecture,
@@ -231,6 +230,42 @@ def test_llama_3_frequencies(tmp_path):
         gguf.open_checkpoint(write(tmp_path / "other.gguf", "llama", weights))
 
 
+ROPE = {"rope_theta": SIZES["rope_theta"], "factor": 4.0}
+YARN = {**ROPE, "rope_type": "yarn", "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    ("rope", "metadata"),
+    [
+        ({**ROPE, "rope_type": "linear"}, {"scaling.type": "linear", "scaling.factor": 4.0}),
+        ({**ROPE, "rope_type": "linear"}, {"scale_linear": 4.0}),
+        (
+            YARN,
+            {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 16},
+        ),
+        (
+            {**YARN, "original_max_position_embeddings": 64},
+            {"scaling.type": "yarn", "scaling.factor": 4.0},
+        ),
+    ],
+    ids=["linear", "old", "yarn", "yarn of the context"],
+)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_scaled_frequencies(tmp_path, architecture, rope, metadata):
+    model = make(architecture, rope_parameters=rope)
+    metadata = {f"{architecture}.rope.{name}": value for name, value in metadata.items()}
+    path = write(tmp_path / "m.gguf", architecture, weights_of(model), metadata=metadata)
+    source = gguf.open_checkpoint(path)
+    assert source.config["max_positions"] == 64
+    assert not source.ignored
+    tokens = np.random.default_rng(0).integers(0, 96, (1, 48))
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+        plain = make(architecture)(torch.from_numpy(tokens)).logits.numpy()
+    assert np.abs(plain - expected).max() > 0.1
+    np.testing.assert_allclose(network_logits(source, tokens), expected, atol=5e-4, rtol=1e-3)
+
+
 def test_unknown_tensors_are_unexpected(tmp_path):
     weights = {**weights_of(make("llama")), "blk.0.attn_sinks.weight": np.ones(4, np.float32)}
     source = gguf.open_checkpoint(write(tmp_path / "m.gguf", "llama", weights))
@@ -243,7 +278,7 @@ def test_unknown_tensors_are_unexpected(tmp_path):
     [
         ({"llama.rope.dimension_count": 8}, r"rope\.dimension_count = 8; only 16"),
         ({"llama.expert_count": 8}, r"expert_count = 8; only 0"),
-        ({"llama.rope.scaling.type": "yarn"}, r"rope\.scaling\.type = yarn; only none"),
+        ({"llama.rope.scaling.type": "longrope"}, r"scaling\.type = longrope; only none, linear"),
         ({"llama.attention.value_length": 32}, r"value_length = 32; only 16"),
         ({"split.count": 2}, "join it"),
     ],

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Lower layers first; a module imports from lower layers, or from modules of its own room.
 LAYERS = [
-    {"errors", "metrics", "progress"},
+    {"errors", "metrics", "progress", "context"},
     {"distributed", "files", "sentencepiece_bpe", "values"},
     {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "vocabularies"},
     {"continuation"},
@@ -52,8 +52,9 @@ ONLY = {
     "sentencepiece": {"sentencepiece_bpe", "tasks"},
 }
 WITHOUT_JAX = {
-    *("errors", "metrics", "progress", "metric_writers", "files", "vocabularies"),
-    *("continuation", "written", "scoring", "sentencepiece_bpe", "values", "bindings"),
+    *("errors", "metrics", "progress", "context", "metric_writers", "files"),
+    *("vocabularies", "continuation", "written", "scoring", "sentencepiece_bpe", "values"),
+    "bindings",
     *("report", "tasks", "configuration", "paper", "commands", "cli"),
 }
 

@@ -1,5 +1,7 @@
 """`promot generate`: answers of a model."""
 
+import sys
+
 from promot_jax import values
 from promot_jax.commands import flags, models
 from promot_jax.errors import UserError
@@ -82,10 +84,14 @@ def _generate(arguments, overrides) -> None:
     if prompt is not None and prompt not in names:
         known = ", ".join([*sorted(set(filter(None, names))), "none"])
         raise UserError(f"--prompt {prompt}: this model has none such; use {known}")
-    from promot_jax import partitioning
+    from promot_jax import context, partitioning, trees
     from promot_jax.attached import Attached
     from promot_jax.evaluation import Evaluator
 
+    rows = [len(model.input_ids(text)) + arguments.max_length for text in texts]
+    prompt_length = trees.prompts_of(params)[prompt] if prompt is not None else 0
+    for warning in context.warnings(model.max_positions, rows, prompt_length):
+        print(f"warning: {warning}", file=sys.stderr)
     attached = Attached(prompt, adapters if arguments.lora else None)
     decoder = _decoder(arguments, decoder)
     evaluator = Evaluator(model, partitioning.make_mesh(), decoder, len(texts), buckets)

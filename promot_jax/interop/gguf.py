@@ -4,6 +4,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Quantised
 float32, the others in the dtype of the file.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -37,10 +38,14 @@ LAYER = {
     "attn_k.bias": "self_attention/key/bias",
     "attn_v.bias": "self_attention/value/bias",
     "attn_output.weight": "self_attention/out/kernel",
+    "attn_output.bias": "self_attention/out/bias",
     "ffn_norm.weight": "pre_mlp_layer_norm/scale",
     "ffn_gate.weight": "mlp/wi_0/kernel",
     "ffn_up.weight": "mlp/wi_1/kernel",
     "ffn_down.weight": "mlp/wo/kernel",
+    "ffn_gate.bias": "mlp/wi_0/bias",
+    "ffn_up.bias": "mlp/wi_1/bias",
+    "ffn_down.bias": "mlp/wo/bias",
 }
 QK_NORM = {
     "attn_q_norm.weight": "self_attention/query_norm/scale",
@@ -97,6 +102,7 @@ def open_checkpoint(path: str) -> Source:
         return listed if our_path.endswith("/kernel") else listed[::-1]
 
     ignored = {ROPE_FREQUENCIES: "part of the configuration"} if config["rope_scaling"] else {}
+    ignored = {name: why for name, why in ignored.items() if name in tensors}
     return Source(
         path=path,
         format="GGUF",
@@ -173,8 +179,6 @@ def _config(
     for key, wanted in {
         "attention.value_length": head_dim,
         "rope.dimension_count": head_dim,
-        "rope.scaling.type": "none",
-        "rope.scale_linear": 1.0,
         "expert_count": 0,
     }.items():
         if (found := need(key, wanted)) != wanted:
@@ -189,8 +193,12 @@ def _config(
         "num_layers": need("block_count"),
         "norm_epsilon": _short(need("attention.layer_norm_rms_epsilon")),
         "rope_base": _short(need("rope.freq_base", 10000.0)),
-        "rope_scaling": _rope_scaling(path, tensors, head_dim, need("rope.freq_base", 10000.0)),
+        "rope_scaling": _named_scaling(path, need)
+        or _rope_scaling(path, tensors, head_dim, need("rope.freq_base", 10000.0)),
+        "max_positions": need("context_length", 0) or None,
         "qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "out_bias": "blk.0.attn_output.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_down.bias" in tensors,
         "qk_norm": architecture == "qwen3" and "blk.0.attn_q_norm.weight" in tensors,
         "logits_via_embedding": "output.weight" not in tensors,
     }
@@ -199,6 +207,25 @@ def _config(
 def _short(number: float) -> float:
     """Returns the shortest decimal of a float32: 1e-5 in place of 9.99999974e-6."""
     return float(str(np.float32(number)))
+
+
+def _named_scaling(path: str, need) -> tuple | None:
+    """Returns the scaling that the metadata name, as `networks.rotary` takes it."""
+    kind, factor = need("rope.scaling.type", "none"), need("rope.scaling.factor", 0.0)
+    # Older files have this one number, and some the other without a type.
+    factor = _short(factor or need("rope.scale_linear", 1.0))
+    if kind not in ("none", "linear", "yarn"):
+        raise UserError(
+            f"{path} has rope.scaling.type = {kind}; only none, linear and yarn can be read"
+        )
+    if factor == 1.0 or (kind == "none" and factor != need("rope.scale_linear", 1.0)):
+        return None
+    if kind != "yarn":
+        return ("linear", factor)
+    original = need("rope.scaling.original_context_length", 0) or need("context_length")
+    magnitude = need("rope.scaling.attn_factor", 1.0) * (0.1 * math.log(factor) + 1.0)
+    fast, slow = need("rope.scaling.yarn_beta_fast", 32.0), need("rope.scaling.yarn_beta_slow", 1.0)
+    return ("yarn", factor, int(original), float(fast), float(slow), magnitude, True)
 
 
 def _rope_scaling(path, tensors, head_dim: int, base: float) -> tuple | None:

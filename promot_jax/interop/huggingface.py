@@ -15,6 +15,7 @@ from promot_jax import trees
 from promot_jax.errors import UserError
 from promot_jax.files import new_folder, read_json
 from promot_jax.interop import (
+    byt5,
     hub,
     huggingface_config,
     huggingface_kept,
@@ -139,15 +140,16 @@ def _match(
     about: Mapping[str, Any], family: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, tuple[names.Rename, Tensor]], str, list[str]]:
     """Returns {our path: (rename, tensor)}, the embedding's name and those of its copies."""
-    table = names.table(family, config)
-    aliases = [table[_EMBEDDING].theirs, *names.EMBEDDING_COPIES[family]]
+    table = names.respelled(names.table(family, config), family, tensors)
+    own = names.prefix(family, tensors)
+    aliases = [table[_EMBEDDING].theirs, *(own + n for n in names.EMBEDDING_COPIES[family])]
     if _LOGITS not in table:
         aliases.append(names.OUTPUT)
     # Writers that store shared weights once differ in the name that they keep.
     source, *copies = [name for name in aliases if name in tensors] or aliases[:1]
     table[_EMBEDDING] = names.Rename(source)
     tied = huggingface_config.output_is_embedding(about, family)
-    if tied and _LOGITS in table and names.OUTPUT not in tensors:
+    if tied and _LOGITS in table and table[_LOGITS].theirs not in tensors:
         # Tied but not scaled, as transformers 5 saves a T5.1.1 whose two matrices are one.
         table[_LOGITS] = names.Rename(source, transpose=True)
     found = {
@@ -156,7 +158,8 @@ def _match(
         if rename.theirs in tensors
     }
     for leaf, (rename, tensor) in found.items():
-        if rename.head_dim and (len(tensor.shape) != 2 or tensor.shape[0] % rename.head_dim):
+        axes = 2 if rename.transpose else 1
+        if rename.head_dim and (len(tensor.shape) != axes or tensor.shape[0] % rename.head_dim):
             raise UserError(
                 f"{tensor.file}: {tensor.name} has shape {tensor.shape}, {leaf} expects heads of "
                 f"{rename.head_dim} rows"
@@ -216,7 +219,7 @@ def _find_vocabulary(folder: pathlib.Path, family: str) -> dict[str, Any] | None
         known = read_json(settings) if settings.is_file() else {}
         extra_ids = known.get("extra_ids", 100)
         return {"kind": "sentencepiece", "file": str(file.absolute()), "extra_ids": extra_ids}
-    return None
+    return byt5.vocabulary(folder) if family == "t5" else None
 
 
 def write(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promot_jax.errors import UserError
+from promot_jax.interop import rope_config
 
 # "gelu" of transformers is exact; ours is the tanh approximation, which it calls by three names.
 _ACTIVATIONS = {
@@ -24,12 +25,6 @@ _T5_MLPS = {
     **{name: (ours,) for name, ours in _ACTIVATIONS.items()},
     **{f"gated-{name}": (ours, "linear") for name, ours in _ACTIVATIONS.items()},
 }
-_LLAMA3 = (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +36,9 @@ class _Decoder:
       fixed: fields of our configuration that it implies.
       epsilon: name and default of the norms' epsilon.
       refused: {key: (default, the only value that we support)}.
+      max_positions: where the file does not say how long a row may be.
+      biases: the keys `attention_bias`, `mlp_bias` that it has.
+      window: default of `sliding_window`; 0 where there is no such key.
       rope_base: where the file names none.
       tied: where the file does not say.
       num_kv_heads: where the file does not say; None is as many as heads.
@@ -50,36 +48,38 @@ class _Decoder:
     architecture: str
     fixed: Mapping[str, Any]
     epsilon: tuple[str, float] = ("rms_norm_eps", 1e-6)
+    max_positions: int = 2048
     refused: Mapping[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    biases: tuple[str, ...] = ()
+    window: int = 0
     rope_base: float = 10000.0
     tied: bool = False
     num_kv_heads: int | None = None
     head_dim: int | None = None
 
 
+_BIASES = ("attention_bias", "mlp_bias")
 _DECODERS = {
-    "llama": _Decoder(
-        "LlamaForCausalLM",
-        {},
-        refused={"attention_bias": (False, False), "mlp_bias": (False, False)},
-    ),
+    "llama": _Decoder("LlamaForCausalLM", {}, max_positions=2048, biases=_BIASES),
     "mistral": _Decoder(
-        "MistralForCausalLM", {}, refused={"sliding_window": (4096, None)}, num_kv_heads=8
+        "MistralForCausalLM", {}, max_positions=4096 * 32, window=4096, num_kv_heads=8
     ),
-    "qwen2": _Decoder(
-        "Qwen2ForCausalLM", {"qkv_bias": True}, refused={"use_sliding_window": (False, False)}
-    ),
+    "qwen2": _Decoder("Qwen2ForCausalLM", {"qkv_bias": True}, max_positions=32768, window=4096),
     "qwen3": _Decoder(
         "Qwen3ForCausalLM",
         {"qk_norm": True},
-        refused={"use_sliding_window": (False, False), "attention_bias": (False, False)},
+        max_positions=32768,
+        biases=_BIASES[:1],
+        window=4096,
         head_dim=128,
     ),
     "cohere": _Decoder(
         "CohereForCausalLM",
         {"parallel": True, "norm": "layer"},
         ("layer_norm_eps", 1e-5),
-        {"attention_bias": (False, False), "use_qk_norm": (False, False)},
+        8192,
+        {"use_qk_norm": (False, False)},
+        _BIASES[:1],
         rope_base=500000.0,
         tied=True,
     ),
@@ -167,13 +167,6 @@ def _need(about: Mapping[str, Any], key: str, file: str) -> int:
     return value
 
 
-def _positive(value: Any, key: str, file: str) -> float:
-    number = float(value)
-    if not 0 < number < float("inf"):
-        raise UserError(f"{file}: {key} is {value}, expected a number above 0")
-    return number
-
-
 def _refuse(about: Mapping[str, Any], key: str, default: Any, supported: Any, file: str) -> None:
     value = about.get(key, default)
     if value != supported and (value or supported):
@@ -215,8 +208,6 @@ def _read_t5(about: Mapping[str, Any], file: str) -> dict[str, Any]:
 def _read_decoder(about: Mapping[str, Any], file: str, kind: _Decoder) -> dict[str, Any]:
     for key, (default, supported) in kind.refused.items():
         _refuse(about, key, default, supported, file)
-    if set(about.get("layer_types") or ()) - {"full_attention"}:
-        raise UserError(f"{file}: layer_types has layers that are not full_attention")
     activation = about.get("hidden_act", "silu")
     if activation not in _ACTIVATIONS:
         raise UserError(
@@ -227,7 +218,8 @@ def _read_decoder(about: Mapping[str, Any], file: str, kind: _Decoder) -> dict[s
         "num_key_value_heads": about.get("num_key_value_heads", kind.num_kv_heads) or heads,
         "head_dim": about.get("head_dim", kind.head_dim) or width // heads,
     }
-    rope_base, rope_scaling = _read_rope(about, file, kind)
+    max_positions = about.get("max_position_embeddings", kind.max_positions)
+    rope_base, rope_scaling = rope_config.read(about, file, kind.rope_base, max_positions)
     epsilon, default_epsilon = kind.epsilon
     config = {
         "vocab_size": _need(about, "vocab_size", file),
@@ -238,41 +230,58 @@ def _read_decoder(about: Mapping[str, Any], file: str, kind: _Decoder) -> dict[s
         "mlp_dim": _need(about, "intermediate_size", file),
         "num_layers": _need(about, "num_hidden_layers", file),
         "mlp_activations": (_ACTIVATIONS[activation], "linear"),
-        "norm_epsilon": _positive(about.get(epsilon, default_epsilon), epsilon, file),
+        "norm_epsilon": rope_config.positive(about.get(epsilon, default_epsilon), epsilon, file),
         "rope_base": rope_base,
         "rope_scaling": rope_scaling,
+        "max_positions": max_positions,
         "logits_via_embedding": bool(about.get("tie_word_embeddings", kind.tied)),
         **kind.fixed,
+        **_read_biases(about, kind),
+        **_read_windows(about, file, kind),
     }
     if kind is _DECODERS["cohere"]:
         config["logit_scale"] = float(about.get("logit_scale", 0.0625))
     return config
 
 
-def _read_rope(
-    about: Mapping[str, Any], file: str, kind: _Decoder
-) -> tuple[float, tuple[float, float, float, int] | None]:
-    """Reads `rope_scaling` and `rope_theta`, or `rope_parameters` of transformers 5."""
-    rope = about.get("rope_scaling") or about.get("rope_parameters") or {}
-    if any(isinstance(value, Mapping) for value in rope.values()):
-        raise UserError(f"{file}: rope_parameters differ between layers, which is not supported")
-    fraction = rope.get("partial_rotary_factor", about.get("partial_rotary_factor", 1.0))
-    if fraction != 1.0:
-        raise UserError(f"{file}: partial_rotary_factor is {fraction}; only 1.0 is supported")
-    base = rope.get("rope_theta") or about.get("rope_theta") or kind.rope_base
-    base = _positive(base, "rope_theta", file)
-    name = rope.get("rope_type", rope.get("type", "default"))
-    if name == "default":
-        return base, None
-    if name != "llama3":
-        raise UserError(f"{file}: rope_type is {name}; supported are default and llama3")
-    values = {"original_max_position_embeddings": about.get("max_position_embeddings"), **rope}
-    if missing := [key for key in _LLAMA3 if values.get(key) is None]:
-        raise UserError(f"{file}: the llama3 rope parameters lack {missing[0]}")
-    factor, low, high, length = (_positive(values[key], key, file) for key in _LLAMA3)
-    if low >= high:
-        raise UserError(f"{file}: low_freq_factor is {low}, expected less than {high}")
-    return base, (factor, low, high, int(length))
+def _read_biases(about: Mapping[str, Any], kind: _Decoder) -> dict[str, bool]:
+    found = {}
+    if "attention_bias" in kind.biases and about.get("attention_bias"):
+        found = {"qkv_bias": True, "out_bias": True}
+    if "mlp_bias" in kind.biases and about.get("mlp_bias"):
+        found["mlp_bias"] = True
+    return found
+
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+def _read_windows(about: Mapping[str, Any], file: str, kind: _Decoder) -> dict[str, int]:
+    """Returns `sliding_window` and `full_layers`, as far as the layers have windows."""
+    layers = _need(about, "num_hidden_layers", file)
+    kinds = about.get("layer_types")
+    if strange := set(kinds or ()) - {_FULL, _SLIDING}:
+        raise UserError(f"{file}: layer_types has {sorted(strange)[0]}, which is not supported")
+    window = about.get("sliding_window", kind.window) if kind.window else None
+    if kind.architecture != "MistralForCausalLM" and not about.get("use_sliding_window", False):
+        window = None
+    # Mistral's class looks at nothing but the window.
+    if window is None or (kinds and _SLIDING not in kinds):
+        if _SLIDING in (kinds or ()):
+            raise UserError(f"{file}: layer_types has {_SLIDING}, but there is no window")
+        return {}
+    window = _need({"sliding_window": window}, "sliding_window", file)
+    if kind.architecture == "MistralForCausalLM":
+        return {"sliding_window": window}
+    full = about.get("max_window_layers", 28)
+    kinds = kinds or [_FULL if i < full else _SLIDING for i in range(layers)]
+    full = kinds.count(_FULL)
+    if len(kinds) != layers or kinds != [_FULL] * full + [_SLIDING] * (layers - full):
+        raise UserError(
+            f"{file}: layer_types has windows in other layers than the last ones, which is not "
+            "supported"
+        )
+    return {"sliding_window": window, "full_layers": full} if full < layers else {}
 
 
 def _write_t5(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,7 +316,6 @@ def _write_decoder(config: Mapping[str, Any], max_positions: int) -> dict[str, A
     name = _model_type(config)
     kind = _DECODERS[name]
     activation = _decoder_activation(config.get("mlp_activations", ("silu", "linear")))
-    scaling = config.get("rope_scaling")
     about = {
         "model_type": name,
         "architectures": [kind.architecture],
@@ -320,17 +328,37 @@ def _write_decoder(config: Mapping[str, Any], max_positions: int) -> dict[str, A
         "num_hidden_layers": config["num_layers"],
         "hidden_act": activation,
         kind.epsilon[0]: config.get("norm_epsilon", 1e-6),
-        "max_position_embeddings": max_positions,
+        "max_position_embeddings": config.get("max_positions") or max_positions,
         # The spelling before transformers 5, which reads it too.
         "rope_theta": config.get("rope_base", 10000.0),
-        "rope_scaling": scaling
-        and {"rope_type": "llama3", **dict(zip(_LLAMA3, scaling, strict=True))},
+        "rope_scaling": rope_config.write(config.get("rope_scaling")),
         "tie_word_embeddings": config.get("logits_via_embedding", True),
         **{key: supported for key, (_, supported) in kind.refused.items()},
+        **_written_biases(config, kind),
+        **_written_windows(config, kind),
     }
     if name == "cohere":
         about["logit_scale"] = config.get("logit_scale", 1.0)
     return about
+
+
+def _written_biases(config: Mapping[str, Any], kind: _Decoder) -> dict[str, bool]:
+    ours = {"attention_bias": "out_bias", "mlp_bias": "mlp_bias"}
+    return {key: bool(config.get(ours[key], False)) for key in kind.biases}
+
+
+def _written_windows(config: Mapping[str, Any], kind: _Decoder) -> dict[str, Any]:
+    window, layers = config.get("sliding_window"), config["num_layers"]
+    if not kind.window:
+        return {}
+    if kind.architecture == "MistralForCausalLM":
+        return {"sliding_window": window}
+    if window is None:
+        return {"use_sliding_window": False}
+    full = config.get("full_layers", 0)
+    kinds = [_FULL] * full + [_SLIDING] * (layers - full)
+    about = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": full}
+    return {**about, "layer_types": kinds}
 
 
 def _decoder_activation(activations: Sequence[str]) -> str:
@@ -350,17 +378,24 @@ def _model_type(config: Mapping[str, Any]) -> str:
     Raises:
       UserError: there is none.
     """
-    parallel, norm = config.get("parallel", False), config.get("norm", "rms")
-    bias, qk_norm = config.get("qkv_bias", False), config.get("qk_norm", False)
-    scale = config.get("logit_scale", 1.0)
-    if parallel and norm == "layer" and not bias and not qk_norm:
-        return "cohere"
-    if parallel or norm != "rms" or scale != 1.0 or (bias and qk_norm):
-        raise UserError(
-            f"parallel={parallel}, norm={norm}, qkv_bias={bias}, qk_norm={qk_norm}, "
-            f"logit_scale={scale}: no architecture of transformers has this combination"
-        )
-    if bias or qk_norm:
-        return "qwen2" if bias else "qwen3"
+    norm, qk_norm = config.get("norm", "rms"), config.get("qk_norm", False)
+    qkv, out = config.get("qkv_bias", False), config.get("out_bias", False)
+    mlp, window = config.get("mlp_bias", False), config.get("sliding_window") is not None
     # Llama's class wants a width that its heads divide, Mistral's computes the same without.
-    return "llama" if config["emb_dim"] % config["num_heads"] == 0 else "mistral"
+    divides = config["emb_dim"] % config["num_heads"] == 0
+    if config.get("parallel", False):
+        if norm == "layer" and qkv == out and not (mlp or qk_norm or window):
+            return "cohere"
+    elif norm == "rms" and config.get("logit_scale", 1.0) == 1.0:
+        if qk_norm and qkv == out and not mlp:
+            return "qwen3"
+        if qkv and not (out or mlp or qk_norm):
+            return "qwen2"
+        if qkv == out and not (qk_norm or window) and divides:
+            return "llama"
+        if not (qkv or out or mlp or qk_norm or config.get("full_layers", 0)):
+            return "mistral"
+    names = ("parallel", "norm", "qkv_bias", "out_bias", "mlp_bias", "qk_norm", "logit_scale")
+    names += ("sliding_window", "full_layers")
+    values = ", ".join(f"{name}={config[name]}" for name in names if name in config)
+    raise UserError(f"{values}: no architecture of transformers has this combination")

@@ -5,7 +5,7 @@ and MLP side by side after one norm, rotary features interleaved).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,12 @@ EMBEDDING_COPIES = {
     "decoder": (),
 }
 OUTPUT = "lm_head.weight"
+# What names of a family begin with, and the names behind it that tell when a file's differ.
+_PREFIXES = {"t5": "", "decoder": "model."}
+_PROBES = {
+    "t5": ("shared.weight", "encoder.embed_tokens.weight"),
+    "decoder": ("embed_tokens.weight",),
+}
 
 _T5_ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
@@ -73,6 +79,36 @@ def table(family: str, config: Mapping[str, Any]) -> dict[str, Rename]:
       config: fields of that family's configuration; those that are absent have their defaults.
     """
     return _t5(config) if family == "t5" else _decoder(config)
+
+
+def prefix(family: str, found: Collection[str]) -> str:
+    """Returns what stands before the names of the table in a file, where its own prefix differs.
+
+    A model that was saved without its head has `embed_tokens.weight`; one that was a part of
+    another has `transformer.`, `language_model.model.` or the like in front.
+    """
+    usual = _PREFIXES[family]
+    for probe in _PROBES[family]:
+        alike = [name for name in found if name == probe or name.endswith(f".{probe}")]
+        if usual + probe not in alike and len(alike) == 1:
+            return alike[0].removesuffix(probe)
+    return usual
+
+
+def respelled(
+    table: Mapping[str, Rename], family: str, found: Collection[str]
+) -> dict[str, Rename]:
+    """Returns the table with the prefix that the names of a file have, see `prefix`."""
+    usual, own = _PREFIXES[family], prefix(family, found)
+    heads = [name for name in found if name == OUTPUT or name.endswith(f".{OUTPUT}")]
+    head = heads[0] if len(heads) == 1 else OUTPUT
+    return {
+        path: dataclasses.replace(
+            rename,
+            theirs=head if rename.theirs == OUTPUT else own + rename.theirs.removeprefix(usual),
+        )
+        for path, rename in table.items()
+    }
 
 
 def modules(family: str, config: Mapping[str, Any]) -> dict[str, tuple[str, Rename]]:
@@ -152,10 +188,12 @@ def _decoder(config: Mapping[str, Any]) -> dict[str, Rename]:
             rotated = config["head_dim"] if parallel and name in ("query", "key") else 0
             path, module = f"{ours}/self_attention/{name}", f"{theirs}.self_attn.{module}"
             names[f"{path}/kernel"] = _kernel(module, rotated)
-            if config.get("qkv_bias", False) and name != "out":
+            if config.get("out_bias" if name == "out" else "qkv_bias", False):
                 names[f"{path}/bias"] = Rename(f"{module}.bias", head_dim=rotated)
         for name, module in _MLP.items():
             names[f"{ours}/mlp/{name}/kernel"] = _kernel(f"{theirs}.mlp.{module}")
+            if config.get("mlp_bias", False):
+                names[f"{ours}/mlp/{name}/bias"] = Rename(f"{theirs}.mlp.{module}.bias")
     if not config.get("logits_via_embedding", True):
         names["decoder/logits_dense/kernel"] = Rename(OUTPUT, transpose=True)
     return names

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from promot_jax.errors import UserError
-from promot_jax.interop import stores, t5x_legacy, t5x_orbax
+from promot_jax.interop import byt5, stores, t5x_legacy, t5x_orbax
 from promot_jax.interop.source import Source
 
 # By the names of formats that a user may give.
@@ -49,9 +49,12 @@ def open_checkpoint(path: str) -> Source:
             "with T5X to a network with scan_layers = False"
         )
     config = t5_config(source.leaves)
-    return dataclasses.replace(
+    source = dataclasses.replace(
         source, path=path, family="t5" if config else None, config=config or {}
     )
+    if source.config.get("vocab_size") == byt5.ROWS:
+        source = dataclasses.replace(source, vocabulary=byt5.of_rows(byt5.ROWS))
+    return source
 
 
 def t5_config(leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any] | None:

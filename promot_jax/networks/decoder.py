@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from promot_jax import values
+from promot_jax.errors import UserError
 from promot_jax.networks import layers, masks, rotary, stack
 from promot_jax.networks.grouped_attention import GroupedAttention
 from promot_jax.networks.lora import Lora
@@ -46,8 +47,12 @@ class DecoderConfig:
       norm: "rms", or "layer", which subtracts the mean too; neither has a bias.
       norm_epsilon: added to the variance.
       rope_base: base of the rotary frequencies.
-      rope_scaling: Llama 3's (factor, low_freq_factor, high_freq_factor, original_max_position).
+      rope_scaling: of the rotary frequencies, see `rotary.Scaling`.
+      max_positions: the longest row that the model was made for, where that is known.
+      sliding_window: how many positions a query sees, its own included; None is all.
+      full_layers: that many first layers have no window.
       qkv_bias: query, key and value have biases (Qwen 2.5).
+      out_bias, mlp_bias: the output of attention has a bias, the maps of the MLP have.
       qk_norm: RMS norm of each head of query and key before their rotation (Qwen 3).
       logits_via_embedding: score with the embedding in place of `logits_dense`.
       logit_scale: multiplies the logits.
@@ -74,7 +79,12 @@ class DecoderConfig:
     norm_epsilon: values.Positive = 1e-6
     rope_base: values.Positive = 10000.0
     rope_scaling: rotary.Scaling | None = None
+    max_positions: int | None = None
+    sliding_window: int | None = None
+    full_layers: int = 0
     qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
     qk_norm: bool = False
     logits_via_embedding: bool = True
     logit_scale: values.Positive = 1.0
@@ -99,6 +109,20 @@ class DecoderConfig:
         if self.norm not in ("rms", "layer"):
             raise values.Misfit(self, "{norm}; choose 'rms' or 'layer'", "norm")
         stack.check_remat(self.remat)
+
+    def check_rows(self, slots: int) -> None:
+        """Raises UserError for rows that are longer than what the network computes truly."""
+        longest, what = None, ""
+        if self.rope_scaling is not None and self.rope_scaling[0] == "dynamic":
+            longest, what = self.rope_scaling[2], "its dynamic rotary scaling is the plain one"
+        if self.sliding_window is not None and self.full_layers:
+            longest, what = self.sliding_window, "the sliding window of its layers changes nothing"
+        if longest is not None and slots > longest:
+            raise UserError(
+                f"rows of {slots} tokens, padding included: this model can be computed up to "
+                f"{longest}, as long as {what}; shorten the rows (TASK_FEATURE_LENGTHS) or "
+                "--max_length"
+            )
 
     @property
     def has_prompts(self) -> bool:
@@ -147,6 +171,7 @@ class DecoderLayer(nn.Module):
             dtype=config.dtype,
             norm_epsilon=config.norm_epsilon,
             qkv_bias=config.qkv_bias,
+            out_bias=config.out_bias,
             qk_norm=config.qk_norm,
             lora=config.lora,
             deterministic=self.deterministic,
@@ -159,6 +184,7 @@ class DecoderLayer(nn.Module):
             config.dropout_rate,
             config.dtype,
             lora=config.lora,
+            use_bias=config.mlp_bias,
             name="mlp",
         )
         if config.parallel:
@@ -204,6 +230,8 @@ class Decoder(nn.Module):
         x, slot, cache_slots = embedded, None, None
         if decode and self.has_variable("cache", "slot"):
             slot, mask, positions = self._advance()
+            # A position is the number of valid tokens before.
+            key_positions = jnp.cumsum(mask[:, 0], axis=1) - 1
         else:
             if config.has_prompts:
                 x = PromptBank(
@@ -213,12 +241,16 @@ class Decoder(nn.Module):
                 segment_ids, positions, prefix = _in_front(
                     config.prompt_length, prompt_ids, segment_ids, positions, prefix
                 )
-            mask = masks.prefix_mask(segment_ids, prefix)
+            config.check_rows(segment_ids.shape[1] + (max_decode_length or 0))
+            mask, key_positions = masks.prefix_mask(segment_ids, prefix), positions
             if decode:
                 cache_slots = self._create(segment_ids > 0, positions, max_decode_length)
+        if config.sliding_window is not None and not config.full_layers:
+            mask = masks.within_window(mask, positions, key_positions, config.sliding_window)
         angles = rotary.rotation(
             positions,
             rotary.frequencies(config.head_dim, config.rope_base, config.rope_scaling),
+            rotary.magnitude(config.rope_scaling),
         )
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
         x = dropout(x, deterministic=deterministic)

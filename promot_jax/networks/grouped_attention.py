@@ -31,6 +31,7 @@ class GroupedAttention(nn.Module):
     dtype: str
     norm_epsilon: float
     qkv_bias: bool
+    out_bias: bool
     qk_norm: bool
     lora: Lora | None
     deterministic: bool
@@ -86,6 +87,7 @@ class GroupedAttention(nn.Module):
             ("joined_kv", "embed"),
             layers.fan_in_normal,
             self.dtype,
+            use_bias=self.out_bias,
             lora=self.lora,
             name="out",
         )(mixed.reshape(*x.shape[:2], self.num_heads * self.head_dim))

@@ -340,11 +340,12 @@ class MLP(nn.Module):
     dropout_rate: float
     dtype: str = "float32"
     lora: Lora | None = None
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
         """Maps `[B, X, H]` to `[B, X, H]` through `[B, X, F]`."""
-        dense = functools.partial(Dense, dtype=self.dtype, lora=self.lora)
+        dense = functools.partial(Dense, dtype=self.dtype, use_bias=self.use_bias, lora=self.lora)
         factors = []
         for number, name in enumerate(self.activations):
             wi = "wi" if len(self.activations) == 1 else f"wi_{number}"

@@ -79,3 +79,20 @@ def prefix_mask(segment_ids: jax.Array, prefix: jax.Array | None) -> jax.Array:
         allowed = allowed | ((prefix[:, :, None] > 0) & (prefix[:, None, :] > 0))
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
     return allowed & same & (segment_ids[:, None, :] > 0)
+
+
+def within_window(
+    mask: jax.Array, query_positions: jax.Array, key_positions: jax.Array, window: int
+) -> jax.Array:
+    """Hides keys that lie `window` positions or more before their query (Mistral).
+
+    Args:
+      mask: bool `[B, Q, S]`.
+      query_positions: int `[B, Q]`.
+      key_positions: int `[B, S]`.
+      window: how many positions a query sees, its own included.
+
+    Returns:
+      bool `[B, Q, S]`.
+    """
+    return mask & (query_positions[:, :, None] - key_positions[:, None, :] < window)
