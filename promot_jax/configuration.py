@@ -212,7 +212,7 @@ def check_all_used(gin_files: Sequence[str], flags: Sequence[str]) -> None:
     macros = {scope for scope, selector in reached if selector == bindings.MACRO}
     for name, written, where in given:
         if "." not in name:
-            if name not in macros | set(FREE_MACROS):
+            if name not in macros and name != "MODEL_DIR":
                 raise UserError(
                     f"{where}nothing in this experiment uses {name}{_nearest(name, macros)}"
                 )
