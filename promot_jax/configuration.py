@@ -297,6 +297,8 @@ def keep(folder: pathlib.Path, config: str) -> None:
 
 def _settings(config: str) -> dict[str, str]:
     """Returns the values of a configuration that decide results, by name."""
+    # Runs of before paths were expanded have them as they were given.
+    config = re.sub(r"(?<=')~(?=/)", lambda _: os.path.expanduser("~"), config)
     joined = re.sub(r" *\\?\n +", " ", config)
     statements = [line.partition(" = ") for line in joined.splitlines()]
     return {
