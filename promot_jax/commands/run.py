@@ -40,6 +40,8 @@ def add(commands) -> None:
         "examples:\n"
         "  promot run mini --seeds 0\n"
         "  promot run mini --gin.MODEL_DIR=\"'runs/gentle'\" --gin.LEARNING_RATE=0.0005\n"
+        "  promot run mini '--gin.LEARNING_RATE=@optimizers.warmup_cosine()' \\\n"
+        "    --gin.optimizers.warmup_cosine.peak=0.001\n"
         "  promot run your_data --train train.jsonl --eval dev.jsonl \\\n"
         '    --template "question: {text}, is it a colour? answer:" --target "{label}"',
     )
