@@ -174,6 +174,20 @@ def built():
         return experiment, model_dir(), text
 
 
+def check_tasks(experiment) -> None:
+    """Checks the tasks of an experiment by `Experiment.check_tasks`; names what was set.
+
+    Raises:
+      UserError: one has another split or metric, or is not registered.
+    """
+    from promot_jax import bindings
+
+    try:
+        experiment.check_tasks()
+    except Misfit as misfit:
+        raise UserError(bindings.named(misfit)) from misfit
+
+
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
     """Turns whatever gin dislikes in a file or flag into a UserError."""

@@ -82,6 +82,18 @@ def test_sizes_that_do_not_go_together_are_named_by_their_macros(nothing_is_read
     assert "decoder.DecoderConfig.num_kv_heads = 3 does not divide NUM_HEADS = 4" in line
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("metric='accurracy'", ".metric = 'accurracy': the task mini_rte has no such metric; did"),
+        ("split='tests'", ".split = 'tests': the task mini_rte has no such split; did you mean"),
+    ],
+)
+def test_how_a_task_is_evaluated_is_checked(nothing_is_read, capsys, flag, expected):
+    line = fails(capsys, "run", "mini", f"--gin.target/evaluation.EvalTask.{flag}")
+    assert f"target/evaluation.EvalTask{expected}" in line
+
+
 COUNTS = ("TRAIN_STEPS", "BATCH_SIZE", "EVAL_PERIOD", "PROMPT_TRAIN_STEPS", "MICROBATCHES")
 SHARES = ("DROPOUT_RATE", "LABEL_SMOOTHING", "PROMPT_DROPOUT_RATE")
 RATES = ("LEARNING_RATE", "PROMPT_LEARNING_RATE")

@@ -151,6 +151,7 @@ def _run_experiment(arguments, overrides) -> None:
     if not arguments.preview and distributed.is_main():
         _check_places()
     experiment, model_dir, config = configuration.built()
+    configuration.check_tasks(experiment)
     from promot_jax import preview
 
     if arguments.preview or preview.needed(experiment):
