@@ -175,6 +175,20 @@ def built():
         return experiment, model_dir(), text
 
 
+def check_tasks(experiment) -> None:
+    """Checks the tasks of an experiment by `Experiment.check_tasks`; names what was set.
+
+    Raises:
+      UserError: one has another split or metric, or is not registered.
+    """
+    from promot_jax import bindings
+
+    try:
+        experiment.check_tasks()
+    except Misfit as misfit:
+        raise UserError(bindings.named(misfit)) from misfit
+
+
 @contextlib.contextmanager
 def _explained(where: str) -> Iterator[None]:
     """Turns whatever gin dislikes in a file or flag into a UserError."""
@@ -213,7 +227,7 @@ def check_all_used(gin_files: Sequence[str], flags: Sequence[str]) -> None:
     macros = {scope for scope, selector in reached if selector == bindings.MACRO}
     for name, written, where in given:
         if "." not in name:
-            if name not in macros | set(FREE_MACROS):
+            if name not in macros and name != "MODEL_DIR":
                 raise UserError(
                     f"{where}nothing in this experiment uses {name}{_nearest(name, macros)}"
                 )
@@ -309,6 +323,8 @@ def _whole_statements(config: str) -> tuple[str, bool]:
 
 def _settings(config: str) -> dict[str, str]:
     """Returns the values of a configuration that decide results, by name."""
+    # Runs of before paths were expanded have them as they were given.
+    config = re.sub(r"(?<=')~(?=/)", lambda _: os.path.expanduser("~"), config)
     joined = re.sub(r" *\\?\n +", " ", config)
     statements = [line.partition(" = ") for line in joined.splitlines()]
     return {

@@ -98,6 +98,28 @@ class Experiment:
                     )
         _ = self.selected
 
+    def check_tasks(self) -> None:
+        """Checks that the tasks have the splits and metrics by which they are evaluated.
+
+        Raises:
+          UserError: one has not, or is not registered.
+        """
+        for task in (*self.targets, *self.tasks):
+            found = data.with_vocabulary(task.name, None)
+            # What is not on this machine is not asked for.
+            local = not hasattr(getattr(found, "source", None), "tfds_dataset")
+            known = {"split": list(found.splits) if local else (), "metric": _metrics(found)}
+            for field, names in known.items():
+                value = getattr(task, field)
+                if names and value not in names:
+                    near = difflib.get_close_matches(value, names, 1)
+                    mend = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+                    raise values.Misfit(
+                        task,
+                        f"{{{field}}}: the task {task.name} has no such {field}; {mend}",
+                        field,
+                    )
+
     @property
     def selected(self) -> list[Method]:
         """The methods to run now, in the order of the experiment.
@@ -121,3 +143,14 @@ class Experiment:
         near = difflib.get_close_matches(name, known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"no method {name!r} in this run{meant}; it has {', '.join(known)}")
+
+
+def _metrics(task) -> list[str]:
+    """Returns the names of a task's metrics; none where they do not take plain texts."""
+    names: list[str] = []
+    for metric in getattr(task, "predict_metric_fns", ()):
+        try:
+            names += metric(["a"], ["a"])
+        except Exception:  # of a person's own functions
+            return []
+    return names

@@ -106,24 +106,50 @@ class Schedule:
         return optax.join_schedules(parts, [self.warmup_steps])(count)
 
 
-def warmup_cosine(peak: Positive, steps: Count, warmup_steps: Whole = 0) -> Schedule:
+def warmup_cosine(
+    peak: Positive,
+    warmup_steps: Whole = 0,
+    steps: Count | None = None,
+    stage_steps: Count | None = None,
+) -> Schedule:
     """Rises to `peak` in `warmup_steps`, then falls as a cosine to `peak / 100` at `steps`.
 
+    Args:
+      peak: the highest rate.
+      warmup_steps: steps until there.
+      steps: steps in all; None takes those of the stage.
+      stage_steps: these; an experiment's macros for rates give them.
+
     Raises:
-      UserError: the warm-up is not shorter than the training.
+      UserError: the warm-up is not shorter than the training, or nobody says how long that is.
     """
+    steps = _lasting("warmup_cosine", steps, stage_steps)
     return Schedule("warmup_cosine", peak, warmup_steps, steps, peak / 100)
 
 
-def warmup_linear(peak: Positive, steps: Count, warmup_steps: Whole = 0) -> Schedule:
+def warmup_linear(
+    peak: Positive,
+    warmup_steps: Whole = 0,
+    steps: Count | None = None,
+    stage_steps: Count | None = None,
+) -> Schedule:
     """Rises to `peak` in `warmup_steps`, then falls along a line to 0 at `steps`.
 
-    Raises:
-      UserError: the warm-up is not shorter than the training.
+    Arguments and errors are those of `warmup_cosine`.
     """
+    steps = _lasting("warmup_linear", steps, stage_steps)
     return Schedule("warmup_linear", peak, warmup_steps, steps, 0.0)
 
 
 def warmup_constant(peak: Positive, warmup_steps: Count) -> Schedule:
     """Rises to `peak` in `warmup_steps` and stays there."""
     return Schedule("warmup_constant", peak, warmup_steps, None, peak)
+
+
+def _lasting(recipe: str, steps: int | None, stage_steps: int | None) -> int:
+    if steps is None and stage_steps is None:
+        raise UserError(
+            f"optimizers.{recipe}.steps has no value; give one by --gin.optimizers.{recipe}."
+            "steps=VALUE, or set the schedule by a macro such as LEARNING_RATE"
+        )
+    return stage_steps if steps is None else steps

@@ -99,7 +99,7 @@ def test_adamw_clips_the_global_norm():
 
 
 def test_warmup_cosine():
-    rate = optimizers.warmup_cosine(0.1, 100, 10)
+    rate = optimizers.warmup_cosine(0.1, 10, 100)
     assert rate(0) == 0
     np.testing.assert_allclose(rate(5), 0.05, rtol=1e-5)
     np.testing.assert_allclose(rate(10), 0.1, rtol=1e-5)

@@ -40,6 +40,8 @@ def add(commands) -> None:
         "examples:\n"
         "  promot run mini --seeds 0\n"
         "  promot run mini --gin.MODEL_DIR=\"'runs/gentle'\" --gin.LEARNING_RATE=0.0005\n"
+        "  promot run mini '--gin.LEARNING_RATE=@optimizers.warmup_cosine()' \\\n"
+        "    --gin.optimizers.warmup_cosine.peak=0.001\n"
         "  promot run your_data --train train.jsonl --eval dev.jsonl \\\n"
         '    --template "question: {text}, is it a colour? answer:" --target "{label}"',
     )
@@ -134,19 +136,22 @@ def _run_experiment(arguments, overrides) -> None:
     if arguments.unseen:
         read.insert(1, str(configuration.GIN_FOLDER / "tasks" / "unseen_files.gin"))
     searched = [files.home(folder) for folder in arguments.gin_search_paths.split(",") if folder]
-    own = _own(arguments)
-    overrides = [*_chosen(arguments), *own.values(), *overrides]
+    own, chosen = _own(arguments), _chosen(arguments)
+    overrides = [*chosen.values(), *own.values(), *overrides]
     configuration.parse(read, overrides, searched)
     for flag, binding in own.items():
-        _check_takes(arguments.experiment, flag, binding)
+        _check_takes(arguments.experiment, flag, binding, OWN)
+    for flag, binding in chosen.items():
+        _check_takes(arguments.experiment, flag, binding, "leave it out")
     if arguments.unseen:
         # The macro alone is always used; these files must also be the experiment's unseen tasks.
-        _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()")
+        _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()", OWN)
     configuration.check_all_used(given, overrides)
     configuration.check_values(overrides)
     if not arguments.preview and distributed.is_main():
         _check_places()
     experiment, model_dir, config = configuration.built()
+    configuration.check_tasks(experiment)
     from promot_jax import preview
 
     if arguments.preview or preview.needed(experiment):
@@ -195,13 +200,13 @@ def _check_places() -> None:
             raise UserError(f"REUSE {reused!r} {what}; name folders of earlier runs")
 
 
-def _chosen(arguments) -> list[str]:
+def _chosen(arguments) -> dict[str, str]:
     """Returns the gin flags that --seeds and --methods stand for."""
-    chosen = []
+    chosen = {}
     if arguments.seeds is not None:
-        chosen.append(f"--gin.SEEDS=({arguments.seeds},)")
+        chosen["seeds"] = f"--gin.SEEDS=({arguments.seeds},)"
     if arguments.methods is not None:
-        chosen.append(f"--gin.METHODS={tuple(arguments.methods.split(','))!r}")
+        chosen["methods"] = f"--gin.METHODS={tuple(arguments.methods.split(','))!r}"
     return chosen
 
 
@@ -219,15 +224,17 @@ def _own(arguments) -> dict[str, str]:
     return given
 
 
-def _check_takes(experiment: str, flag: str, binding: str) -> None:
+OWN = "`promot run your_data` takes rows of your own"
+
+
+def _check_takes(experiment: str, flag: str, binding: str, mend: str) -> None:
     """Raises UserError for a flag whose macro an experiment does not use."""
     try:
         configuration.check_all_used([], [binding])
     except UserError:
         macro = binding.removeprefix("--gin.").split("=")[0]
         raise UserError(
-            f"--{flag}: the experiment {experiment} does not use {macro}; `promot run your_data` "
-            "takes rows of your own"
+            f"--{flag}: the experiment {experiment} does not use {macro}; {mend}"
         ) from None
 
 

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from promot_jax import values
 from promot_jax.decoding.interface import (
     PAD_ID,
     SHARED,
@@ -29,6 +28,7 @@ from promot_jax.decoding.interface import (
 from promot_jax.decoding.token_by_token import greedy
 from promot_jax.decoding.top_k import gather, top_k_in_chunks
 from promot_jax.errors import UserError
+from promot_jax.values import Count, Weight
 
 Length = jax.Array | int
 # (length, alpha) -> what the log-probability of a sequence of that many tokens is divided by;
@@ -273,8 +273,8 @@ class Beam:
       UserError: `num_beams` below 1.
     """
 
-    num_beams: values.Count = 4
-    alpha: values.Weight = 0.6
+    num_beams: Count = 4
+    alpha: Weight = 0.6
     length_penalty: LengthPenalty = gnmt_penalty
     finish: Finish = finish_any
     stop: Stop = stop_settled
@@ -300,7 +300,7 @@ class Beam:
 
 
 def huggingface_beam(
-    num_beams: values.Count = 4,
+    num_beams: Count = 4,
     length_penalty: float = 1.0,
     early_stopping: bool | Literal["never"] = False,
 ) -> Beam:

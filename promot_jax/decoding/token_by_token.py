@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from promot_jax import values
 from promot_jax.decoding.interface import (
     PAD_ID,
     Cache,
@@ -18,6 +17,7 @@ from promot_jax.decoding.interface import (
 )
 from promot_jax.decoding.top_k import top_k_in_chunks
 from promot_jax.errors import UserError
+from promot_jax.values import Positive, Probability, Seed, Whole
 
 
 class _State(NamedTuple):
@@ -210,10 +210,10 @@ class Sample:
     """
 
     num_beams: int = dataclasses.field(default=1, init=False)
-    temperature: values.Positive = 1.0
-    top_k: values.Whole = 0
-    top_p: values.Probability = 1.0
-    seed: values.Seed = 0
+    temperature: Positive = 1.0
+    top_k: Whole = 0
+    top_p: Probability = 1.0
+    seed: Seed = 0
 
     def __post_init__(self):
         if self.temperature == 0:
