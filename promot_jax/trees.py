@@ -229,8 +229,9 @@ def _viewed(leaf: jax.Array) -> np.ndarray:
 
     With one an array could not be donated any more.
     """
-    devices = leaf.sharding.device_set
-    if len(devices) == 1 and leaf.dtype.isbuiltin and next(iter(devices)).platform == "cpu":
+    devices = leaf.block_until_ready().sharding.device_set
+    # Python's buffers know numbers of numpy alone.
+    if len(devices) == 1 and leaf.dtype.kind in "fiu" and next(iter(devices)).platform == "cpu":
         return np.asarray(memoryview(leaf))
     shards = [shard.data for shard in leaf.addressable_shards]
     return np.asarray(jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards))
@@ -370,8 +371,10 @@ class _Part(NamedTuple):
 
 def _whole(leaf: Any) -> np.ndarray:
     """Returns a leaf, of which other processes may hold parts, in the memory of this one."""
-    if getattr(leaf, "is_fully_addressable", True):
-        return jax.device_get(leaf)
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    if leaf.is_fully_addressable:
+        return _viewed(leaf)
     return multihost_utils.process_allgather(leaf, tiled=True)
 
 
