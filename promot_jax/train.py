@@ -14,6 +14,7 @@ from promot_jax import (
     checkpoints,
     data,
     distributed,
+    lineage,
     metric_writers,
     partitioning,
     stage_folder,
@@ -83,6 +84,9 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         came_from = distributed.by_main(stage_folder.begin, run.folder, run.lineage)
     else:
         came_from = summary.get("fingerprint")
+        if not lineage.differs(came_from, run.lineage):
+            # One of an earlier version says nothing; its checkpoints may.
+            came_from = run.lineage
     kept = checkpoints.StageCheckpoints(
         run.folder / "checkpoints", frozen, _rank(state.trainable), came_from
     )

@@ -1,5 +1,6 @@
 """A trained stage is reused by runs of the same lineage, and never by another's."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -7,10 +8,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import seqio
 
-from promot_jax import decoding, lineage, optimizers, trees
+from promot_jax import data, decoding, lineage, optimizers, trees
 from promot_jax.errors import UserError
 from promot_jax.networks import prompt
+from promot_jax.networks.lora import Lora
 from promot_jax.runner import Runner
 from promot_jax.stages import Method
 from tests import tiny
@@ -77,6 +80,35 @@ def test_every_bit_of_the_model_is_part_of_it():
     found = [lineage.of_model(tiny.model(), tree) for tree in (params, moved, params)]
     assert found[0] == found[2] != found[1]
     assert lineage.of_model(tiny.model(mlp_activations=("gelu",)), params) != found[0]
+    other = dataclasses.replace(tiny.model(), vocabulary=seqio.ByteVocabulary())
+    assert lineage.of_model(other, params) != found[0]
+
+
+def test_it_is_made_of_settings_and_not_of_what_jax_prints():
+    plain = lineage_of(), lineage_of(**rate(0.1))
+    with jax.default_matmul_precision("float32"), jax.enable_checks(True):
+        assert (lineage_of(), lineage_of(**rate(0.1))) == plain
+
+
+OWN = {
+    "trainable": ("other",),
+    "batches": data.FixedBatches(4),
+    "task_feature_lengths": {"inputs": 65, "targets": 4},
+    "lora": Lora(".*", 2, 4.0),
+    "label_smoothing": 0.2,
+    "z_loss": 1e-4,
+    "microbatches": 2,
+    "frozen_dtype": "bfloat16",
+    "eval_period": 3,
+    "follow_unseen": True,
+}
+
+
+def test_every_setting_of_a_stage_is_part_of_it():
+    found = [lineage_of(**{name: value}) for name, value in OWN.items()]
+    assert len({lineage_of(), *found}) == len(OWN) + 1
+    lengths = {"targets": 4, "inputs": 64}
+    assert lineage_of(task_feature_lengths=lengths) == lineage_of()
 
 
 def test_stacked_layers_and_what_is_stored_are_no_part_of_it():
@@ -128,6 +160,11 @@ def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
         _, own = trained(tmp_path / name, reuse, **changes)
         assert "reused_from" not in json.loads((own / "stage.json").read_text())
         assert (own / "checkpoints").exists()
+    # What it was taken from may be trained anew, as another one, or go.
+    there = (kept / "stage.json").read_text()
+    (kept / "stage.json").write_text(there.replace('"2:', '"2:f'))
+    with pytest.raises(UserError, match=r"was taken from .*, which holds another one now"):
+        trained(tmp_path / "second", reuse, second={"steps": 1})
     shutil.rmtree(kept)
     with pytest.raises(UserError, match=r"was taken from .*, which is gone"):
         trained(tmp_path / "second", reuse, second={"steps": 1})
@@ -153,7 +190,17 @@ def test_a_folder_goes_on_with_stacked_layers(tmp_path):
     np.testing.assert_allclose(half[path], again[path], rtol=1e-3, atol=1e-4)
 
 
-def test_a_stage_of_another_lineage_is_refused(tmp_path):
-    trained(tmp_path)
+def test_a_stage_of_another_lineage_is_refused(tmp_path, capsys):
+    first, folder = trained(tmp_path)
+    kept = folder / "stage.json"
+    ours = kept.read_text()
+    # Lineages of earlier versions were made of what jax printed; such stages open, with a word.
+    old = json.loads(ours) | {"fingerprint": "0123456789abcdef"}
+    kept.write_text(json.dumps(old))
+    capsys.readouterr()
+    again, _ = trained(tmp_path)
+    assert f"{folder}: trained by an earlier version" in capsys.readouterr().out
+    assert all((first[path] == again[path]).all() for path in first)
+    kept.write_text(ours)
     with pytest.raises(UserError, match="prompt was trained from another model, data or settings"):
         trained(tmp_path, steps=2, second={"steps": 2})
