@@ -38,16 +38,8 @@ ONLY = {
     "orbax": {"checkpoints", "interop"},
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
-        *(
-            "architectures",
-            "data",
-            "integrations",
-            "models",
-            "preview",
-            "scoring",
-            "tasks",
-            "vocabularies",
-        )
+        *("architectures", "data", "integrations", "models", "oracle", "preview", "scoring"),
+        *("tasks", "vocabularies"),
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},
