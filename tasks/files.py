@@ -106,8 +106,8 @@ class Source(seqio.FunctionDataSource):
         chosen = list(itertools.islice((o for o in circle if o != row), self.shots))
         if len(chosen) < self.shots:
             raise UserError(
-                f"{self.data.train} has too few other rows for {self.shots} exemplars before each; "
-                "add rows, or leave out the methods that train with exemplars (1-shot)"
+                f"{self.data.train} has too few rows to put {self.shots} other before each as an "
+                "exemplar; add rows, or leave out the methods that train with exemplars (1-shot)"
             )
         return templates.few_shot([(o.inputs, o.targets.strip()) for o in chosen], row.inputs)
 

@@ -14,6 +14,7 @@ from promot_jax.errors import UserError
 
 # Both end where they do or not at all, whatever follows: no text makes them slow.
 _QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
+_BLANK_LINES = re.compile(r"(?: *+[\r\n])*+")
 _FIRST_LINE = re.compile(r'(?:[^"\r\n]++|"[^"]*+"?)*+(\r(?!\r*\n))?')
 # What a cell has that cannot do without quotes.
 _NEEDS_QUOTES = re.compile(r'["\t\r\n]')
@@ -42,7 +43,7 @@ def comma_separated(path: str, text: str) -> Iterator[tuple[str, dict[str, str]]
       UserError: a row with too few or too many cells, a quote that is not closed, or a column that
         there is twice.
     """
-    first = _FIRST_LINE.match(text.lstrip("\r\n"))[0]
+    first = _FIRST_LINE.match(text, _BLANK_LINES.match(text).end())[0]
     names = re.sub('"[^"]*"?', "", first)
     delimiter = "," if "," in names or ";" not in names else ";"
     if delimiter not in names and "\t" in names:

@@ -215,9 +215,7 @@ def test_exemplars_are_asked_for_only_where_a_chosen_method_trains_with_them(fil
     found = settled("fine_tuning", "promot")
     assert found["TASK_FEATURE_LENGTHS"] == {"inputs": 24, "targets": 8}
     assert "ONE_SHOT_TASK_FEATURE_LENGTHS" not in found
-    with pytest.raises(
-        UserError, match=r"too few other rows for 1 exemplars .*leave out the methods"
-    ):
+    with pytest.raises(UserError, match=r"too few rows to put 1 other before each .*leave out"):
         settled("fine_tuning", "promot_1shot")
     # Two rows do, for methods that join the run later too.
     write(tmp_path / "train.jsonl", ROWS[:2])
