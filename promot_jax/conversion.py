@@ -247,7 +247,7 @@ def _write_huggingface(
     vocabulary, ids, files = model.vocabulary, {}, dict(beside)
     with tempfile.TemporaryDirectory() as scratch:
         if vocabulary is not None and vocabularies.save(vocabulary, scratch):
-            files = side_files.find_tokenizer(scratch) | files
+            files |= side_files.find_tokenizer(scratch)
             # A folder of transformers that has none does without.
             if side_files.CONFIG not in files:
                 settings = vocabularies.huggingface_settings(vocabulary)

@@ -126,6 +126,12 @@ def test_vocabulary_beside_the_weights(broken):
         "file": str(folder / "spiece.model"),
         "extra_ids": 0,
     }
+    # A word that was added to a T5's is in its tokenizer.json alone.
+    for added, file in [("<extra_id_3>", "spiece.model"), ("<col>", "tokenizer.json")]:
+        content = json.dumps({"added_tokens": [{"id": 9, "content": added}]})
+        (folder / "tokenizer.json").write_text(content)
+        vocabulary = huggingface.open_checkpoint(str(folder)).vocabulary
+        assert vocabulary["file"] == str(folder / file)
 
 
 # --- errors ---

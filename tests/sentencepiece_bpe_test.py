@@ -1,6 +1,7 @@
 """A Llama's tokenizer.model against the sentencepiece library; targets that go on from inputs."""
 
 import json
+import random
 
 import pytest
 import sentencepiece
@@ -11,10 +12,18 @@ from promot_jax import vocabularies
 from promot_jax.continuation import Continuation, continuing
 from promot_jax.errors import UserError
 
-CORPUS = ["the cat is on the box and the dog is red", "La géographie: 12 345", "Привет, мир"] * 9
+DRAW = random.Random(0)
+# Pieces of such words overlap, so that the order of merges shows.
+DRAWN = ["".join(DRAW.choices("abcde ", k=80)) for _ in range(40)]
+CORPUS = [
+    "the cat is on the box and the dog is red",
+    "La géographie: 12 345",
+    "Привет, мир",
+] * 9 + DRAWN[:30]
 TEXTS = [
     *("the cat is", "the  red   cat ", "géographie 12", "Привет, 你好 🙂", "a\nb\tc", "", "x" * 20),
     *("dogbox catdog redis", "isthe, onthe; box-cat", "thethethe catcat", "geo\u0301graphie"),
+    *map(str.strip, DRAWN[20:]),
 ]
 
 
@@ -22,7 +31,7 @@ def train(file, **changes):
     """Trains a model of Llama 2's kind."""
     settings = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
     settings |= {
-        "vocab_size": 320,
+        "vocab_size": 400,
         "remove_extra_whitespaces": False,
         "unk_id": 0,
         "bos_id": 1,

@@ -52,7 +52,7 @@ class Decoder(Protocol):
 
 def end_ids(eos_id: EndId) -> tuple[int, ...]:
     """Returns the ends of a sequence."""
-    return (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+    return tuple(eos_id) if isinstance(eos_id, Sequence) else (eos_id,)
 
 
 def is_end(tokens: jax.Array, eos_id: EndId) -> jax.Array:

@@ -209,7 +209,7 @@ def _find_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
 def _find_vocabulary(folder: pathlib.Path, family: str) -> dict[str, Any] | None:
     for name in _TOKENIZERS[family]:
         file = folder / name
-        if not file.is_file():
+        if not file.is_file() or (name == "spiece.model" and _adds_tokens(folder)):
             continue
         if family == "decoder" or name.endswith(".json"):
             return {"kind": "tokenizers", "file": str(file.absolute())}
@@ -220,6 +220,13 @@ def _find_vocabulary(folder: pathlib.Path, family: str) -> dict[str, Any] | None
         extra_ids = known.get("extra_ids", 100)
         return {"kind": "sentencepiece", "file": str(file.absolute()), "extra_ids": extra_ids}
     return byt5.vocabulary(folder) if family == "t5" else None
+
+
+def _adds_tokens(folder: pathlib.Path) -> bool:
+    """Says whether a tokenizer.json has tokens beyond those of the SentencePiece model."""
+    file = folder / "tokenizer.json"
+    added = read_json(file).get("added_tokens", []) if file.is_file() else []
+    return any(not re.fullmatch(r"<(pad|unk|/?s|extra_id_\d+)>", t["content"]) for t in added)
 
 
 def write(
