@@ -92,7 +92,9 @@ def test_an_adapter_is_exported_beside_the_model_or_merged(adapted, tmp_path, ca
     assert fingerprint(again) == fingerprint(adapted)
     found, expected = load(again)[0].network.config, load(adapted)[0].network.config
     assert (found.lora.rank, found.lora.alpha) == (2, 4.0)
-    assert dataclasses.replace(found, lora=None) == dataclasses.replace(expected, lora=None)
+    # An export has to name some length of rows, where nothing tells it.
+    found = dataclasses.replace(found, lora=None, max_positions=None)
+    assert found == dataclasses.replace(expected, lora=None)
 
     merged = tmp_path / "merged"
     run(capsys, "export", adapted, merged, "--format", "huggingface", "--merge_lora")

@@ -181,7 +181,7 @@ def test_rows_beyond_what_is_computed_are_refused():
     sizes |= {"mlp_dim": 8, "num_layers": 2}
     for changes, what in [
         ({"rope_scaling": ("dynamic", 2.0, 6)}, "dynamic rotary scaling"),
-        ({"sliding_window": 6, "full_layers": 1}, "sliding window"),
+        ({"sliding_window": 6, "full_layers": 1}, "window of its last layers"),
     ]:
         config = decoder.DecoderConfig(**sizes, **changes)
         model = models.DecoderOnlyModel(decoder.Transformer(config), None)

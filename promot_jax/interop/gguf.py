@@ -211,14 +211,14 @@ def _short(number: float) -> float:
 
 def _named_scaling(path: str, need) -> tuple | None:
     """Returns the scaling that the metadata name, as `networks.rotary` takes it."""
-    kind, factor = need("rope.scaling.type", "none"), need("rope.scaling.factor", 0.0)
-    # Older files have this one number, and some the other without a type.
-    factor = _short(factor or need("rope.scale_linear", 1.0))
+    # Without a type a factor is linear, as it was when there was one kind only.
+    kind, factor = need("rope.scaling.type", "linear"), need("rope.scaling.factor", 0.0)
     if kind not in ("none", "linear", "yarn"):
         raise UserError(
             f"{path} has rope.scaling.type = {kind}; only none, linear and yarn can be read"
         )
-    if factor == 1.0 or (kind == "none" and factor != need("rope.scale_linear", 1.0)):
+    factor = _short(factor or need("rope.scale_linear", 1.0))
+    if kind == "none" or factor == 1.0:
         return None
     if kind != "yarn":
         return ("linear", factor)

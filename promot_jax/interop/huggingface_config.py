@@ -219,6 +219,10 @@ def _read_decoder(about: Mapping[str, Any], file: str, kind: _Decoder) -> dict[s
         "head_dim": about.get("head_dim", kind.head_dim) or width // heads,
     }
     max_positions = about.get("max_position_embeddings", kind.max_positions)
+    if max_positions is not None:
+        max_positions = _need(
+            {"max_position_embeddings": max_positions}, "max_position_embeddings", file
+        )
     rope_base, rope_scaling = rope_config.read(about, file, kind.rope_base, max_positions)
     epsilon, default_epsilon = kind.epsilon
     config = {

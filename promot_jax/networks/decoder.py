@@ -112,12 +112,13 @@ class DecoderConfig:
 
     def check_rows(self, slots: int) -> None:
         """Raises UserError for rows that are longer than what the network computes truly."""
-        longest, what = None, ""
+        limits = []
         if self.rope_scaling is not None and self.rope_scaling[0] == "dynamic":
-            longest, what = self.rope_scaling[2], "its dynamic rotary scaling is the plain one"
+            limits.append((self.rope_scaling[2], "its dynamic rotary scaling is the plain one"))
         if self.sliding_window is not None and self.full_layers:
-            longest, what = self.sliding_window, "the sliding window of its layers changes nothing"
-        if longest is not None and slots > longest:
+            limits.append((self.sliding_window, "the window of its last layers changes nothing"))
+        longest, what = min(limits, default=(slots, ""))
+        if slots > longest:
             raise UserError(
                 f"rows of {slots} tokens, padding included: this model can be computed up to "
                 f"{longest}, as long as {what}; shorten the rows (TASK_FEATURE_LENGTHS) or "
