@@ -92,7 +92,7 @@ def check(typed: Mapping[str, str]) -> None:
     for name, value, hint in _settings():
         if found := values.fault(value, hint):
             named = found.named or values.Named(name, value)
-            value = typed.get(named.name) or values.shown(named.value)
+            value = " ".join(typed.get(named.name, "").split()) or values.shown(named.value)
             raise UserError(values.complaint(named.name, value, found))
     _check_complete()
     _check_methods()

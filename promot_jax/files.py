@@ -44,8 +44,8 @@ def home(path: str) -> str:
       UserError: `~NAME` of no user, or what cannot be a path.
     """
     if "\0" in path:
-        raise UserError(f"{path!r} cannot be a path; choose another")
-    before, path = re.fullmatch(r"(\w+=(?=~))?(.*)", path, re.DOTALL).groups()
+        raise UserError(f"{path!r} cannot be the name of a folder or file; choose another")
+    before, path = re.fullmatch(r"([\w.-]+=(?=~))?(.*)", path, re.DOTALL).groups()
     if (full := os.path.expanduser(path)).startswith("~"):
         raise UserError(f"{path}: there is no home folder {path.split('/')[0]}; write ./{path}")
     return (before or "") + full

@@ -268,8 +268,11 @@ def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
         (["generate", "--checkpoint", ours, "--beams", "2", "--top_k", "3", "t"], "one of them"),
         (["generate", "--checkpoint", ours, "--top_p", "2", "t"], "top_p = 2"),
         (["generate", "--checkpoint", ours, "--top_p", "nan", "t"], "top_p = nan"),
-        (["generate", "--checkpoint", ours, "--max_length", "0", "t"], "at least 1 token"),
-        (["generate", "--checkpoint", ours, "--seed", str(2**70), "t"], "--seed 11805916207"),
+        (
+            ["generate", "--checkpoint", ours, "--max_length", "0", "t"],
+            "--max_length = 0: expected a whole",
+        ),
+        (["generate", "--checkpoint", ours, "--seed", str(2**70), "t"], "--seed = 11805916207"),
         (["generate", "--checkpoint", ours, "\udcff"], "is not UTF-8"),
         (["generate", "--checkpoint", ours, "--vocabulary", str(wide), "t"], "no SentencePiece"),
         (["import", ours, "gs://b/x"], "write to a local folder"),

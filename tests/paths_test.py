@@ -36,7 +36,7 @@ def empty(monkeypatch, tmp_path):
         ("a" * 250, "a name in it is too long"),
         ("/".join(["a" * 99] * 40), "the path is too long"),
         ("a\\nb", "cannot be the name of a folder"),
-        ("a\\0b", "cannot be a path"),
+        ("a\\0b", "cannot be the name of a folder"),
         ("", "expected a text that is not empty"),
         ("~nobody_of_this_name/run", "there is no home folder ~nobody_of_this_name"),
     ],

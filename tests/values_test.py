@@ -49,7 +49,7 @@ WRONG = [
     ("experiment.Experiment.decoder='beam'", "that is a Decoder"),
     ("LORA_PATTERN='('", "LORA_PATTERN = '(': expected a regular expression"),
     ("MODEL_DIR=''", "MODEL_DIR = '': expected a text that is not empty"),
-    ("INITIAL_CHECKPOINT_PATH='a\\0b'", "INITIAL_CHECKPOINT_PATH = 'a\\x00b' cannot be a path"),
+    ("INITIAL_CHECKPOINT_PATH='a\\0b'", "INITIAL_CHECKPOINT_PATH = 'a\\x00b' cannot be the name"),
     ("REUSE=('runs/none',)", "REUSE 'runs/none' is no folder"),
     # What does not go together, by the names of the macros.
     ("PROMPT_LENGTH=0", "attaches a prompt, but PROMPT_LENGTH = 0; give at least 1"),

@@ -127,7 +127,7 @@ def _experiment(arguments, overrides):
             from promot_jax.paper import plan as paper_plan
 
         model = arguments.experiment.split("/")[1]
-        absent = [f"--gin.{name}=''" for name in paper_plan.missing(model, overrides)]
+        absent = [f"--gin.{name}='PATH'" for name in paper_plan.missing(model, overrides)]
     configuration.parse([file], [*overrides, *absent])
     configuration.check_all_used([file], overrides)
     configuration.check_values(overrides)
