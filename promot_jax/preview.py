@@ -1,4 +1,4 @@
-"""What is said of tasks and their rows: before training, and by `promot tasks`.
+"""What is said of an experiment's tasks and their rows before training.
 
 A row's length counts the end-of-sequence token that closes it. Inputs and targets that are longer
 than the feature lengths of their task are cut.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import seqio
 
-from promot_jax import context, data, oracle
+from promot_jax import context, data, oracle, registered, scoring
 from promot_jax.continuation import continuing
 from promot_jax.errors import UserError, first_line
 from promot_jax.evaluation import EvalTask
@@ -26,8 +26,6 @@ FEATURES = ("inputs", "targets")
 SPLITS = ("train", "validation", "test")
 # Rows of a split that are looked at, for tasks that are not a person's own files.
 LIMIT = 10_000
-# Rows of an unseen task of the package, and of a task that is shown, whose oracle is asked.
-ORACLE_ROWS = 500
 # Lengths that are chosen from the data are multiples of this, and at most `LONGEST`.
 MULTIPLE = 8
 LONGEST = {"inputs": 1024, "targets": 256}
@@ -55,7 +53,7 @@ def read(task: str, split: str, vocabulary: seqio.Vocabulary) -> list[Texts]:
     Raises:
       UserError: rows that cannot be read.
     """
-    return _texts(task, _examples(task, split, _limit(task), vocabulary), vocabulary)
+    return _texts(task, registered.examples(task, split, _limit(task), vocabulary), vocabulary)
 
 
 def _limit(task: str) -> int:
@@ -64,7 +62,7 @@ def _limit(task: str) -> int:
 
 def _texts(task: str, rows: Iterable[dict], vocabulary: seqio.Vocabulary) -> list[Texts]:
     decode = data.with_vocabulary(task, vocabulary).output_features["targets"].vocabulary.decode
-    return [tuple(_text(row, feature, decode) for feature in FEATURES) for row in rows]
+    return [tuple(scoring.text(row, feature, decode) for feature in FEATURES) for row in rows]
 
 
 def measure(texts: Iterable[Texts], vocabulary: seqio.Vocabulary) -> Sizes:
@@ -123,7 +121,9 @@ class Preview:
             if _source(task.name):
                 continue
             try:
-                rows = _examples(task.name, task.split, ORACLE_ROWS, self._vocabulary)
+                rows = registered.examples(
+                    task.name, task.split, registered.ORACLE_ROWS, self._vocabulary
+                )
                 found = self._ask(task, rows, task.task_feature_lengths or self._fitting_unseen)
             except UserError as error:
                 lines.append(f"{task.label}, unseen: not read ({first_line(error)})")
@@ -170,7 +170,9 @@ class Preview:
     def _read_rows(self, task: str, splits: Sequence[str]) -> dict[str, list[dict]]:
         known = data.with_vocabulary(task, None).splits
         limit = _limit(task)
-        return {s: _examples(task, s, limit, self._vocabulary) for s in splits if s in known}
+        return {
+            s: registered.examples(task, s, limit, self._vocabulary) for s in splits if s in known
+        }
 
     def _ask(
         self, task: EvalTask, rows: Sequence[dict], lengths: Mapping[str, int], further=()
@@ -330,130 +332,8 @@ def _below(found: oracle.Oracle, metric: str) -> list[str]:
     return [said, *found.reasons]
 
 
-# What the miniature's tasks stand for.
-STANDS_FOR = {
-    "mini_pretrain": "pretraining",
-    "mini_rte": "RTE",
-    "mini_cb": "CB",
-    "mini_wic": "WiC",
-    "mini_triviaqa": "TriviaQA",
-    "mini_web_questions": "web_questions",
-    "mini_wmt_enfr": "WMT14 En-Fr",
-    "mini_wmt_ende": "WMT16 En-De",
-    "mini_wmt_enro": "WMT16 En-Ro",
-    "mini_xsum": "XSum",
-    "mini_wikilingua": "WikiLingua",
-}
-
-
-def registered() -> list[str]:
-    """Returns a line for each registered task: name, where its rows are from, splits, metric."""
-    rows = [("NAME", "ROWS FROM", "SPLITS", "METRIC")]
-    for name in sorted(seqio.TaskRegistry.names()):
-        task = seqio.TaskRegistry.get(name)
-        metrics = ", ".join(getattr(fn, "__name__", str(fn)) for fn in task.predict_metric_fns)
-        rows.append((name, _origin(task), ", ".join(task.splits), metrics))
-    for name in sorted(seqio.MixtureRegistry.names()):
-        mixture = seqio.MixtureRegistry.get(name)
-        parts = " and ".join(part.name for part in mixture.tasks)
-        rows.append((name, f"mixture of {parts}", ", ".join(mixture.splits), ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def shown(task: str, split: str | None, count: int, vocabulary: seqio.Vocabulary | None):
-    """Yields lines on the first rows of a task: texts, pieces and ids, accepted answers.
-
-    Args:
-      task: registered name.
-      split: its split; None takes validation, else test, else train.
-      count: rows.
-      vocabulary: splits texts into pieces; None takes the task's own.
-
-    Raises:
-      UserError: an unknown task or split, or rows or a vocabulary that are not on this machine.
-    """
-    found = data.with_vocabulary(task, vocabulary)
-    if isinstance(found, seqio.Mixture):
-        names = ", ".join(part.name for part in found.tasks)
-        raise UserError(f"{task} is a mixture; show one of its tasks: {names}")
-    split = split or next(s for s in ("validation", "test", *found.splits) if s in found.splits)
-    if split not in found.splits:
-        raise UserError(f"task {task!r} has no split {split!r}; it has {', '.join(found.splits)}")
-    _check_fetched(found)
-    words = found.output_features["targets"].vocabulary
-    try:
-        _ = words.vocab_size
-    except UserError:
-        raise
-    except Exception as error:  # of file systems, local and remote
-        raise UserError(
-            f"the vocabulary of {task} cannot be read ({first_line(error)}); give one by "
-            "--vocabulary or --checkpoint"
-        ) from None
-    for row in _examples(task, split, count, vocabulary):
-        yield f"{task}, {split}"
-        for feature in FEATURES:
-            text = _text(row, feature, words.decode)
-            ids = found.output_features[feature].vocabulary.encode(text)
-            yield f"  {feature}: {text}"
-            yield f"    {len(ids)} pieces: {' '.join(_pieces(words, ids))}"
-            yield f"    ids: {' '.join(map(str, ids))}"
-        right = found.postprocess_fn(text, example=row, is_target=True)
-        accepted = [right] if isinstance(right, str) else list(map(str, right))
-        yield f"  accepted: {' | '.join(accepted)}"
-    if found.predict_metric_fns:
-        asked = oracle.ask(task, None, _examples(task, split, ORACLE_ROWS, vocabulary), vocabulary)
-        yield f"{task}, {split}: oracle {asked.score:.1f}"
-        yield from (f"warning: {reason}" for reason in asked.reasons)
-
-
-def _examples(task: str, split: str, limit: int, vocabulary) -> list[dict]:
-    _check_fetched(data.with_vocabulary(task, None))
-    return data.examples(task, split, limit, vocabulary)
-
-
-def _check_fetched(task: seqio.Task | seqio.Mixture) -> None:
-    """Raises UserError for a data set of tfds that is not on this machine.
-
-    Nothing here starts a download, which can be gigabytes.
-    """
-    if (dataset := getattr(getattr(task, "source", None), "tfds_dataset", None)) is None:
-        return
-    folder = dataset.data_dir or os.environ.get("TFDS_DATA_DIR")
-    folder = os.path.expanduser(folder or os.path.join("~", "tensorflow_datasets"))
-    about = os.path.join(folder, dataset.name.replace(":", "/"), "dataset_info.json")
-    if "://" not in folder and not os.path.isfile(about):
-        raise UserError(
-            f"task {task.name}: data set {dataset.name} is not in {folder}; "
-            f"fetch it with `tfds build {dataset.name} --data_dir {folder}`"
-        )
-
-
-def _origin(task: seqio.Task) -> str:
-    if dataset := getattr(task.source, "tfds_dataset", None):
-        return f"tfds {dataset.name}"
-    name = task.name.removesuffix("_1shot").removesuffix("_randomized")
-    if name in STANDS_FOR:
-        return f"the miniature, for {STANDS_FOR[name]}"
-    return "a function" if isinstance(task.source, seqio.FunctionDataSource) else "files"
-
-
-def _pieces(vocabulary: seqio.Vocabulary, ids: Sequence[int]) -> list[str]:
-    # SentencePiece and the tokenizers library agree on little but this.
-    tokenizer = getattr(vocabulary, "tokenizer", None)
-    named = getattr(tokenizer, "id_to_piece", None) or getattr(tokenizer, "id_to_token", None)
-    return [str(named(i)) if named else vocabulary.decode([i]) for i in ids]
-
-
 def _short(text: str, width: int = 160) -> str:
     """Returns a text on one line, shortened in the middle."""
     text = text.replace("\n", "\\n")
     half = width // 2
     return text if len(text) <= width else f"{text[:half]} … {text[-half:]}"
-
-
-def _text(row: Mapping[str, Any], feature: str, decode) -> str:
-    if f"{feature}_pretokenized" in row:
-        return row[f"{feature}_pretokenized"].decode()
-    return decode([int(i) for i in row[feature]])

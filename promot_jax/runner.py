@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import shutil
 import sys
 import time
 import zlib
@@ -229,34 +228,9 @@ class Runner:
         return lineage.of_stage(parent, stage, seed, json.dumps(measured), embedding)
 
     def _stage_folder(self, seed: int, name: str, came_from: str) -> str:
-        """Returns where a stage is trained, or where it is kept if it has been.
-
-        Raises:
-          UserError: the stage that the folder holds has another lineage, or was taken from a
-            folder that is gone or holds another one now.
-        """
-        own = self.folder / f"seed_{seed}" / name
-        if (found := stage_folder.finished(own)) is not None:
-            stage_folder.check(own, found.get("fingerprint"), came_from)
-            kept = pathlib.Path(found.get("reused_from", own))
-            if kept != own:
-                there = stage_folder.finished(kept)
-                if there is None or there.get("fingerprint") != found.get("fingerprint"):
-                    what = "is gone" if there is None else "holds another one now"
-                    raise UserError(f"{own} was taken from {kept}, which {what}; put it back")
-            return str(kept)
-        for other in self.experiment.reuse:
-            kept = pathlib.Path(other).absolute() / f"seed_{seed}" / name
-            found = stage_folder.finished(kept)
-            if found is not None and found.get("fingerprint") == came_from:
-                kept = pathlib.Path(found.get("reused_from", kept))
-                say(f"seed {seed} {name}: taken from {kept}")
-                own.mkdir(parents=True, exist_ok=True)
-                if (kept / "metrics.jsonl").is_file():
-                    shutil.copy(kept / "metrics.jsonl", own)
-                write_json(own / "stage.json", found | {"reused_from": str(kept)})
-                return str(kept)
-        return str(own)
+        part = pathlib.Path(f"seed_{seed}", name)
+        others = [pathlib.Path(run).absolute() / part for run in self.experiment.reuse]
+        return str(stage_folder.place(self.folder / part, others, came_from))
 
     def _with_attachments(self, params: Tree, stage: Stage, seed: int) -> Tree:
         """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""

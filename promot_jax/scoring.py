@@ -3,7 +3,7 @@
 Targets are compared as the vocabulary writes them, see `written`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -28,7 +28,7 @@ class Judge:
         self._task = data.with_vocabulary(task, vocabulary)
         words = self._task.output_features["targets"].vocabulary
         self.writer = written.Writer(words)
-        texts = [[_text(row, name, words.decode) for row in examples] for name in FEATURES]
+        texts = [[text(row, name, words.decode) for row in examples] for name in FEATURES]
         self.inputs, self.wanted = texts
         # The texts are held once, and ids not at all where there are texts.
         self._rest = [_without_texts(row) for row in examples]
@@ -62,7 +62,8 @@ class Judge:
         return self._task.postprocess_fn(text, example=example, is_target=is_target)
 
 
-def _text(row: Mapping[str, Any], feature: str, decode) -> str:
+def text(row: Mapping[str, Any], feature: str, decode: Callable[[list[int]], str]) -> str:
+    """Returns a feature of a row as a text; ids alone are decoded."""
     if f"{feature}_pretokenized" in row:
         return row[f"{feature}_pretokenized"].decode()
     return decode([int(i) for i in row[feature]])

@@ -7,8 +7,9 @@ stage.json      its summary, written when it is finished
 
 import json
 import pathlib
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from promot_jax import lineage, metric_writers
@@ -30,6 +31,45 @@ def finished(folder: pathlib.Path) -> dict[str, Any] | None:
     except UserError:
         say(f"{path} is damaged; the stage counts as not finished")
         return None
+
+
+def place(own: pathlib.Path, others: Sequence[pathlib.Path], came_from: str) -> pathlib.Path:
+    """Returns where a stage is trained, or where it is kept if it has been.
+
+    Args:
+      own: its folder in the run.
+      others: its folders in runs whose stages may be taken.
+      came_from: its lineage.
+
+    Raises:
+      UserError: the stage that the folder holds has another lineage, or was taken from a folder
+        that is gone or holds another one now.
+    """
+    if (found := finished(own)) is not None:
+        check(own, found.get("fingerprint"), came_from)
+        return _kept(own, found)
+    for other in others:
+        found = finished(other)
+        if found is not None and found.get("fingerprint") == came_from:
+            kept = pathlib.Path(found.get("reused_from", other))
+            say(f"{own.parent.name.replace('_', ' ')} {own.name}: taken from {kept}")
+            own.mkdir(parents=True, exist_ok=True)
+            if (kept / "metrics.jsonl").is_file():
+                shutil.copy(kept / "metrics.jsonl", own)
+            write_json(own / "stage.json", found | {"reused_from": str(kept)})
+            return kept
+    return own
+
+
+def _kept(own: pathlib.Path, found: dict[str, Any]) -> pathlib.Path:
+    """Returns the folder that holds the checkpoints of a finished stage."""
+    kept = pathlib.Path(found.get("reused_from", own))
+    if kept != own:
+        there = finished(kept)
+        if there is None or there.get("fingerprint") != found.get("fingerprint"):
+            what = "is gone" if there is None else "holds another one now"
+            raise UserError(f"{own} was taken from {kept}, which {what}; put it back")
+    return kept
 
 
 def check(folder: pathlib.Path, kept: str | None, came_from: str) -> None:

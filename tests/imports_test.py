@@ -26,6 +26,7 @@ LAYERS = [
     {"experiment"},
     {"runner", "plan", "bindings"},
     {"report", "configuration", "oracle"},
+    {"registered"},
     {"preview"},
     {"paper"},
     {"commands"},
@@ -41,7 +42,7 @@ ONLY = {
     "tensorflow": {"data", "tasks", "vocabularies"},
     "seqio": {
         *("architectures", "continuation", "data", "integrations", "models", "oracle", "preview"),
-        *("scoring", "settings", "tasks", "vocabularies"),
+        *("registered", "scoring", "settings", "tasks", "vocabularies"),
     },
     "clu": {"metric_writers"},
     "gguf": {"interop"},

@@ -57,15 +57,15 @@ def _tasks(arguments, overrides) -> None:
         from absl import logging
 
         logging.set_verbosity(logging.ERROR)
-        from promot_jax import preview
+        from promot_jax import registered
 
         _register(arguments.module)
         if arguments.action == "list":
-            lines = preview.registered()
+            lines = registered.listed()
         else:
             name = arguments.name + (f"_{arguments.shots}shot" if arguments.shots else "")
             words, count = _words(arguments), arguments.count or 3
-            lines = list(preview.shown(name, arguments.split, count, words))
+            lines = list(registered.shown(name, arguments.split, count, words))
     print("\n".join(lines))
 
 
