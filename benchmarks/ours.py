@@ -36,7 +36,8 @@ TRAINABLE = {
 
 
 class _Vocabulary:
-    eos_id = shapes.END
+    # Its ids fit any model.
+    eos_id, vocab_size = shapes.END, 0
 
 
 def write_weights(shape: dict, folder: str) -> Subject:
@@ -100,8 +101,8 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
     settings = stages.Stage(
         name=stage,
         trainable=TRAINABLE[stage],
-        mixture="",
-        task_feature_lengths={},
+        mixture="none",
+        task_feature_lengths={"inputs": shape.inputs, "targets": shape.targets},
         steps=1,
         batches=data.FixedBatches(shape.rows),
         optimizer=optimizers.model_adafactor,

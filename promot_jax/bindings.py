@@ -174,10 +174,10 @@ def _check_methods() -> None:
     for name in wanted or ():
         if name not in known and all(isinstance(one, str) for one in known):
             near = difflib.get_close_matches(name, known, 1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
+            meant = f"; did you mean {near[0]!r}? It has " if near else "; it has "
             raise UserError(
                 f"{getattr(asked, 'name', 'experiment.Experiment.only')} = {values.shown(wanted)}: "
-                f"no method {name!r} in this experiment{meant}; it has {', '.join(known)}"
+                f"no method {name!r} in this experiment{meant}{', '.join(known)}"
             )
 
 

@@ -149,7 +149,7 @@ def test_the_settings_matter(saved, name, changes):
 class Numbers:
     """A vocabulary whose texts are token ids."""
 
-    eos_id, start_id, vocab_size = 1, None, 64
+    eos_id, start_id, unk_id, vocab_size = 1, None, None, 64
 
     def encode(self, text):
         return [int(number) for number in text.split()]

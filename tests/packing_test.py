@@ -216,7 +216,9 @@ def test_a_stage_trains_as_it_does_padded(monkeypatch, tmp_path, microbatches):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_at_once(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="a batch of 9 rows cannot be divided into 2 microbatches"):
+    with pytest.raises(
+        UserError, match="batches of 9 rows, which microbatches = 2 does not divide"
+    ):
         trained(monkeypatch, tmp_path, batches=data.FixedBatches(9), microbatches=2)
 
 

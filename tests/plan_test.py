@@ -264,7 +264,10 @@ def test_the_miniature_on_eight_host_devices(tmp_path):
         (["--mesh", "data=2,fsdp=1"], "data=2, fsdp=1 and model=1 do not multiply"),
         (["--mesh", "rows=3"], "--mesh 'rows=3': expected sizes of axes"),
         (["--methods", "promott"], "no method 'promott' in this run"),
-        (["--microbatches", "3", "--stage", "prompt"], "cannot be divided over data x fsdp = 1"),
+        (
+            ["--microbatches", "3", "--stage", "prompt"],
+            "32 rows, which microbatches = 3 does not divide",
+        ),
         (["--search"], "--search takes one stage; choose it by --stage from model, prompt, pro"),
         (["--search", "--decode"], "--decode is not for --search; leave it out"),
         (["--json", "/none/x.json"], "--json /none/x.json: there is no folder /none"),

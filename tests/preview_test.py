@@ -178,7 +178,10 @@ def test_a_run_refuses_other_rows(run, capsys):
         (["run", "your_data", "FILES", "--train", "lost.jsonl"], "lost.jsonl: there is no such"),
         (["run", "your_data", "FILES", "--metric", "f1"], "METRIC (--metric) 'f1' is unknown"),
         (["run", "your_data", "FILES", "--template", "{txt}"], "line 1: no field 'txt'; it has"),
-        (["run", "your_data", "FILES", "--methods", "promt"], "no method 'promt' in this run"),
+        (
+            ["run", "your_data", "FILES", "--methods", "promt"],
+            "no method 'promt' in this experiment; did you mean 'promot'?",
+        ),
         (["run", "your_data", "FILES", "--methods", "a b"], "expected names such as promot"),
         (["run", "your_data", "FILES", "--checkpoint", "nowhere"], "nowhere"),
     ],

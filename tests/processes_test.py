@@ -278,7 +278,10 @@ def test_a_folder_that_is_not_shared_ends_all_in_one_line(tmp_path):
         (["--distributed", "--process_id=0"], "by itself; leave out --process_id"),
         (["--coordinator=h", "--num_processes=2", "--process_id=0"], "expected HOST:PORT"),
         (["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "from 0 to 1"),
-        (["--coordinator=h:1", "--num_processes=0", "--process_id=0"], "give at least 1"),
+        (
+            ["--coordinator=h:1", "--num_processes=0", "--process_id=0"],
+            "--num_processes = 0: expected a whole number of at least 1",
+        ),
         (["--coordinator=h:99999", "--num_processes=2", "--process_id=0"], "cannot listen"),
     ],
 )

@@ -36,7 +36,7 @@ def runner_of(folder, **changes):
 
 def probed(tmp_path, probes, stage):
     method = Method("m", "M", [stage])
-    runner = runner_of(tmp_path, probes=map(Probe, probes), targets=TARGETS, methods=[method])
+    runner = runner_of(tmp_path, probes=[*map(Probe, probes)], targets=TARGETS, methods=[method])
     runner._evaluate = lambda *given, **options: types.SimpleNamespace(score=1.0)
     runner.evaluator.loss = lambda *given, **options: 1.0
     found = runner._measure({}, method=method, stage=stage)
@@ -130,7 +130,7 @@ def test_a_method_that_is_killed_between_two_tasks_has_its_time_and_answers_once
 
 def test_a_damaged_description_of_a_run_is_written_again(tmp_path, capsys):
     (tmp_path / "run.json").write_text('{"seconds": 7')
-    runner = runner_of(tmp_path, methods=[])
+    runner = runner_of(tmp_path, methods=[Method("pretrained", "Pretrained", [])], eval_examples=1)
     runner.run("test")
     assert "run.json is damaged" in capsys.readouterr().out
     assert json.loads((tmp_path / "run.json").read_text())["finished"]

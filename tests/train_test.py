@@ -238,9 +238,15 @@ def test_microbatches_add_up_to_the_batch():
 
 
 def test_microbatches_must_divide_the_batch():
-    step, state, mesh, batch = step_of(tiny.stage(microbatches=3))
-    with pytest.raises(UserError, match="a batch of 8 rows cannot be divided into 3 microbatches"):
-        step(state, partitioning.shard_batch(mesh, batch), jax.random.key(0))
+    with pytest.raises(
+        UserError, match="batches of 8 rows, which microbatches = 3 does not divide"
+    ):
+        tiny.stage(microbatches=3)
+    # Batches that come otherwise than the stage says.
+    step, state, mesh, batch = step_of(tiny.stage(microbatches=2))
+    odd = {name: rows[:7] for name, rows in batch.items()}
+    with pytest.raises(UserError, match="a batch of 7 rows cannot be divided into 2 microbatches"):
+        step(state, partitioning.shard_batch(mesh, odd), jax.random.key(0))
 
 
 def test_frozen_leaves_kept_in_bfloat16_come_back_as_they_were(tmp_path):

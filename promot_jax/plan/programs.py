@@ -111,7 +111,13 @@ def training(
 def _what_is_compiled(stage: Stage) -> Stage:
     """Returns the stage without what its step does not depend on."""
     return dataclasses.replace(
-        stage, name="", mixture="", steps=1, eval_period=1, follow_unseen=False, prompt_init=None
+        stage,
+        name="any",
+        mixture="any",
+        steps=1,
+        eval_period=1,
+        follow_unseen=False,
+        prompt_init=None,
     )
 
 
