@@ -80,9 +80,10 @@ def run_mini(folder, count):
     found = ends(start(count, command, devices=4 // count))
     assert [code for code, _, _ in found] == [0] * count, [lines[-3:] for _, _, lines in found]
     assert "ProMoT, seed 0: RTE" in found[0][1]
-    # C++ code of the collectives writes lines of its own.
+    # C++ code of the collectives writes lines of its own, and may break one with another.
     spoken = "".join(out for _, out, _ in found[1:])
-    assert [line for line in spoken.splitlines() if not line.startswith("[Gloo]")] == []
+    lines = [line for line in spoken.splitlines() if not line.startswith("[Gloo]")]
+    assert [line for line in lines if line.strip()] == []
     return found[0][1]
 
 
