@@ -13,19 +13,13 @@ import numpy as np
 from benchmarks import shapes
 from benchmarks.shapes import Shape
 from benchmarks.workers import Subject
-from promot_jax import (
-    architectures,
-    data,
-    decoding,
-    optimizers,
-    partitioning,
-    pretrained,
-    stages,
-    train,
-    trees,
-)
-from promot_jax.interop import huggingface
-from promot_jax.train_step import make_train_step
+from promot_jax.base import partitioning, trees
+from promot_jax.checkpoints import pretrained
+from promot_jax.checkpoints.formats import huggingface
+from promot_jax.data import batching
+from promot_jax.models import architectures, decoding
+from promot_jax.training import optimizers, stages, train
+from promot_jax.training.train_step import make_train_step
 
 PROMPT = "task"
 TRAINABLE = {
@@ -104,7 +98,7 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
         mixture="none",
         task_feature_lengths={"inputs": shape.inputs, "targets": shape.targets},
         steps=1,
-        batches=data.FixedBatches(shape.rows),
+        batches=batching.FixedBatches(shape.rows),
         optimizer=optimizers.model_adafactor,
         prompt=prompt,
         prompt_length=shape.prompt,
@@ -195,8 +189,8 @@ def batches(task: str, rows: int, inputs: int, targets: int, file: str | None = 
     if file is not None:
         task = files.task(file, file, "{text}", "{label}")
     lengths = {"inputs": inputs, "targets": targets}
-    stream = data.train_batches(
-        task, lengths, data.FixedBatches(rows), seed=0, vocabulary=mini.vocabulary()
+    stream = batching.train_batches(
+        task, lengths, batching.FixedBatches(rows), seed=0, vocabulary=mini.vocabulary()
     )
 
     def run(count):

@@ -122,7 +122,7 @@ def step_rows(shape: Shape, uneven: bool) -> list[list[Row]]:
 
 
 def batch(shape: Shape, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Returns rows, padded to [B, T] and [B, U], with the fields of `promot_jax.data`."""
+    """Returns rows, padded to [B, T] and [B, U], with the fields of `promot_jax.data.batching`."""
     fields = {
         "encoder_input_tokens": np.zeros((shape.rows, shape.inputs), np.int32),
         "encoder_segment_ids": np.zeros((shape.rows, shape.inputs), np.int32),

@@ -12,8 +12,8 @@ from t5x.examples.t5 import network
 from benchmarks import shapes
 from benchmarks.shapes import Shape
 from benchmarks.workers import Subject
-from promot_jax import trees
-from promot_jax.interop import huggingface
+from promot_jax.base import trees
+from promot_jax.checkpoints.formats import huggingface
 
 
 def train_step(shape: dict, folder: str, dtype: str) -> Subject:

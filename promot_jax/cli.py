@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 import promot_jax
+from promot_jax.base.errors import UserError, explained
 from promot_jax.commands import convert, flags, generate, inspect, paper, plan, report, run, tasks
-from promot_jax.errors import UserError, explained
 
 ADD = (
     run.add,

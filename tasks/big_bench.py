@@ -7,7 +7,7 @@ nothing of them is kept in this repository.
 import json
 import re
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.tasks import package_files, templates
 from promot_jax.tasks.package_rows import Row
 

@@ -5,7 +5,7 @@ The test split of tfds has no labels, so the paper evaluates on the development 
 
 import seqio
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
 

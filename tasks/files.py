@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 import seqio
 import tensorflow as tf
 
-from promot_jax import metrics
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
+from promot_jax.data import metrics
 from promot_jax.tasks import mini, row_files, row_templates, templates
 from promot_jax.tasks.row_templates import Row
 

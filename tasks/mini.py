@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import (
     mini_entailment,
     mini_pretrain,

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import pathlib
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

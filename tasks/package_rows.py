@@ -16,7 +16,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.tasks import few_shot, mini, templates
 
 SPLITS = ("train", "validation", "test")

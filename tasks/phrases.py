@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.tasks import package_files, templates
 from promot_jax.tasks.package_rows import Row
 

@@ -21,7 +21,7 @@ import functools
 
 import seqio
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import big_bench, geography, phrases, templates, wordnet
 from promot_jax.tasks.package_rows import Collection, postprocess_answers, postprocess_line
 

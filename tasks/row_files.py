@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from promot_jax.errors import UserError, first_line
+from promot_jax.base.errors import UserError, first_line
 from promot_jax.tasks import row_tables
 
 # A place to name in a complaint, and the fields of a row.

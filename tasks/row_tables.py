@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 
 # Both end where they do or not at all, whatever follows: no text makes them slow.
 _QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')

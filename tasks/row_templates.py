@@ -8,7 +8,7 @@ import math
 import re
 import string
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.tasks.row_tables import listed
 
 

@@ -7,7 +7,7 @@ The test split of tfds has no labels, so the paper evaluates on the development 
 import seqio
 import tensorflow as tf
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
 _SHUFFLE_SEED = (20_240_507, 0)

@@ -6,7 +6,7 @@ The test split of tfds has no answers (each is "<unk>"), so evaluation is on the
 import seqio
 import tensorflow as tf
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.tasks import files as own_files
 
 # Registered task, its name in tables, its metric, whether its answers are free text.

@@ -5,7 +5,7 @@ tfds has no validation split: it is the last tenth of train here, and train is t
 
 import seqio
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
 

@@ -2,7 +2,7 @@
 
 import seqio
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import seqio
 
-from promot_jax import metrics
+from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
 _LANGUAGES = {"fr": "French", "de": "German", "ro": "Romanian"}

@@ -12,7 +12,8 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import decoding, ours, train_step, workers
 from benchmarks.shapes import SHAPES, UNEVEN
-from promot_jax import architectures, partitioning
+from promot_jax.base import partitioning
+from promot_jax.models import architectures
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")

@@ -1,107 +1,126 @@
 """The rooms of docs/architecture.md: who may import whom, read from the code itself."""
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Lower layers first; a module imports from lower layers, or from modules of its own room.
-LAYERS = [
-    {"errors", "metrics", "progress", "context"},
-    {"distributed", "files", "sentencepiece_bpe", "values"},
-    {"trees", "losses", "chunked_loss", "decoding", "metric_writers", "vocabularies"},
-    {"continuation"},
-    {"written"},
-    {"networks", "train_state", "adafactor", "data", "packing", "interop", "settings"},
-    {"models", "partitioning", "checkpoints", "optimizers", "scoring"},
-    {"architectures", "attached"},
-    {"stages"},
-    {"lineage"},
-    {"stage_folder"},
-    {"train_step", "evaluation", "pretrained"},
-    {"conversion"},
-    {"train", "run_facts", "probes", "integrations"},
-    {"experiment"},
-    {"runner", "plan", "bindings"},
-    {"report", "configuration", "oracle"},
-    {"registered"},
-    {"preview"},
-    {"paper"},
-    {"commands"},
-    {"cli"},
+# Lower rooms first; a module imports from lower rooms, or from modules of its own.
+ROOMS = [
+    *("base", "data", "models", "checkpoints", "training", "integrations", "experiment"),
+    *("configuration", "report", "plan", "paper", "commands", "cli"),
 ]
-# Packages that only some rooms may use.
+# The same within a room: modules and folders, lower ones first.
+INSIDE = {
+    "checkpoints": ["formats", "pretrained", "conversion"],
+    "report": ["records", "numbers", "charts", "pages", "build"],
+}
+# Packages that only some modules and rooms may use.
 ONLY = {
-    "gin": {"bindings", "configuration"},
+    "gin": {"configuration"},
     "t5x": {"integrations"},
+    "lm_eval": {"integrations"},
     "libtpu": {"plan"},
-    "matplotlib": {"report"},
-    "orbax": {"checkpoints", "interop"},
-    "tensorflow": {"data", "tasks", "vocabularies"},
+    "matplotlib": {"report.charts"},
+    "orbax": {"training.stage_checkpoints", "checkpoints.formats"},
+    "tensorflow": {"data", "tasks"},
     "seqio": {
-        *("architectures", "continuation", "data", "integrations", "models", "oracle", "preview"),
-        *("registered", "scoring", "settings", "tasks", "vocabularies"),
+        *("data", "models", "integrations", "tasks"),
+        *("experiment.preview", "training.settings"),
     },
-    "clu": {"metric_writers"},
-    "gguf": {"interop"},
+    "clu": {"base.metric_writers"},
+    "gguf": {"checkpoints.formats"},
     "pyarrow": {"tasks"},
-    "huggingface_hub": {"interop"},
-    "tensorstore": {"interop"},
-    "tokenizers": {"continuation", "interop", "sentencepiece_bpe", "vocabularies"},
-    "sentencepiece": {"sentencepiece_bpe", "tasks"},
+    "huggingface_hub": {"checkpoints.formats"},
+    "tensorstore": {"checkpoints.formats"},
+    "tokenizers": {"data", "checkpoints.formats"},
+    "sentencepiece": {"data.sentencepiece_bpe", "tasks"},
 }
 WITHOUT_JAX = {
-    *("errors", "metrics", "progress", "context", "metric_writers", "files"),
-    *("vocabularies", "continuation", "written", "scoring", "sentencepiece_bpe", "values"),
-    "bindings",
-    *("report", "tasks", "configuration", "paper", "commands", "cli"),
+    *("base.errors", "base.progress", "base.metric_writers", "base.files", "base.values"),
+    *("data", "configuration", "report", "paper", "commands", "cli", "tasks"),
 }
 
 
-def modules():
-    """Yields (room, file, imported module names)."""
-    files = [*(ROOT / "promot_jax").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]
-    for file in sorted(files):
-        parts = file.relative_to(ROOT).parts
-        room = "tasks" if parts[0] == "tasks" else parts[1].removesuffix(".py")
+def modules() -> dict[str, set[str]]:
+    """Returns the names that each module imports, by the module's name without the package's."""
+    found = {}
+    for file in sorted([*(ROOT / "promot_jax").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        parts = parts if parts[0] == "tasks" else parts[1:]
         names = set()
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        yield room, file.relative_to(ROOT), names
+        found[".".join(parts).removesuffix(".__init__")] = names
+    return found
 
 
-MODULES = [m for m in modules() if m[0] != "__init__"]
+MODULES = modules()
+
+
+def module_of(name: str) -> str | None:
+    """Returns the module of ours that an imported name lies in."""
+    package, _, rest = name.partition(".")
+    while package == "promot_jax" and rest:
+        if rest in MODULES:
+            return rest
+        rest = rest.rpartition(".")[0]
+    return None
+
+
+def within(module: str, places) -> bool:
+    return any(f"{module}.".startswith(f"{place}.") for place in places)
+
+
+OURS = {
+    module: {found for name in names if (found := module_of(name))} - {module}
+    for module, names in MODULES.items()
+}
 
 
 def test_every_room_is_on_the_map():
-    rooms = {room for room, _, _ in MODULES}
-    assert len(MODULES) > 30
-    assert rooms - {"tasks"} <= set().union(*LAYERS)
+    rooms = {module.partition(".")[0] for module in MODULES}
+    assert len(MODULES) > 100
+    assert rooms - {"tasks", "__init__"} == set(ROOMS)
+    assert len(ROOMS) <= 13
 
 
-@pytest.mark.parametrize(("room", "file", "names"), MODULES, ids=[str(m[1]) for m in MODULES])
-def test_imports_point_downward(room, file, names):
-    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    for name in names:
-        package, _, rest = name.partition(".")
-        if package == "promot_jax" and rest:
-            other = rest.split(".")[0]
-            if other == "__version__":
-                continue
-            if room == "tasks":
-                assert other in {"metrics", "errors", "tasks"}, f"{file} imports {name}"
-            elif other != room:
-                assert other != "tasks", f"{file} imports {name}"
-                assert level[other] < level[room], f"{file} imports {name}"
-        elif package in ONLY:
-            assert room in ONLY[package], f"{file} imports {name}"
-        elif package in {"jax", "flax", "optax"}:
-            assert room not in WITHOUT_JAX, f"{file} imports {name}"
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_downward(module):
+    room, _, rest = module.partition(".")
+    for other in OURS[module]:
+        target, _, inside = other.partition(".")
+        if room == "tasks":
+            assert within(other, {"data.metrics", "base.errors", "tasks"}), other
+        elif target != room:
+            assert ROOMS.index(target) < ROOMS.index(room), other
+        elif order := INSIDE.get(room):
+            places = [part.partition(".")[0] for part in (inside, rest) if part]
+            assert sorted(places, key=order.index) == places, other
+    for name in MODULES[module]:
+        package = name.partition(".")[0]
+        assert package not in ONLY or within(module, ONLY[package]), name
+        if package in {"jax", "flax", "optax"}:
+            assert not within(module, WITHOUT_JAX), name
+
+
+def test_imports_have_no_circle():
+    assert list(graphlib.TopologicalSorter(OURS).static_order())
+
+
+def test_files_and_functions_stay_short():
+    for file in [*(ROOT / "promot_jax").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]:
+        text = file.read_text()
+        assert len(text.splitlines()) <= 450, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{file}: {node.name}"
 
 
 def test_gin_folder_hides_nothing():

@@ -4,9 +4,13 @@ import dataclasses
 
 import jax
 
-from promot_jax import data, decoding, evaluation, experiment, models, optimizers, stages
-from promot_jax.networks import prompt, t5
+from promot_jax import models
+from promot_jax.data import batching
+from promot_jax.experiment import evaluation, experiment
+from promot_jax.models import decoding
+from promot_jax.models.networks import prompt, t5
 from promot_jax.tasks import mini
+from promot_jax.training import optimizers, stages
 
 LENGTHS = {"inputs": 64, "targets": 4}
 MODEL_PATTERNS = ("token_embedder/.*", "encoder/(?!prompt/).*", "decoder/.*")
@@ -36,7 +40,7 @@ def stage(**changes) -> stages.Stage:
         "mixture": "mini_rte",
         "task_feature_lengths": LENGTHS,
         "steps": 4,
-        "batches": data.FixedBatches(8, ((40, 4),)),
+        "batches": batching.FixedBatches(8, ((40, 4),)),
         "optimizer": optimizers.model_adafactor,
         "dropout_rate": 0.1,
         "label_smoothing": 0.1,

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import sysconfig
 
-from tests.cli_test import MINI, at
+from tests.commands.cli_test import MINI, at
 
 ROOT = pathlib.Path(__file__).parent.parent
 

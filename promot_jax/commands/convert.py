@@ -2,7 +2,7 @@
 
 import pathlib
 
-from promot_jax import files
+from promot_jax.base import files
 from promot_jax.commands import flags
 from promot_jax.commands import models as opened
 
@@ -87,8 +87,9 @@ def _export(arguments, overrides) -> None:
     flags.no_overrides(overrides)
     files.check_new(arguments.out)
     conversion = opened.checkpoint_tools()
-    from promot_jax import partitioning, pretrained, trees
-    from promot_jax.interop import formats, huggingface, side_files
+    from promot_jax.base import partitioning, trees
+    from promot_jax.checkpoints import pretrained
+    from promot_jax.checkpoints.formats import huggingface, known, side_files
 
     run = pathlib.Path(arguments.source)
     if arguments.format != "huggingface":
@@ -105,7 +106,7 @@ def _export(arguments, overrides) -> None:
         model = model.with_lora(method.adapters or model.network.config.lora)
         origin = {"run": run.name, "method": method.name, "seed": seed}
         source = runner.experiment.initial_checkpoint
-        source = source and formats.open_checkpoint(source)
+        source = source and known.open_checkpoint(source)
     else:
         flags.refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from promot_jax import files, values
-from promot_jax.errors import UserError
+from promot_jax.base import files, values
+from promot_jax.base.errors import UserError
 
 ANY_CHECKPOINT = "a checkpoint: Hugging Face, T5X or promot_jax folder, .gguf file"
 # Flags that are not spelt as Python spells them.

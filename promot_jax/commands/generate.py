@@ -2,9 +2,9 @@
 
 import sys
 
-from promot_jax import values
+from promot_jax.base import values
+from promot_jax.base.errors import UserError
 from promot_jax.commands import flags, models
-from promot_jax.errors import UserError
 
 
 def add(commands) -> None:
@@ -84,9 +84,10 @@ def _generate(arguments, overrides) -> None:
     if prompt is not None and prompt not in names:
         known = ", ".join([*sorted(set(filter(None, names))), "none"])
         raise UserError(f"--prompt {prompt}: this model has none such; use {known}")
-    from promot_jax import context, partitioning, trees
-    from promot_jax.attached import Attached
-    from promot_jax.evaluation import Evaluator
+    from promot_jax.base import partitioning, trees
+    from promot_jax.data import context
+    from promot_jax.experiment.evaluation import Evaluator
+    from promot_jax.models.attached import Attached
 
     rows = [len(model.input_ids(text)) + arguments.max_length for text in texts]
     prompt_length = trees.prompts_of(params)[prompt] if prompt is not None else 0
@@ -109,7 +110,7 @@ def _check_generate(arguments) -> None:
 
 def _decoder(arguments, usual):
     """Returns the search that the flags ask for, else the usual one, else greedy search."""
-    from promot_jax import decoding
+    from promot_jax.models import decoding
 
     if arguments.temperature is not None or arguments.top_k or arguments.top_p != 1:
         if arguments.beams is not None:

@@ -1,6 +1,6 @@
 """`promot inspect`: what a checkpoint or adapter is."""
 
-from promot_jax import values
+from promot_jax.base import values
 from promot_jax.commands import flags, models
 
 

@@ -3,20 +3,22 @@
 import pathlib
 
 from promot_jax import configuration
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 
 
 def checkpoint_tools():
     """Imports what reads and writes checkpoints, without its native libraries' remarks."""
     with configuration.quiet_native_logs():
-        from promot_jax import conversion, evaluation  # noqa: F401
+        from promot_jax.checkpoints import conversion
+        from promot_jax.experiment import evaluation  # noqa: F401
     return conversion
 
 
 def open_checkpoint(arguments):
     """Returns (model, parameters) of a checkpoint with its adapters."""
     conversion = checkpoint_tools()
-    from promot_jax import partitioning, pretrained
+    from promot_jax.base import partitioning
+    from promot_jax.checkpoints import pretrained
 
     model, source = pretrained.open_model(arguments.checkpoint, arguments.vocabulary)
     if model.vocabulary is None:
@@ -36,7 +38,7 @@ def open_run(run: pathlib.Path, arguments):
         raise UserError(f"{config} is empty; give the command of the run again, which mends it")
     configuration.parse([str(config)])
     experiment, _, _ = configuration.built()
-    from promot_jax.runner import Runner
+    from promot_jax.experiment.runner import Runner
 
     runner = Runner(experiment, run)
     seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
@@ -55,6 +57,6 @@ def open_run(run: pathlib.Path, arguments):
 
 
 def _finished(run: pathlib.Path, seed: int, method) -> bool:
-    from promot_jax import stage_folder
+    from promot_jax.training import stage_folder
 
     return all(stage_folder.finished(run / f"seed_{seed}" / name) for name in method.folders)

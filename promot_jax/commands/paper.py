@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 
-from promot_jax import configuration, files
+from promot_jax import configuration
+from promot_jax.base import files
+from promot_jax.base.errors import UserError
 from promot_jax.commands import flags
-from promot_jax.errors import UserError
 from promot_jax.paper import catalog
 
 
@@ -108,11 +109,11 @@ def _check(arguments, overrides) -> None:
 def _run(item, model: str, arguments, overrides) -> bool:
     """Runs what an item needs, or shows it; says whether it was run."""
     with configuration.quiet_native_logs():
-        from promot_jax.paper import plan
+        from promot_jax.paper import schedule
 
     if not arguments.dry_run:
-        plan.refuse_missing(item, model, overrides)
-    runs = plan.plan(
+        schedule.refuse_missing(item, model, overrides)
+    runs = schedule.plan(
         item,
         model,
         seeds=arguments.seeds,
@@ -121,9 +122,9 @@ def _run(item, model: str, arguments, overrides) -> bool:
     )
     print(f"{item.id}: {item.title} ({catalog.model_label(model)})")
     for run in runs:
-        print("\n" + "\n".join(plan.lines(run)))
+        print("\n" + "\n".join(schedule.lines(run)))
     if arguments.dry_run:
-        if names := plan.missing(model, overrides):
+        if names := schedule.missing(model, overrides):
             print(f"\nno default, give it by --gin: {', '.join(names)}")
         return False
     for run in runs:

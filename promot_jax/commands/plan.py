@@ -5,9 +5,10 @@ import functools
 import pathlib
 import sys
 
-from promot_jax import configuration, files, values
+from promot_jax import configuration
+from promot_jax.base import files, values
+from promot_jax.base.errors import UserError
 from promot_jax.commands import flags
-from promot_jax.errors import UserError
 
 
 def add(commands) -> None:
@@ -124,7 +125,7 @@ def _experiment(arguments, overrides):
     absent = []
     if arguments.experiment.startswith("paper/"):
         with configuration.quiet_native_logs():
-            from promot_jax.paper import plan as paper_plan
+            from promot_jax.paper import schedule as paper_plan
 
         model = arguments.experiment.split("/")[1]
         absent = [f"--gin.{name}='PATH'" for name in paper_plan.missing(model, overrides)]

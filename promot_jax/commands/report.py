@@ -2,7 +2,7 @@
 
 import pathlib
 
-from promot_jax import files
+from promot_jax.base import files
 from promot_jax.commands import flags
 
 
@@ -37,7 +37,8 @@ def _report(arguments, overrides) -> None:
 
 def write(*folders: pathlib.Path, out: pathlib.Path | None = None) -> None:
     """Writes the report of one run or several and prints its table."""
-    from promot_jax.report import build, terminal
+    from promot_jax.report import build
+    from promot_jax.report.pages import terminal
 
     found = build.read(folders, out)
     page = build.write(found)

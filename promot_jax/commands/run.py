@@ -6,9 +6,10 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from promot_jax import configuration, distributed, files, progress, values
+from promot_jax import configuration
+from promot_jax.base import distributed, files, progress, values
+from promot_jax.base.errors import UserError
 from promot_jax.commands import flags, report
-from promot_jax.errors import UserError
 
 # Flags that set a macro: (flag, macro, help). `your_data` has them all.
 MACROS = (
@@ -63,6 +64,30 @@ def add(commands) -> None:
         action="store_true",
         help="say what the target's rows are (number, examples, classes, lengths), then stop",
     )
+    _add_rows(run)
+    _add_processes(run)
+    run.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        type=flags.path,
+        help="a further .gin file; may be repeated",
+    )
+    run.add_argument(
+        "--gin_search_paths",
+        default="",
+        help="folders, separated by commas, in which .gin files are looked up",
+    )
+    run.add_argument(
+        "--gin.NAME=VALUE",
+        dest="_",
+        action="store_const",
+        const=None,
+        help="change one value of the configuration, such as --gin.TRAIN_STEPS=800",
+    )
+
+
+def _add_rows(run) -> None:
     own = run.add_argument_group("rows of your own", "with the experiment your_data")
     for flag, macro, meaning in MACROS:
         read = flags.path if flag in PATHS else str
@@ -77,6 +102,9 @@ def add(commands) -> None:
         help="rows with the fields input and target, which the model should go on answering, in "
         "place of the experiment's unseen tasks; may be repeated (default metric: exact_match)",
     )
+
+
+def _add_processes(run) -> None:
     group = run.add_argument_group(
         "several processes", "the same command on each host of a pod or cluster: docs/processes.md"
     )
@@ -97,25 +125,6 @@ def add(commands) -> None:
         metavar="I",
         type=flags.number(int, values.Whole),
         help="number of this one, from 0",
-    )
-    run.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        type=flags.path,
-        help="a further .gin file; may be repeated",
-    )
-    run.add_argument(
-        "--gin_search_paths",
-        default="",
-        help="folders, separated by commas, in which .gin files are looked up",
-    )
-    run.add_argument(
-        "--gin.NAME=VALUE",
-        dest="_",
-        action="store_const",
-        const=None,
-        help="change one value of the configuration, such as --gin.TRAIN_STEPS=800",
     )
 
 
@@ -152,7 +161,7 @@ def _run_experiment(arguments, overrides) -> None:
         _check_places()
     experiment, model_dir, config = configuration.built()
     configuration.check_tasks(experiment)
-    from promot_jax import preview
+    from promot_jax.experiment import preview
 
     if arguments.preview or preview.needed(experiment):
         looked = preview.Preview(experiment)
@@ -164,8 +173,8 @@ def _run_experiment(arguments, overrides) -> None:
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
-        from promot_jax import partitioning, trees
-        from promot_jax.runner import Runner, shorten
+        from promot_jax.base import partitioning, trees
+        from promot_jax.experiment.runner import Runner, shorten
 
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():

@@ -5,9 +5,10 @@ import os
 import pkgutil
 import sys
 
-from promot_jax import configuration, values
+from promot_jax import configuration
+from promot_jax.base import values
+from promot_jax.base.errors import UserError
 from promot_jax.commands import flags
-from promot_jax.errors import UserError
 
 
 def add(commands) -> None:
@@ -57,7 +58,7 @@ def _tasks(arguments, overrides) -> None:
         from absl import logging
 
         logging.set_verbosity(logging.ERROR)
-        from promot_jax import registered
+        from promot_jax.data import registered
 
         _register(arguments.module)
         if arguments.action == "list":
@@ -85,14 +86,14 @@ def _register(module: str | None) -> None:
 def _words(arguments):
     """Returns the vocabulary that the flags name, else None."""
     if arguments.checkpoint is not None:
-        from promot_jax import pretrained
+        from promot_jax.checkpoints import pretrained
 
         model, _ = pretrained.open_model(arguments.checkpoint, arguments.vocabulary)
         if model.vocabulary is None:
             raise UserError(f"{arguments.checkpoint} has no vocabulary; give one by --vocabulary")
         return model.vocabulary
     if arguments.vocabulary is not None:
-        from promot_jax import pretrained
+        from promot_jax.checkpoints import pretrained
 
         return pretrained.find_vocabulary(None, arguments.vocabulary)
     return None

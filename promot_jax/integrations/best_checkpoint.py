@@ -10,7 +10,7 @@ import sys
 
 from etils import epath
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 
 # {metric: {step: score}} of one task.
 Scores = dict[str, dict[int, float]]

@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import seqio
 from absl import logging
 
-from promot_jax import data, models, pretrained, trees
-from promot_jax.errors import UserError
-from promot_jax.interop import formats, orbax_leaves, stores
-from promot_jax.interop import source as sources
-from promot_jax.interop.source import Source
-from promot_jax.networks import t5
-from promot_jax.stages import PromptInit
-from promot_jax.trees import Tree
+from promot_jax import models
+from promot_jax.base import trees
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.checkpoints import pretrained
+from promot_jax.checkpoints.formats import known, orbax_leaves, stores
+from promot_jax.checkpoints.formats import source as sources
+from promot_jax.checkpoints.formats.source import Source
+from promot_jax.data import batching
+from promot_jax.models.networks import t5
+from promot_jax.training.stages import PromptInit
 
 # A checkpoint that counts as many steps was pretrained, not made by a stage.
 PRETRAINED_STEPS = 100_000
@@ -171,7 +174,7 @@ def vocabulary(
     model, _ = _opened(checkpoint, path)
     found = model.vocabulary
     if found is None:
-        found = data.with_vocabulary(mixture, None).output_features["targets"].vocabulary
+        found = batching.with_vocabulary(mixture, None).output_features["targets"].vocabulary
     else:
         _register_again(mixture, found)
     if found.vocab_size > (rows := model.network.config.vocab_size):
@@ -183,7 +186,7 @@ def vocabulary(
 
 
 def _register_again(name: str, vocabulary: seqio.Vocabulary) -> None:
-    registered = data.with_vocabulary(name, None)
+    registered = batching.with_vocabulary(name, None)
     if isinstance(registered, seqio.Mixture):
         rates = dict(registered.rate_per_task_name)
         for part in rates:
@@ -193,7 +196,7 @@ def _register_again(name: str, vocabulary: seqio.Vocabulary) -> None:
         seqio.MixtureRegistry.remove(name)
         seqio.MixtureRegistry.add_provider(name, again)
     else:
-        again = data.with_vocabulary(name, vocabulary)
+        again = batching.with_vocabulary(name, vocabulary)
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add_provider(name, again)
 
@@ -219,7 +222,7 @@ def load(
     Raises:
       UserError: a missing or unexpected leaf, one of another shape, or a damaged file.
     """
-    source = formats.open_checkpoint(checkpoint)
+    source = known.open_checkpoint(checkpoint)
     wanted = trees.flatten(expected)
     missing = [p for p in wanted if trees.PROMPT.fullmatch(p) and p not in source.leaves]
     if missing and prompt_init is None:

@@ -19,10 +19,10 @@ from flax import traverse_util
 from flax.core import freeze, unfreeze
 from t5x import gin_utils, optimizers, partitioning, train_state, utils
 
-from promot_jax import trees
+from promot_jax.base import trees
+from promot_jax.base.trees import Tree
 from promot_jax.integrations import starting_point, uncaught
-from promot_jax.stages import PromptInit
-from promot_jax.trees import Tree
+from promot_jax.training.stages import PromptInit
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 # In an installed package gin/ stands inside it, in a checkout beside it.

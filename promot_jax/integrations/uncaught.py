@@ -4,7 +4,7 @@ import re
 import sys
 from types import TracebackType
 
-from promot_jax import errors
+from promot_jax.base import errors
 
 
 def explain_bad_input() -> None:

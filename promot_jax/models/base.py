@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import seqio
 from flax.linen import partitioning as flax_partitioning
 
-from promot_jax import chunked_loss, decoding, losses, trees
-from promot_jax.errors import UserError
-from promot_jax.networks.lora import Lora
-from promot_jax.trees import Tree
+from promot_jax.base import trees
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.models import chunked_loss, decoding, losses
+from promot_jax.models.networks.lora import Lora
 
 Batch = dict[str, jax.Array]
 

@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from promot_jax import decoding, packing
+from promot_jax.base.trees import Tree
+from promot_jax.base.values import Whole
+from promot_jax.data import packing
+from promot_jax.models import decoding
 from promot_jax.models.base import Batch, Model
-from promot_jax.networks import decoder as decoder_network
-from promot_jax.trees import Tree
-from promot_jax.values import Whole
+from promot_jax.models.networks import decoder as decoder_network
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from promot_jax import decoding
+from promot_jax.base.trees import Tree
+from promot_jax.models import decoding
 from promot_jax.models.base import Batch, Model
-from promot_jax.networks import t5
-from promot_jax.trees import Tree
+from promot_jax.models.networks import t5
 
 
 @dataclasses.dataclass(frozen=True)

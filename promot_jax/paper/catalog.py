@@ -9,7 +9,7 @@ import difflib
 import pathlib
 
 from promot_jax import configuration
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.paper import numbers
 
 RUNS_FOLDER = pathlib.Path("runs/paper")

@@ -6,10 +6,10 @@ import json
 import pathlib
 import textwrap
 
-from promot_jax import files
+from promot_jax.base import files
 from promot_jax.paper import catalog
 from promot_jax.paper.results import AVERAGE, Cell, Comparison, Ordering
-from promot_jax.report import scores
+from promot_jax.report.numbers import scores
 
 WIDTH = 110
 _GAP = 2

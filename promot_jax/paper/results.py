@@ -6,14 +6,14 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.paper import catalog, numbers
 from promot_jax.paper.catalog import Item
 from promot_jax.paper.numbers import Column
-from promot_jax.report import records as run_records
-from promot_jax.report import scores
-from promot_jax.report.records import Records
-from promot_jax.report.scores import Spread
+from promot_jax.report.numbers import scores
+from promot_jax.report.numbers.scores import Spread
+from promot_jax.report.records import records as run_records
+from promot_jax.report.records.records import Records
 
 AVERAGE = "average"
 # What the miniature's tasks stand for, where the names differ.

@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.plan import costs, flops
 from promot_jax.plan.chips import GIB
 from promot_jax.plan.costs import Costs

@@ -8,14 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from promot_jax import adafactor, data, partitioning, train
-from promot_jax.attached import BARE, Attached
-from promot_jax.errors import UserError
-from promot_jax.evaluation import EvalTask
-from promot_jax.experiment import Experiment
-from promot_jax.stages import Method, Stage
-from promot_jax.train_step import make_train_step
-from promot_jax.trees import Tree
+from promot_jax.base import partitioning
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.data import batching
+from promot_jax.experiment.evaluation import EvalTask
+from promot_jax.experiment.experiment import Experiment
+from promot_jax.models.attached import BARE, Attached
+from promot_jax.training import adafactor, train
+from promot_jax.training.stages import Method, Stage
+from promot_jax.training.train_step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +132,8 @@ def _shapes(stage: Stage, every_bucket: bool) -> list[tuple[int, int, int]]:
     return [(_rows(stage.batches, *lengths), *lengths) for lengths in chosen]
 
 
-def _rows(batches: data.Batches, inputs: int, targets: int) -> int:
-    if isinstance(batches, data.TokenBatches):
+def _rows(batches: batching.Batches, inputs: int, targets: int) -> int:
+    if isinstance(batches, batching.TokenBatches):
         multiple = batches.multiple
         return max(batches.tokens // (inputs + targets) // multiple, 1) * multiple
     return batches.size

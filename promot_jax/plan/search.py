@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import numpy as np
 
-from promot_jax import partitioning, trees
-from promot_jax.errors import UserError
-from promot_jax.experiment import Experiment
+from promot_jax.base import partitioning, trees
+from promot_jax.base.errors import UserError
+from promot_jax.experiment.experiment import Experiment
 from promot_jax.plan import roofline
 from promot_jax.plan.chips import Chip
 from promot_jax.plan.measure import Measured

@@ -10,7 +10,7 @@ import re
 import jax
 import numpy as np
 
-from promot_jax.errors import UserError
+from promot_jax.base.errors import UserError
 from promot_jax.plan.chips import CHIPS, Chip
 
 # Slices that are usual, by their number of chips: cloud.google.com/tpu/docs, "TPU configurations".

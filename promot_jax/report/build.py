@@ -3,10 +3,12 @@
 import pathlib
 from collections.abc import Sequence
 
-from promot_jax import files
-from promot_jax.errors import UserError
-from promot_jax.report import charts, exports, figures, markdown, merge, page, palette, records
-from promot_jax.report.records import Records
+from promot_jax.base import files
+from promot_jax.base.errors import UserError
+from promot_jax.report.charts import charts, figures, palette
+from promot_jax.report.pages import exports, markdown, page
+from promot_jax.report.records import merge, records
+from promot_jax.report.records.records import Records
 
 Folder = str | pathlib.Path
 

@@ -1,0 +1,1 @@
+"""What every room stands on: trees, meshes, processes, files, errors, values of settings."""

@@ -1,0 +1,386 @@
+"""What a checkpoint is, and the way from one format to another: inspect, import, export."""
+
+import math
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from promot_jax import models
+from promot_jax.base import files, partitioning, trees
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.checkpoints import pretrained
+from promot_jax.checkpoints.formats import huggingface, known, peft, side_files, t5x
+from promot_jax.checkpoints.formats import source as sources
+from promot_jax.checkpoints.formats.source import Source
+from promot_jax.data import vocabularies
+from promot_jax.models import architectures
+from promot_jax.models.networks import lora
+from promot_jax.models.networks.prompt import nearest_tokens, read_file
+
+KINDS = {"t5": "t5 (encoder-decoder)", "decoder": "decoder (decoder-only)"}
+SIZES = pretrained.SIZES
+# What does not belong to the checkpoint but to how it was last used.
+RUNTIME = ("dropout_rate", "dtype", "prompt_names", "prompt_length", "scan_layers", "remat")
+# Name of the low-rank adapter among the names of soft prompts.
+LORA = "lora"
+
+
+def inspect(path: str, *, vocabulary: str | None, leaves: bool, nearest: int) -> Iterator[str]:
+    """Yields lines that say what is at `path`.
+
+    Args:
+      path: a checkpoint of any format, or an adapter.
+      vocabulary: file of a vocabulary, for a checkpoint that has none.
+      leaves: whether to list every leaf.
+      nearest: how many nearest tokens of each prompt row to show.
+
+    Raises:
+      UserError: nothing there that is known, or a damaged file.
+    """
+    if peft.is_format(path) or path.endswith(".npy"):
+        yield from _table(_adapter_facts(path))
+        return
+    source = known.open_checkpoint(path)
+    yield from _table(_source_facts(source))
+    if leaves:
+        yield ""
+        rows = [
+            (leaf_path, str(tuple(leaf.shape)), str(leaf.dtype), source.where.get(leaf_path, ""))
+            for leaf_path, leaf in source.leaves.items()
+        ]
+        yield from _columns(("leaf", "shape", "dtype", "in the file"), rows)
+    if nearest:
+        yield from _nearest_lines(source, vocabulary, nearest)
+
+
+def import_model(
+    path: str,
+    out: pathlib.Path,
+    *,
+    vocabulary: str | None = None,
+    adapters: Sequence[str] = (),
+    may_miss: Sequence[str] = (),
+    may_skip: Sequence[str] = (),
+    dry_run: bool = False,
+) -> Iterator[str]:
+    """Writes a checkpoint of any format as a model folder; yields lines that say what happens.
+
+    Args:
+      path: the checkpoint.
+      out: new folder.
+      vocabulary: file of a vocabulary, for a checkpoint that has none.
+      adapters: `[NAME=]PATH` each, see `pretrained.attach`.
+      may_miss, may_skip: patterns, see `pretrained.load`.
+      dry_run: only say it.
+
+    Raises:
+      UserError: a checkpoint or adapter that does not fit, or an `out` that exists.
+    """
+    model, source = pretrained.open_model(path, vocabulary)
+    expected = pretrained.expected_leaves(model, None)
+    planned = sources.plan(source, expected, may_miss=may_miss, may_skip=may_skip)
+    yield f"{path} ({source.format}) -> {out} (promot_jax)"
+    shapes = trees.flatten(expected)
+    reasons = {**dict.fromkeys(planned.skipped, "no place in the model"), **source.ignored}
+    yield from _columns(
+        ("", "leaves", "parameters", "memory", ""),
+        [
+            _plan_row("loaded", {path: shapes[path] for path in planned.loaded}),
+            _plan_row("initialised", {path: shapes[path] for path in planned.initialised}),
+            ("skipped", str(len(planned.skipped)), "", "", _some(_reasons(reasons))),
+        ],
+    )
+    files.check_new(out)
+    if dry_run:
+        return
+    params = pretrained.load(
+        source, model, partitioning.make_mesh(), may_miss=may_miss, may_skip=may_skip
+    )
+    for adapter in adapters:
+        model, params = pretrained.attach(model, params, *named(adapter))
+    origin = {"checkpoint": path, "format": source.format}
+    beside = pretrained.beside(source, model.vocabulary)
+    pretrained.save(out, model, params, origin, beside, source.dtype)
+    yield f"wrote {out}"
+
+
+def named(adapter: str) -> tuple[str, str]:
+    """Splits `NAME=PATH`; without a name it is that of the file or folder."""
+    name, equals, path = adapter.partition("=")
+    return (name, path) if equals and "/" not in name else (pathlib.Path(adapter).stem, adapter)
+
+
+def export_model(
+    model: models.Model,
+    params: Tree,
+    out: pathlib.Path,
+    *,
+    format_name: str,
+    prompt: str | None = None,
+    merge_lora: bool = False,
+    origin: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
+    dtype: str = "float32",
+    dry_run: bool = False,
+) -> Iterator[str]:
+    """Writes a model in one of the formats; yields lines that say what happens.
+
+    Soft prompts and a low-rank adapter stay in the tree for `native` and (prompts only) `t5x`; for
+    `huggingface` each becomes a PEFT folder inside `out`; `peft` writes one of them as `out`.
+
+    Args:
+      model: the model of `params`, its prompts and adapter included.
+      params: parameters; in a dry run their shapes do.
+      out: new folder.
+      format_name: `native`, `huggingface`, `t5x`, `t5x_orbax` or `peft`.
+      prompt: the prompt that `peft` writes; needed when there are several adapters.
+      merge_lora: adds the low-rank adapter to the kernels first.
+      origin: where the model comes from.
+      beside: files that came with its weights, see `pretrained.beside`.
+      dtype: of the weights that `huggingface` writes; the other formats have float32.
+      dry_run: only say it.
+
+    Raises:
+      UserError: a model that the format cannot express, or an `out` that exists.
+    """
+    if model.stacked:
+        model, params = model.unstacked(), trees.unstack_layers(params)
+    if merge_lora:
+        model, params = _merged(model, params, dry_run)
+    prompts, adapter = trees.prompts_of(params), model.network.config.lora
+    leaves = trees.flatten(lora.remove(trees.keep_prompts(params, ())))
+    adapters: list[str] = []
+    if format_name == "peft":
+        prompt = _one_adapter(prompts, adapter, prompt)
+        leaves = {}
+    elif format_name == "huggingface":
+        adapters = [*prompts, *([LORA] if adapter else [])]
+    elif format_name in t5x.WRITERS and adapter:
+        raise UserError(f"--format {format_name} has no place for an adapter; give --merge_lora")
+    else:
+        leaves = trees.flatten(params)
+    yield f"{_origin_text(origin)} -> {out} ({format_name})"
+    rows = [_plan_row("written", leaves)] if leaves else []
+    rows += [
+        _plan_row(f"PEFT folder {name or '.'}", _adapter_leaves(params, name or prompt))
+        for name in (adapters if format_name != "peft" else [""])
+    ]
+    yield from _columns(("", "leaves", "parameters", "memory", ""), rows)
+    if format_name == "huggingface" and dtype != "float32":
+        yield f"weights are written as {dtype}; --dtype float32 keeps them as they were trained"
+    files.check_new(out)
+    if dry_run:
+        return
+    if format_name == "native":
+        pretrained.save(out, model, params, origin, beside, dtype)
+    elif format_name in t5x.WRITERS:
+        t5x.WRITERS[format_name](out, leaves)
+    elif format_name == "huggingface":
+        _write_huggingface(out, model, leaves, beside or {}, dtype)
+    for name in adapters:
+        _write_adapter(out / name, model, params, name, str(out))
+    if format_name == "peft":
+        _write_adapter(out, model, params, prompt, origin.get("checkpoint"))
+    yield f"wrote {out}"
+
+
+def _merged(model: models.Model, params: Tree, dry_run: bool) -> tuple[models.Model, Tree]:
+    adapter = model.network.config.lora
+    if adapter is None:
+        raise UserError("--merge_lora: the model has no low-rank adapter")
+    merged = lora.remove(params) if dry_run else lora.merge(params, adapter)
+    return model.with_lora(None), merged
+
+
+def _one_adapter(prompts: Mapping[str, int], adapter: lora.Lora | None, prompt: str | None) -> str:
+    """Returns the name of the only prompt, or the one asked for, or LORA."""
+    names = [*prompts, *([LORA] if adapter else [])]
+    if prompt is None and len(names) == 1:
+        return names[0]
+    if prompt not in names:
+        raise UserError(
+            f"--prompt {prompt}: --format peft writes one of {', '.join(names)}; choose one"
+            if names
+            else "--format peft writes a soft prompt or a low-rank adapter; this model has none"
+        )
+    return prompt
+
+
+def _adapter_leaves(params: Tree, name: str) -> dict[str, Any]:
+    if name == LORA:
+        return trees.flatten(lora.adapters(params))
+    return {
+        path: leaf
+        for path, leaf in trees.flatten(params).items()
+        if (match := trees.PROMPT.fullmatch(path)) and match[2] == name
+    }
+
+
+def _write_adapter(
+    folder: pathlib.Path, model: models.Model, params: Tree, name: str, base: str | None
+) -> None:
+    leaves, config = _adapter_leaves(params, name), model.network.config
+    if name == LORA:
+        settings = architectures.describe(model)["config"]
+        rank, alpha = config.lora.rank, config.lora.alpha
+        peft.write_lora(folder, leaves, model.family, rank, alpha, settings, base)
+    else:
+        (prompt,) = leaves.values()
+        peft.write_prompt(folder, np.asarray(prompt), model.family, base)
+
+
+def _write_huggingface(
+    out: pathlib.Path,
+    model: models.Model,
+    leaves: Mapping[str, Any],
+    beside: Mapping[str, bytes],
+    dtype: str,
+) -> None:
+    vocabulary, ids, files = model.vocabulary, {}, dict(beside)
+    with tempfile.TemporaryDirectory() as scratch:
+        if vocabulary is not None and vocabularies.save(vocabulary, scratch):
+            files |= side_files.find_tokenizer(scratch)
+            # A folder of transformers that has none does without.
+            if side_files.CONFIG not in files:
+                settings = vocabularies.huggingface_settings(vocabulary)
+                files.setdefault(side_files.TOKENIZER[0], side_files.dump(settings))
+            own = isinstance(vocabulary, vocabularies.Tokenizer)
+            ids = {"eos": vocabulary.eos_id, "pad": vocabulary.eos_id if own else vocabulary.pad_id}
+    ids["decoder_start" if model.family == "t5" else "bos"] = model.start_id
+    huggingface.write(
+        out,
+        leaves,
+        model.family,
+        architectures.describe(model)["config"],
+        token_ids=ids,
+        max_positions=model.max_positions or 4096,
+        beside=files,
+        dtype=dtype,
+    )
+
+
+def _origin_text(origin: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in origin.items())
+
+
+def _adapter_facts(path: str) -> dict[str, str]:
+    if path.endswith(".npy"):
+        length, width = read_file(path).shape
+        return {"format": "soft prompt", "length": str(length), "embedding dimension": str(width)}
+    return {
+        "format": "PEFT adapter",
+        **{name: str(value) for name, value in peft.describe(path).items()},
+    }
+
+
+def _source_facts(source: Source) -> dict[str, str]:
+    prompts = trees.prompts_of(trees.unflatten(dict(source.leaves)))
+    facts = {
+        "format": source.format,
+        "family": KINDS.get(source.family, "not told by the checkpoint"),
+        "sizes": ", ".join(
+            f"{name} {value}" for name, value in source.config.items() if name in SIZES
+        ),
+        "settings": ", ".join(
+            f"{name} {value}"
+            for name, value in source.config.items()
+            if name not in (*SIZES, *RUNTIME) and value is not None
+        ),
+        "parameters": f"{_count(source.leaves):,} in {len(source.leaves)} leaves, "
+        f"{_memory(source.leaves)}",
+        "soft prompts": ", ".join(f"{name} ({rows} rows)" for name, rows in prompts.items()),
+        "vocabulary": _vocabulary_text(source.vocabulary),
+        "not used": _some(_reasons(source.ignored)),
+        "unexpected": _some(source.unexpected),
+        "fingerprint": trees.fingerprint(
+            (path, np.asarray(source.read(path))) for path in sorted(source.leaves)
+        ),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _vocabulary_text(vocabulary: Mapping[str, Any] | None) -> str:
+    if vocabulary is None:
+        return "none; give --vocabulary to generate"
+    if "unread" in vocabulary:
+        return f"{vocabulary['unread']}; give the tokenizer.json by --vocabulary to generate"
+    if vocabulary["kind"] == "bytes":
+        return "bytes, as ByT5's; it needs no file"
+    return f"{vocabulary['kind']}, {vocabulary.get('file', 'inside the file')}"
+
+
+def _nearest_lines(source: Source, vocabulary: str | None, count: int) -> Iterator[str]:
+    prompts = [path for path in source.leaves if trees.PROMPT.fullmatch(path)]
+    if not prompts:
+        raise UserError(f"--nearest: {source.path} has no soft prompt")
+    words = pretrained.find_vocabulary(source, vocabulary)
+    embedding = source.read("token_embedder/embedding")
+    for path in prompts:
+        ids, similarity = nearest_tokens(source.read(path), embedding, count)
+        rows = [
+            (
+                str(row),
+                "  ".join(
+                    f"{words.decode([int(i)]) if words else int(i)} {cosine:.2f}"
+                    for i, cosine in zip(ids[row], similarity[row], strict=True)
+                ),
+            )
+            for row in range(len(ids))
+        ]
+        yield ""
+        yield from _columns((trees.PROMPT.fullmatch(path)[2], "nearest tokens, cosine"), rows)
+
+
+def _plan_row(name: str, leaves: Mapping[str, Any]) -> tuple[str, ...]:
+    some = "" if name != "initialised" else _some(list(leaves))
+    return name, str(len(leaves)), f"{_count(leaves):,}", _memory(leaves), some
+
+
+def _count(leaves: Mapping[str, Any]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in leaves.values())
+
+
+def _memory(leaves: Mapping[str, Any]) -> str:
+    size = float(sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves.values()))
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _reasons(names: Mapping[str, str]) -> list[str]:
+    """Groups names by reason: `encoder.embed_tokens.weight and 1 more (copy of …)`."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        groups.setdefault(reason, []).append(name)
+    return [
+        f"{found[0]}{f' and {len(found) - 1} more' if found[1:] else ''} ({reason})"
+        for reason, found in groups.items()
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _table(facts: Mapping[str, str]) -> Iterator[str]:
+    width = max(map(len, facts))
+    for name, text in facts.items():
+        yield f"{name:{width}}  {text}"
+
+
+def _columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    rows = [header, *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    numeric = [header[i] in ("leaves", "parameters", "memory") for i in range(len(header))]
+    for row in rows:
+        cells = zip(row, widths, numeric, strict=True)
+        yield "  ".join(
+            f"{text:>{width}}" if right else f"{text:{width}}" for text, width, right in cells
+        ).rstrip()

@@ -1,0 +1,94 @@
+"""Our own model folders: `params`, an orbax tree, and `model.json`, which says what it is."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from promot_jax.base.errors import UserError, cause
+from promot_jax.base.files import read_json
+from promot_jax.base.trees import Tree
+from promot_jax.checkpoints.formats import orbax_leaves, side_files, stores, t5x
+from promot_jax.checkpoints.formats.source import Source
+
+FORMAT = "promot_jax"
+# Fields of models, besides their network's configuration, that `model.json` may have.
+OPTIONS = ("prefix_lm", "start_id", "end_ids")
+
+
+def is_format(path: str) -> bool:
+    """Returns whether `path` is a model folder of ours."""
+    return (stores.absolute(path) / "params" / "_METADATA").exists()
+
+
+def open_checkpoint(path: str) -> Source:
+    """Opens a model folder; its leaves are read one at a time.
+
+    Family and configuration are what `model.json` says under `family` and `config`. Where it says
+    nothing about them, a T5 is recognised by its shapes. The file of a vocabulary is made absolute.
+
+    Raises:
+      UserError: no model folder of ours, or a damaged one.
+    """
+    folder = stores.absolute(path)
+    if not is_format(path):
+        raise UserError(f"{path} is no model folder of promot_jax: params/_METADATA is missing")
+    about = _about(folder / "model.json")
+    leaves, read = orbax_leaves.open_tree(folder / "params")
+    inferred = t5x.t5_config(leaves)
+    return Source(
+        path=path,
+        format=FORMAT,
+        leaves=leaves,
+        read=read,
+        where={},
+        family=about.get("family") or ("t5" if inferred else None),
+        config=_with_tuples(about.get("config")) or inferred or {},
+        options=_with_tuples({name: about[name] for name in OPTIONS if name in about}),
+        vocabulary=_vocabulary(about.get("vocabulary"), folder),
+        beside=side_files.find(folder),
+        kept_dtype=about.get("dtype", ""),
+    )
+
+
+def _about(file: epath.Path) -> Mapping[str, Any]:
+    if not file.exists():
+        return {}
+    about = read_json(file)
+    kinds = {"family": str, "config": dict, "vocabulary": dict, "dtype": str, "end_ids": list}
+    for name, kind in kinds.items():
+        if about.get(name) is not None and not isinstance(about[name], kind):
+            raise UserError(f"{file}: {name} is {about[name]!r}, expected a {kind.__name__}")
+    named = (about.get("vocabulary") or {}).get("file", "")
+    if not isinstance(named, str):
+        raise UserError(f"{file}: the vocabulary's file is {named!r}, expected its name")
+    return about
+
+
+def _with_tuples(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """JSON has no tuples, and configurations of networks must be hashable."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in (config or {}).items()
+    }
+
+
+def _vocabulary(named: Mapping[str, Any] | None, folder: epath.Path) -> Mapping[str, Any] | None:
+    if not named or "file" not in named or "://" in named["file"]:
+        return named
+    return {**named, "file": str(folder / named["file"])}
+
+
+def save_params(folder: pathlib.Path, params: Tree) -> None:
+    """Writes a parameter tree into a new folder, as `open_checkpoint` reads it.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder.absolute(), params)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be written: {cause(error)}") from error

@@ -1,0 +1,259 @@
+"""What a gin configuration binds: which values an experiment reads, by which names, and what for.
+
+Beside `configuration` the only file that knows gin; it reads a configuration that is parsed and
+builds nothing, so that no file, model or row is opened.
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from promot_jax.base import files, values
+from promot_jax.base.errors import UserError
+
+EXPERIMENT = "promot_jax.experiment.experiment.Experiment"
+MACRO = "gin.macro"
+
+# Parameters that are paths: of these `~` is expanded.
+PATHS = {
+    "experiment.Experiment": ("initial_checkpoint", "reuse"),
+    "pretrained.bare_model": ("path", "vocabulary"),
+    "vocabularies.Tokenizer": ("path",),
+    "SentencePieceVocabulary": ("sentencepiece_model_file",),
+    "files.task": ("train", "evaluation", "test"),
+    "unseen_files.tasks": ("files",),
+    "prompt.from_file": ("path",),
+}
+# Set by a macro that the program itself reads.
+MODEL_DIR = ("MODEL_DIR", MACRO)
+
+
+class Call(NamedTuple):
+    """A function or class that building the experiment calls, or hands on to be called later."""
+
+    what: Any
+    later: bool
+
+
+def reached() -> dict[tuple[str, str], Call]:
+    """Returns {(scope, selector): what it is} of all that building the experiment can call."""
+    from gin import config
+    from promot_jax.experiment.experiment import Experiment
+
+    seen: dict[tuple[str, str], Call] = {}
+    waiting = [("", EXPERIMENT, Call(Experiment, later=False))]
+    while waiting:
+        scope, selector, call = waiting.pop()
+        known = seen.get((scope, selector))
+        if known is not None and (call.later or not known.later):
+            continue
+        seen[scope, selector] = call
+        for _, found in _bound(scope, selector).values():
+            for reference in config.iterate_references(found):
+                inner, called = reference.config_key
+                what = Call(reference.configurable.wrapped, not reference.evaluate)
+                waiting.append((inner or scope, called, what))
+    # In the order in which a configuration is written.
+    order = {key: number for number, key in enumerate(config._CONFIG)}
+    return dict(sorted(seen.items(), key=lambda item: order.get(item[0], -1)))
+
+
+def _bound(scope: str, selector: str) -> dict[str, tuple[str, Any]]:
+    """Returns {parameter: (scope of its binding, value)} of what applies in a scope."""
+    from gin import config
+
+    return {
+        name: (bound, value)
+        # A binding applies where its scope begins the active one; of several the longest.
+        for bound, _ in sorted(key for key in config._CONFIG if key[1] == selector)
+        if f"{scope}/".startswith(f"{bound}/".lstrip("/"))
+        for name, value in config._CONFIG[bound, selector].items()
+    }
+
+
+def unset() -> list[str]:
+    """Returns the macros that the experiment refers to and that have no value."""
+    from gin import config
+
+    macros = {scope for scope, selector in reached() if selector == MACRO}
+    return sorted(name for name in macros if (name, MACRO) not in config._CONFIG)
+
+
+def check(typed: Mapping[str, str]) -> None:
+    """Checks kinds and ranges of all that the experiment reads, before any of it is built.
+
+    Args:
+      typed: {name: text} of the values that a person typed.
+
+    Raises:
+      UserError: names the macro or parameter, its value and what is allowed.
+    """
+    for name, value, hint in _settings():
+        if found := values.fault(value, hint):
+            named = found.named or values.Named(name, value)
+            value = " ".join(typed.get(named.name, "").split()) or values.shown(named.value)
+            raise UserError(values.complaint(named.name, value, found))
+    _check_complete()
+    _check_methods()
+
+
+def _settings() -> Iterator[tuple[str, Any, Any]]:
+    """Yields (name, value, hint) of each binding that is reached, once."""
+    seen = set()
+    for (scope, selector), call in reached().items():
+        hints = values.hints(call.what)
+        for parameter, (bound, value) in _bound(scope, selector).items():
+            if parameter in hints and (bound, selector, parameter) not in seen:
+                seen.add((bound, selector, parameter))
+                yield _full_name(bound, selector, parameter), _resolved(value), hints[parameter]
+    yield "MODEL_DIR", _macro("MODEL_DIR"), values.Text
+
+
+def _full_name(scope: str, selector: str, parameter: str) -> str:
+    # As it is written after `from promot_jax import MODULE`.
+    short = ".".join([*selector.split(".")[-2:], parameter])
+    return f"{scope}/{short}" if scope else short
+
+
+def _macro(name: str, through: Sequence[str] = ()) -> Any:
+    """Returns a macro's value under the name of the macro that holds it."""
+    from gin import config
+
+    bound = config._CONFIG.get((name, MACRO))
+    if bound is None:
+        # That it has none is said elsewhere.
+        return values.Made(Any, f"%{name}")
+    if name in through:
+        raise UserError(f"{name} = {bound['value']}: it stands for itself; give it a value")
+    value = _resolved(bound["value"], (*through, name))
+    unset = isinstance(value, values.Made) and value.by is Any
+    return value if unset or isinstance(value, values.Named) else values.Named(name, value)
+
+
+def _resolved(value: Any, through: Sequence[str] = ()) -> Any:
+    """Returns a bound value with its macros replaced and its calls described."""
+    from gin import config
+
+    if isinstance(value, config.ConfigurableReference):
+        scope, selector = value.config_key
+        if selector == MACRO:
+            return _macro(scope, through)
+        kind = values.Made if value.evaluate else values.Taken
+        return kind(value.configurable.wrapped, repr(value))
+    if type(value) in (tuple, list):
+        return type(value)(_resolved(item, through) for item in value)
+    if type(value) is dict:
+        return {key: _resolved(item, through) for key, item in value.items()}
+    return value
+
+
+def _check_complete() -> None:
+    """Raises UserError for a call whose parameter has neither a value nor a default."""
+    for (scope, selector), call in reached().items():
+        if call.later or selector == MACRO:
+            # Whoever calls it later gives some of them.
+            continue
+        bound = _bound(scope, selector)
+        for name, parameter in inspect.signature(call.what).parameters.items():
+            variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if parameter.default is parameter.empty and not variable and name not in bound:
+                full = _full_name("", selector, name)
+                raise UserError(f"{full} has no value; give one by --gin.{full}=VALUE")
+
+
+def _check_methods() -> None:
+    """Raises UserError for a method to run that the experiment has not."""
+    bound = _bound("", EXPERIMENT)
+    if "only" not in bound or "methods" not in bound:
+        return
+    asked = _resolved(bound["only"][1])
+    listed = [_resolved(_name_of(method)) for method in _literal(bound["methods"][1])]
+    known = [name.value if isinstance(name, values.Named) else name for name in listed]
+    wanted = asked.value if isinstance(asked, values.Named) else asked
+    for name in wanted or ():
+        if name not in known and all(isinstance(one, str) for one in known):
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"; did you mean {near[0]!r}? It has " if near else "; it has "
+            raise UserError(
+                f"{getattr(asked, 'name', 'experiment.Experiment.only')} = {values.shown(wanted)}: "
+                f"no method {name!r} in this experiment{meant}{', '.join(known)}"
+            )
+
+
+def _literal(value: Any) -> Any:
+    """Returns what a macro holds, its references as they are; () for what is not known."""
+    from gin import config
+
+    while isinstance(value, config.ConfigurableReference):
+        scope, selector = value.config_key
+        value = config._CONFIG.get((scope, MACRO), {}).get("value", ()) if selector == MACRO else ()
+    return value
+
+
+def _name_of(method: Any) -> Any:
+    from gin import config
+
+    if not isinstance(method, config.ConfigurableReference):
+        return None
+    return _bound(*method.config_key).get("name", ("", None))[1]
+
+
+def value_of(full: str) -> Any:
+    """Returns the value of a parameter, None where it has none yet."""
+    for name, value, _ in _settings():
+        if name == full:
+            value = value.value if isinstance(value, values.Named) else value
+            return None if isinstance(value, values.Made) else value
+    return None
+
+
+def named(misfit: values.Misfit) -> str:
+    """Returns a complaint about fields with the names by which a person set them."""
+    names = {}
+    for field, value in misfit.settings.items():
+        found = [
+            wanted.name if isinstance(wanted, values.Named) else name
+            for name, wanted, _ in _settings()
+            if name.endswith(f"{misfit.owner.__name__}.{field}")
+            and (wanted.value if isinstance(wanted, values.Named) else wanted) == value
+        ]
+        names[field] = found[0] if found else field
+    return misfit.told(names)
+
+
+def expand_home() -> None:
+    """Replaces `~` at the beginning of all paths in the configuration.
+
+    Raises:
+      UserError: `~NAME` of no user.
+    """
+    from gin import config
+
+    for (scope, selector), parameters in list(config._CONFIG.items()):
+        wanted = next((n for end, n in PATHS.items() if f".{selector}".endswith(f".{end}")), ())
+        for parameter in set(wanted) & set(parameters):
+            _expand(scope, selector, parameter)
+    if MODEL_DIR in config._CONFIG:
+        _expand(*MODEL_DIR, "value")
+
+
+def _expand(scope: str, selector: str, parameter: str) -> None:
+    from gin import config
+
+    value = config._CONFIG[scope, selector][parameter]
+    if isinstance(value, config.ConfigurableReference):
+        held, selector = value.config_key
+        if selector == MACRO and (held, MACRO) in config._CONFIG:
+            _expand(held, MACRO, "value")
+        return
+    several = type(value) in (tuple, list) and all(isinstance(item, str) for item in value)
+    if not several and not isinstance(value, str):
+        # What is no path is found by `check`.
+        return
+    try:
+        found = type(value)(map(files.home, value)) if several else files.home(value)
+    except UserError as error:
+        name = scope if selector == MACRO else _full_name(scope, selector, parameter)
+        raise UserError(f"{name} = {error}") from None
+    config._CONFIG[scope, selector][parameter] = found

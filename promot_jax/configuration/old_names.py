@@ -1,0 +1,33 @@
+"""Where gin files of earlier versions say a module lies, and where it lies now.
+
+Runs keep their configuration for good, and people keep their own gin files.
+"""
+
+import re
+
+# What followed `from promot_jax`, and what does now.
+MODULES = {
+    "import attached": ".models import attached",
+    "import data": ".data import batching",
+    "import decoding": ".models import decoding",
+    "import evaluation": ".experiment import evaluation",
+    "import experiment": ".experiment import experiment",
+    "import optimizers": ".training import optimizers",
+    "import pretrained": ".checkpoints import pretrained",
+    "import stages": ".training import stages",
+    "import vocabularies": ".data import vocabularies",
+    ".networks import": ".models.networks import",
+    ".probes import": ".experiment.probes import",
+}
+_IMPORT = re.compile(
+    r"^(\s*from promot_jax) ?(" + "|".join(map(re.escape, MODULES)) + r")\b", re.MULTILINE
+)
+# The one module that has another name now.
+_BATCHES = re.compile(r"\bdata\.(?=(Fixed|Token)Batches\b)")
+
+
+def translated(text: str) -> str:
+    """Returns the text of a gin file, or a flag, with the names of today."""
+
+    text = _IMPORT.sub(lambda found: found[1] + MODULES[found[2]], text)
+    return _BATCHES.sub("batching.", text)

@@ -1,0 +1,1 @@
+"""Rows, tasks and texts: batches, vocabularies, scores of answers."""

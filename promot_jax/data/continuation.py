@@ -1,0 +1,74 @@
+"""Texts that go on from another one, as the targets of a language model go on from its inputs."""
+
+import functools
+import json
+from typing import Any
+
+import seqio
+import tokenizers
+
+from promot_jax.data.vocabularies import Tokenizer
+
+
+class Continuation(Tokenizer):
+    """A tokenizer of texts that go on from another one, as the targets of a language model do.
+
+    Some tokenizers put a space before every text. To a text that begins with white space none is
+    added here: " yes" behind "answer:" is the token that "answer: yes" has there.
+    """
+
+    def __init__(self, whole: Tokenizer):
+        super().__init__(whole.path, whole.tokenizer.id_to_token(whole.eos_id))
+        self._whole = whole
+
+    @property
+    def text(self) -> str:
+        """As of the whole tokenizer."""
+        return self._whole.text
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """As of the whole tokenizer."""
+        return self._whole.tokenizer
+
+    @functools.cached_property
+    def _bare(self) -> tokenizers.Tokenizer:
+        content = json.loads(self.tokenizer.to_str())
+        for name in ("normalizer", "pre_tokenizer"):
+            content[name] = _without_prefix(content[name])
+        return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+    def _encode(self, s: str) -> list[int]:
+        if not s[:1].isspace():
+            return self._whole._encode(s)
+        return self._bare.encode(s, add_special_tokens=False).ids
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_bare"}
+
+
+def continuing(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
+    """Returns the vocabulary for texts that go on from another one, see `Continuation`."""
+    if not isinstance(vocabulary, Tokenizer) or isinstance(vocabulary, Continuation):
+        return vocabulary
+    parts = vocabulary.tokenizer.normalizer, vocabulary.tokenizer.pre_tokenizer
+    # Only these two are looked at: the whole of a large vocabulary takes a second to write.
+    written = [json.loads(part.__getstate__()) for part in parts if part is not None]
+    spaces = any(_without_prefix(part) != part for part in written)
+    return Continuation(vocabulary) if spaces else vocabulary
+
+
+def _without_prefix(part: Any) -> Any:
+    """Returns a part of a tokenizer.json that puts no space before a text."""
+    match part:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            never = {**part, "prepend_scheme": "never"}
+            return {name: value for name, value in never.items() if name != "add_prefix_space"}
+        case {"type": "Sequence"}:
+            name = "normalizers" if "normalizers" in part else "pretokenizers"
+            kept = [_without_prefix(inner) for inner in part[name]]
+            return {**part, name: [inner for inner in kept if inner is not None]}
+    return part

@@ -1,0 +1,86 @@
+"""Scores of free texts: how much of the target's words, in their order, a prediction has."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from promot_jax.data.metrics import scripts
+from promot_jax.data.metrics.answers import Answers, accepted, check_lengths
+
+# Those of sacrebleu that need neither a further package nor a download.
+BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "none")
+
+
+def bleu(
+    targets: Sequence[Answers], predictions: Sequence[str], tokenizer: str | None = None
+) -> dict[str, float]:
+    """Returns sacrebleu's corpus BLEU (Papineni et al., 2002; Post, 2018).
+
+    Sequences of words are as long as the longest target allows, 4 at most, so that short targets
+    can be matched, too; smoothing is sacrebleu's "exp".
+
+    Args:
+      targets: one text for each prediction.
+      predictions: the predicted texts.
+      tokenizer: one of `BLEU_TOKENIZERS`; None goes by the script of the targets: `zh` for Chinese,
+        `char` for other scripts without spaces, else `intl`, which is T5's.
+    """
+    # Imported on use: only translation needs it.
+    from sacrebleu.metrics import BLEU
+
+    check_lengths(targets, predictions)
+    texts = [accepted(target)[0] for target in targets]
+    tokenizer = tokenizer or scripts.bleu_tokenizer(texts)
+    order = max(1, *(min(4, count) for count in _word_counts(texts, tokenizer)))
+    scorer = BLEU(tokenize=tokenizer, max_ngram_order=order)
+    return {"bleu": scorer.corpus_score(list(predictions), [texts]).score}
+
+
+def _word_counts(texts: Sequence[str], tokenizer: str) -> list[int]:
+    from sacrebleu.metrics import BLEU
+
+    split = BLEU(tokenize=tokenizer).tokenizer
+    return [len(split(text.rstrip()).split()) for text in texts]
+
+
+@functools.cache
+def bleu_by(tokenizer: str) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
+    """Returns `bleu` with one of `BLEU_TOKENIZERS`, under the name `bleu-TOKENIZER`."""
+    name = f"bleu-{tokenizer}"
+
+    def score(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+        return {name: bleu(targets, predictions, tokenizer)["bleu"]}
+
+    score.__name__ = name
+    return score
+
+
+def rouge2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
+    """Returns the mean ROUGE-2 F1 (Lin, 2004) without stemming, as rouge-score counts it.
+
+    Words are those of `scripts.words`, of ASCII texts the same as T5's. A target of one word has no
+    pair of words and is scored by single words; one without any, such as "☃ ☃", by its parts
+    between spaces.
+    """
+    # Imported on use: it loads nltk, which takes seconds.
+    from rouge_score import rouge_scorer
+
+    check_lengths(targets, predictions)
+    by_words = rouge_scorer.RougeScorer(["rouge1", "rouge2"], tokenizer=_Tokenizer(scripts.words))
+    by_parts = rouge_scorer.RougeScorer(["rouge1", "rouge2"], tokenizer=_Tokenizer(str.split))
+    total = 0.0
+    for target, prediction in zip(targets, predictions, strict=True):
+        text = accepted(target)[0]
+        scorer, count = by_words, len(scripts.words(text))
+        if not count:
+            scorer, count = by_parts, len(text.split())
+        scores = scorer.score(text, prediction)
+        equal = not count and not prediction.strip()
+        total += equal or scores["rouge2" if count > 1 else "rouge1"].fmeasure
+    return {"rouge2": 100.0 * total / len(targets)}
+
+
+class _Tokenizer:
+    """What rouge-score calls a tokenizer."""
+
+    def __init__(self, tokenize: Callable[[str], list[str]]):
+        self.tokenize = tokenize

@@ -1,0 +1,157 @@
+"""What a run is made of: a model, the tasks it is tuned on, the unseen ones, methods and seeds."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Annotated, Protocol
+
+import jax
+
+from promot_jax.base import values
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.data import batching
+from promot_jax.experiment.evaluation import EvalTask
+from promot_jax.models import Model, decoding
+from promot_jax.models.attached import Attached
+from promot_jax.training.stages import Method, Stage
+
+
+class Probe(Protocol):
+    """A measurement of a model in the course of its training; see `probes`.
+
+    Attributes:
+      task: whose rows it reads.
+    """
+
+    task: str
+
+    def bind(
+        self, model: Model, mesh: jax.sharding.Mesh
+    ) -> Callable[[Tree, Attached], dict[str, float]]:
+        """Returns a function of parameters and what is attached to the rows of the task."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run needs.
+
+    Attributes:
+      model: bare model.
+      targets: the tasks that methods fine-tune on, one for most; each is evaluated with what the
+        last stage that trained on it attached to its rows.
+      labels: the answers that a target task knows; their share elsewhere shows format leaks.
+      tasks: unseen tasks, evaluated without any prompt; see `Method.unseen`.
+      methods: what to compare.
+      reuse: further run folders; a stage that one of them finished with the same lineage (see
+        `lineage`) is taken from there.
+      only: names of the methods to run now; None runs all. The results of later calls are added.
+      seeds: each repeats every method with another order of data, dropout and prompt.
+      initial_checkpoint: model that every method starts from, in any format that `interop` reads;
+        None draws random parameters.
+      may_miss: patterns of parameters that it need not have, and that are then drawn at random.
+      may_skip: patterns of names that it may have beyond the model.
+      decoder: greedy or beam search.
+      eval_batch_size, eval_buckets: shape of evaluation batches.
+      eval_examples: rows of each task in the final evaluation; None takes all.
+      validation_examples: rows of the validation split at each evaluation of a stage.
+      unseen_examples: rows of each unseen task there, for stages that follow them; of tasks with
+        exemplars, those with the fewest.
+      probes: further measurements of such stages.
+      samples: answers of each task that are kept for the report.
+      model_parallel, fsdp: devices on these axes of the mesh, see `partitioning`; together they
+        share one copy of the parameters. None for `fsdp` goes by the size of the model.
+    """
+
+    model: Model
+    targets: Annotated[Sequence[EvalTask], values.SOME]
+    labels: Sequence[str]
+    tasks: Sequence[EvalTask]
+    methods: Annotated[Sequence[Method], values.SOME]
+    only: Annotated[Sequence[values.Text], values.SOME, values.DISTINCT] | None = None
+    reuse: Sequence[values.Text] = ()
+    seeds: Annotated[Sequence[values.Seed], values.SOME, values.DISTINCT] = (0,)
+    initial_checkpoint: values.Text | None = None
+    may_miss: Sequence[values.Pattern] = ()
+    may_skip: Sequence[values.Pattern] = ()
+    decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Beam)
+    eval_batch_size: values.Count = 64
+    eval_buckets: Sequence[batching.Bucket] = ()
+    eval_examples: values.Count | None = None
+    validation_examples: values.Count | None = None
+    unseen_examples: values.Count = 32
+    probes: Sequence[Probe] = ()
+    samples: values.Whole = 3
+    model_parallel: values.Count = 1
+    fsdp: values.Count | None = None
+
+    def __post_init__(self):
+        values.check_fields(self)
+        stages: dict[str, Stage] = {}
+        # Not later, after minutes of other work.
+        for stage in {id(s): s for method in self.methods for s in method.stages}.values():
+            stage.optimizer()
+        for method in self.methods:
+            for folder, stage in zip(method.folders, method.stages, strict=True):
+                if stages.setdefault(folder, stage) != stage:
+                    raise UserError(
+                        f"two methods have different stages of the name {folder!r}; rename one"
+                    )
+        _ = self.selected
+
+    def check_tasks(self) -> None:
+        """Checks that the tasks have the splits and metrics by which they are evaluated.
+
+        Raises:
+          UserError: one has not, or is not registered.
+        """
+        for task in (*self.targets, *self.tasks):
+            found = batching.with_vocabulary(task.name, None)
+            # What is not on this machine is not asked for.
+            local = not hasattr(getattr(found, "source", None), "tfds_dataset")
+            known = {"split": list(found.splits) if local else (), "metric": _metrics(found)}
+            for field, names in known.items():
+                value = getattr(task, field)
+                if names and value not in names:
+                    near = difflib.get_close_matches(value, names, 1)
+                    mend = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+                    raise values.Misfit(
+                        task,
+                        f"{{{field}}}: the task {task.name} has no such {field}; {mend}",
+                        field,
+                    )
+
+    @property
+    def selected(self) -> list[Method]:
+        """The methods to run now, in the order of the experiment.
+
+        Raises:
+          UserError: `only` names a method that there is not.
+        """
+        chosen = None if self.only is None else {self.method(name).name for name in self.only}
+        return [method for method in self.methods if chosen is None or method.name in chosen]
+
+    def method(self, name: str) -> Method:
+        """Returns a method by name.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        for method in self.methods:
+            if method.name == name:
+                return method
+        known = [method.name for method in self.methods]
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no method {name!r} in this run{meant}; it has {', '.join(known)}")
+
+
+def _metrics(task) -> list[str]:
+    """Returns the names of a task's metrics; none where they do not take plain texts."""
+    names: list[str] = []
+    for metric in getattr(task, "predict_metric_fns", ()):
+        try:
+            names += metric(["a"], ["a"])
+        except Exception:  # of a person's own functions
+            return []
+    return names

@@ -1,0 +1,49 @@
+"""What is attached to a model while it reads a task: a soft prompt, low-rank adapters, nothing."""
+
+import dataclasses
+
+import numpy as np
+
+from promot_jax.base import trees
+from promot_jax.base.trees import Tree
+from promot_jax.models import Batch, Model
+from promot_jax.models.networks import lora
+from promot_jax.models.networks.lora import Lora
+
+
+@dataclasses.dataclass(frozen=True)
+class Attached:
+    """A soft prompt and low-rank adapters; hashable, as what a compiled program depends on.
+
+    Attributes:
+      prompt: name of the soft prompt of every row, None for none.
+      adapters: what the stages added; None leaves the model those that it came with, if any.
+    """
+
+    prompt: str | None = None
+    adapters: Lora | None = None
+
+    def params(self, model: Model, params: Tree) -> Tree:
+        """Returns the tree with what is attached; all other prompts and adapters are left out.
+
+        Equal structure means one compiled program for every method.
+        """
+        params = trees.keep_prompts(params, () if self.prompt is None else (self.prompt,))
+        return params if self._adapters(model) else lora.remove(params)
+
+    def model(self, model: Model, params: Tree) -> Model:
+        """Returns the bare model with what is attached; `params` are those of `Attached.params`."""
+        return model.with_prompts(trees.prompts_of(params)).with_lora(self._adapters(model))
+
+    def batch(self, batch: Batch) -> Batch:
+        """Returns the batch with the prompt's number in every row."""
+        if self.prompt is None:
+            return batch
+        rows = len(batch["encoder_input_tokens"])
+        return {**batch, "prompt_ids": np.zeros(rows, np.int32)}
+
+    def _adapters(self, model: Model) -> Lora | None:
+        return self.adapters or model.network.config.lora
+
+
+BARE = Attached()

@@ -1,0 +1,432 @@
+"""Decoder-only transformers with soft prompts: PaLM-like and Llama-like.
+
+One module family; `DecoderConfig` chooses between the published architectures:
+
+* PaLM (Chowdhery et al. 2022): attention and MLP in parallel behind one norm, one key/value head
+  for all queries, SwiGLU, rotary positions, tied embeddings;
+* Llama (Touvron et al. 2023) and its kin: RMS norms, grouped queries, SwiGLU, rotary positions;
+  Qwen 2.5 adds biases to query, key and value, Qwen 3 norms of query and key.
+
+The call protocol is that of T5X's decoder-only models. The order of tokens in a row is the order of
+its slots; what counts for the rotary embedding is the position, the number of valid tokens before.
+Padding may therefore stand anywhere in a row.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+
+from promot_jax.base import values
+from promot_jax.base.errors import UserError
+from promot_jax.models.networks import layers, masks, rotary, stack
+from promot_jax.models.networks.grouped_attention import GroupedAttention
+from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.prompt import DEFAULT_INIT, Initializer, PromptBank
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes and choices of a network.
+
+    Attributes:
+      vocab_size: V, rows of the embedding.
+      emb_dim: H.
+      num_heads: N, heads of queries.
+      num_kv_heads: heads of keys and values, a divisor of N: 1 is multi-query, N multi-head.
+      head_dim: D, even.
+      mlp_dim: F.
+      num_layers: L.
+      mlp_activations: names in `flax.linen`, or "linear"; several are multiplied.
+      parallel: attention and MLP read the same norm and are added together (PaLM).
+      norm: "rms", or "layer", which subtracts the mean too; neither has a bias.
+      norm_epsilon: added to the variance.
+      rope_base: base of the rotary frequencies.
+      rope_scaling: of the rotary frequencies, see `rotary.Scaling`.
+      max_positions: the longest row that the model was made for, where that is known.
+      sliding_window: how many positions a query sees, its own included; None is all.
+      full_layers: that many first layers have no window.
+      qkv_bias: query, key and value have biases (Qwen 2.5).
+      out_bias, mlp_bias: the output of attention has a bias, the maps of the MLP have.
+      qk_norm: RMS norm of each head of query and key before their rotation (Qwen 3).
+      logits_via_embedding: score with the embedding in place of `logits_dense`.
+      logit_scale: multiplies the logits.
+      dropout_rate: used throughout when a call enables dropout.
+      dtype: of activations; parameters, norms, softmax and logits are always float32.
+      prompt_names: one soft prompt each, at `decoder/prompt/<name>/prompt`.
+      prompt_length: P; 0, or no names, is the bare network.
+      prompt_init: initialiser of prompts.
+      scan_layers: whether layers are scanned, their parameters stacked at `layers`, see `stack`.
+      remat: "none", or what a layer's backward pass computes again, see `stack.apply_layers`.
+      lora: which kernels have a low-rank adapter, see `lora.Lora`.
+    """
+
+    vocab_size: values.Count
+    emb_dim: values.Count
+    num_heads: values.Count
+    num_kv_heads: values.Count
+    head_dim: values.Count
+    mlp_dim: values.Count
+    num_layers: values.Count
+    mlp_activations: Annotated[Sequence[layers.Activation], values.SOME] = ("silu", "linear")
+    parallel: bool = False
+    norm: Literal["rms", "layer"] = "rms"
+    norm_epsilon: values.Positive = 1e-6
+    rope_base: values.Positive = 10000.0
+    rope_scaling: rotary.Scaling | None = None
+    max_positions: int | None = None
+    sliding_window: int | None = None
+    full_layers: int = 0
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    logits_via_embedding: bool = True
+    logit_scale: values.Positive = 1.0
+    dropout_rate: values.Share = 0.0
+    dtype: values.Dtype = "float32"
+    prompt_names: tuple[str, ...] = ()
+    prompt_length: values.Whole = 0
+    prompt_init: Initializer = DEFAULT_INIT
+    scan_layers: bool = False
+    remat: stack.Remat = "none"
+    lora: Lora | None = None
+
+    def __post_init__(self):
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise values.Misfit(
+                self,
+                "{num_kv_heads} does not divide {num_heads}; choose a divisor",
+                *("num_kv_heads", "num_heads"),
+            )
+        if self.head_dim % 2:
+            raise values.Misfit(self, "{head_dim}; rotary needs an even one", "head_dim")
+        if self.norm not in ("rms", "layer"):
+            raise values.Misfit(self, "{norm}; choose 'rms' or 'layer'", "norm")
+        stack.check_remat(self.remat)
+
+    def check_rows(self, slots: int) -> None:
+        """Raises UserError for rows that are longer than what the network computes truly."""
+        limits = []
+        if self.rope_scaling is not None and self.rope_scaling[0] == "dynamic":
+            limits.append((self.rope_scaling[2], "its dynamic rotary scaling is the plain one"))
+        if self.sliding_window is not None and self.full_layers:
+            limits.append((self.sliding_window, "the window of its last layers changes nothing"))
+        longest, what = min(limits, default=(slots, ""))
+        if slots > longest:
+            raise UserError(
+                f"rows of {slots} tokens, padding included: this model can be computed up to "
+                f"{longest}, as long as {what}; shorten the rows (TASK_FEATURE_LENGTHS) or "
+                "--max_length"
+            )
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether the network holds soft prompts at all."""
+        return bool(self.prompt_names) and self.prompt_length > 0
+
+
+class LayerNorm(layers.RMSNorm):
+    """Layer norm over the last axis without bias, computed in float32 (Ba et al. 2016)."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `scale * (x - mean) / std` in `dtype`, of the shape of `x`."""
+        x = x.astype(jnp.float32)
+        return super().__call__(x - jnp.mean(x, axis=-1, keepdims=True))
+
+
+def _norm(config: DecoderConfig, name: str) -> nn.Module:
+    kind = layers.RMSNorm if config.norm == "rms" else LayerNorm
+    return kind(config.norm_epsilon, config.dtype, name=name)
+
+
+class DecoderLayer(nn.Module):
+    """Attention and MLP, one after the other or, with `parallel`, side by side."""
+
+    config: DecoderConfig
+    deterministic: bool
+    cache_slots: int | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        angles: tuple[jax.Array, jax.Array],
+        slot: jax.Array | None,
+        layer: jax.Array | None,
+    ) -> jax.Array:
+        """Maps `[B, X, H]` to `[B, X, H]`; see `GroupedAttention` for the arguments."""
+        config = self.config
+        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        attention = GroupedAttention(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            dropout_rate=config.dropout_rate,
+            dtype=config.dtype,
+            norm_epsilon=config.norm_epsilon,
+            qkv_bias=config.qkv_bias,
+            out_bias=config.out_bias,
+            qk_norm=config.qk_norm,
+            lora=config.lora,
+            deterministic=self.deterministic,
+            cache_slots=self.cache_slots,
+            name="self_attention",
+        )
+        mlp = layers.MLP(
+            config.mlp_dim,
+            config.mlp_activations,
+            config.dropout_rate,
+            config.dtype,
+            lora=config.lora,
+            use_bias=config.mlp_bias,
+            name="mlp",
+        )
+        if config.parallel:
+            y = _norm(config, "layer_norm")(x)
+            y = attention(y, mask, angles, slot, layer) + mlp(y, deterministic=self.deterministic)
+            return x + dropout(y, deterministic=self.deterministic)
+        y = _norm(config, "pre_self_attention_layer_norm")(x)
+        y = attention(y, mask, angles, slot, layer)
+        x += dropout(y, deterministic=self.deterministic)
+        y = mlp(_norm(config, "pre_mlp_layer_norm")(x), deterministic=self.deterministic)
+        return x + dropout(y, deterministic=self.deterministic)
+
+
+class Decoder(nn.Module):
+    """Soft prompts, then a stack of layers, their final norm and the output projection."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        embedded: jax.Array,
+        segment_ids: jax.Array,
+        positions: jax.Array,
+        prefix: jax.Array | None,
+        prompt_ids: jax.Array | None,
+        prompt_slots: jax.Array | None,
+        target_slots: jax.Array | None,
+        *,
+        deterministic: bool,
+        decode: bool,
+        max_decode_length: int | None,
+        last: int,
+        project: bool,
+    ) -> jax.Array:
+        """Decodes `[B, S, H]`; see `Transformer` for the arguments.
+
+        Returns:
+          float32 logits `[B, last, V]` or `[B, U, V]`, or hidden states, of H in place of V, when
+          the config scores with the embedding, or without `project`.
+        """
+        config = self.config
+        x, slot, cache_slots = embedded, None, None
+        if decode and self.has_variable("cache", "slot"):
+            slot, mask, positions = self._advance()
+            # A position is the number of valid tokens before.
+            key_positions = jnp.cumsum(mask[:, 0], axis=1) - 1
+        else:
+            if config.has_prompts:
+                x = PromptBank(
+                    config.prompt_names, config.prompt_length, config.prompt_init, name="prompt"
+                )(x, prompt_ids, prompt_slots)
+            if config.has_prompts and prompt_ids is not None:
+                segment_ids, positions, prefix = _in_front(
+                    config.prompt_length, prompt_ids, segment_ids, positions, prefix
+                )
+            config.check_rows(segment_ids.shape[1] + (max_decode_length or 0))
+            mask, key_positions = masks.prefix_mask(segment_ids, prefix), positions
+            if decode:
+                cache_slots = self._create(segment_ids > 0, positions, max_decode_length)
+        if config.sliding_window is not None and not config.full_layers:
+            mask = masks.within_window(mask, positions, key_positions, config.sliding_window)
+        angles = rotary.rotation(
+            positions,
+            rotary.frequencies(config.head_dim, config.rope_base, config.rope_scaling),
+            rotary.magnitude(config.rope_scaling),
+        )
+        dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+        x = dropout(x, deterministic=deterministic)
+        x = stack.apply_layers(
+            functools.partial(DecoderLayer, config, deterministic, cache_slots),
+            lambda layer, x, number: layer(x, mask, angles, slot, number),
+            x,
+            config.num_layers,
+            scan=config.scan_layers,
+            remat="none" if decode else config.remat,
+            step=slot is not None,
+        )
+        if target_slots is None:
+            x = x[:, x.shape[1] - last :]
+        else:
+            x = jnp.take_along_axis(x, target_slots[..., None], axis=1)
+        x = _norm(config, "decoder_norm")(x)
+        x = dropout(x, deterministic=deterministic)
+        if config.logits_via_embedding or not project:
+            return x
+        return layers.Dense(
+            config.vocab_size, ("embed", "vocab"), lora=config.lora, name="logits_dense"
+        )(x)
+
+    def _create(self, valid: jax.Array, positions: jax.Array, max_decode_length: int | None) -> int:
+        """Creates what a decoding step needs to know; returns the number of slots.
+
+        What begins with `prefix_` is the same for all beams of a row.
+        """
+        if max_decode_length is None:
+            raise ValueError("decoding needs max_decode_length, the tokens that will be decoded")
+        following = jnp.max(jnp.where(valid, positions + 1, 0), axis=1, initial=0)
+        self.put_variable("cache", "slot", jnp.int32(0))
+        self.put_variable("cache", "prefix_valid", valid)
+        self.put_variable("cache", "valid", jnp.zeros((len(valid), max_decode_length), bool))
+        self.put_variable("cache", "position", following.astype(jnp.int32))
+        return max_decode_length
+
+    def _advance(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Takes the next slot; returns it, the mask `[B*K, 1, S + slots]` and the positions."""
+        slot = self.get_variable("cache", "slot")
+        position = self.get_variable("cache", "position")
+        valid = self.get_variable("cache", "valid").at[:, slot].set(True)
+        self.put_variable("cache", "slot", slot + 1)
+        self.put_variable("cache", "position", position + 1)
+        self.put_variable("cache", "valid", valid)
+        prefix = self.get_variable("cache", "prefix_valid")
+        prefix = jnp.repeat(prefix, len(valid) // len(prefix), axis=0)
+        return slot, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
+
+
+def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
+    """Puts the P slots of a prompt in front of segment ids, positions and prefix `[B, S]`."""
+    attached = (prompt_ids >= 0).astype(jnp.int32)[:, None]
+    slots = (len(segment_ids), prompt_length)
+    front = jnp.broadcast_to(attached, slots)
+    places = jnp.broadcast_to(jnp.arange(prompt_length), slots)
+    segment_ids = jnp.concatenate([front, segment_ids], axis=1)
+    positions = jnp.concatenate([places, positions + prompt_length * attached], axis=1)
+    if prefix is not None:
+        prefix = jnp.concatenate([front, prefix], axis=1)
+    return segment_ids, positions, prefix
+
+
+def _one_segment(tokens, targets):
+    """Returns segment ids: 1 for a token whose target is not 0, or for all without targets."""
+    return jnp.ones_like(tokens, jnp.int32) if targets is None else (targets > 0).astype(jnp.int32)
+
+
+def step_back(cache: dict) -> dict:
+    """Returns a fresh cache without the last token of its prefix, to give it that token again.
+
+    A search wants a token to start from and the logits that follow it. After a call with the whole
+    input this is its last token, which all rows must have in the last slot.
+    """
+    book = cache["decoder"]
+    back = {
+        "prefix_valid": book["prefix_valid"].at[:, -1].set(False),
+        "position": book["position"] - 1,
+    }
+    return {**cache, "decoder": {**book, **back}}
+
+
+class Transformer(nn.Module):
+    """The decoder-only network; `prompt_ids` picks each row's soft prompt.
+
+    `prompt_ids` is None (no prompt, exactly the bare network) or int32 `[B]`: the number of the
+    row's prompt in `config.prompt_names`, or -1 for a row without one.
+    """
+
+    config: DecoderConfig
+
+    def setup(self):
+        """Declares the parts."""
+        config = self.config
+        self.token_embedder = layers.Embedding(config.vocab_size, config.emb_dim, config.dtype)
+        self.decoder = Decoder(config)
+
+    def __call__(
+        self,
+        decoder_input_tokens: jax.Array,
+        decoder_target_tokens: jax.Array | None = None,
+        decoder_segment_ids: jax.Array | None = None,
+        decoder_positions: jax.Array | None = None,
+        decoder_causal_attention: jax.Array | None = None,
+        *,
+        prompt_ids: jax.Array | None = None,
+        prompt_slots: jax.Array | None = None,
+        target_slots: jax.Array | None = None,
+        decode: bool = False,
+        enable_dropout: bool = True,
+        max_decode_length: int | None = None,
+        last: int | None = None,
+        project: bool = True,
+    ) -> jax.Array:
+        """Computes logits, of whole rows or step by step.
+
+        Step by step: the first call with `decode` and the collection `cache` mutable creates it,
+        with the P + S slots of the prefix and L empty ones; each further call takes `[B, 1]`
+        tokens and the cache and writes the next slot of all rows. Further calls need neither
+        segment ids nor positions nor prompts. The batch may have grown to `[B*K, 1]`, the K beams
+        of a row consecutive: leaves of the cache whose names begin with `prefix_` keep their B
+        rows, all others but the scalar then have B*K.
+
+        Args:
+          decoder_input_tokens: int `[B, S]`.
+          decoder_target_tokens: int `[B, S]`; only says where padding is, see below.
+          decoder_segment_ids: int `[B, S]`; 0 is padding, equal numbers see each other. None
+            means one segment of the tokens whose target is not 0, or of all tokens when there
+            are no targets. A prompt belongs to segment 1.
+          decoder_positions: int `[B, S]`, without the prompt; None numbers the valid tokens of a
+            row from 0 on. A prompt shifts them by P.
+          decoder_causal_attention: int `[B, S]`, 1 for tokens of a prefix that see each other in
+            both directions; a prompt is part of it. None is causal attention.
+          prompt_ids: int32 `[B]` or None, see the class.
+          prompt_slots: int32 `[B, S]`, in place of `prompt_ids`: n * P + p where a slot is row p of
+            prompt n, else -1. Segments and positions count these slots.
+          target_slots: int32 `[B, U]`, in place of `last`: the slots whose logits to compute.
+          decode: uses the decoding cache.
+          enable_dropout: needs the PRNG "dropout".
+          max_decode_length: L, the tokens that follow; needed by the first call with `decode`.
+          last: how many logits to compute, those of the last tokens; None means all.
+          project: whether to score the hidden states against the vocabulary.
+
+        Returns:
+          float32 `[B, S, V]`, `[B, last, V]` or `[B, U, V]`; there are none for a prompt in front.
+          Hidden states, of H in place of V, without `project`.
+
+        Raises:
+          ValueError: `decode` without `max_decode_length`, or `last` below 0 or above S.
+        """
+        tokens = decoder_input_tokens
+        if decoder_segment_ids is None:
+            decoder_segment_ids = _one_segment(tokens, decoder_target_tokens)
+        if decoder_positions is None:
+            decoder_positions = jnp.maximum(jnp.cumsum(decoder_segment_ids > 0, axis=1) - 1, 0)
+        if last is not None and not 0 <= last <= tokens.shape[1]:
+            raise ValueError(f"last = {last} logits of rows with {tokens.shape[1]} tokens")
+        logits = self.decoder(
+            self.token_embedder(tokens),
+            decoder_segment_ids,
+            decoder_positions,
+            decoder_causal_attention,
+            prompt_ids,
+            prompt_slots,
+            target_slots,
+            deterministic=not enable_dropout,
+            decode=decode,
+            max_decode_length=max_decode_length,
+            last=tokens.shape[1] if last is None else last,
+            project=project,
+        )
+        if not project:
+            return logits
+        if self.config.logits_via_embedding:
+            logits = self.token_embedder.attend(logits)
+        logits *= self.config.logit_scale
+        return partitioning.with_sharding_constraint(logits, ("batch", "length", "vocab"))

@@ -1,0 +1,189 @@
+"""What methods kept where they were first as good on the target: a comparison at equal skill.
+
+A method's scores are those of its best checkpoint, and one that learned less may have kept more for
+that reason. Here each method is taken at the first evaluated step of its last stage that is at most
+`MARGIN` points below what the first method of the run reached at its best with the same seed; and,
+since not every seed gets there, beside the first method at the level that both reach.
+"""
+
+import dataclasses
+
+from promot_jax.report.numbers import following
+from promot_jax.report.numbers.following import Followed
+from promot_jax.report.numbers.scores import Spread
+from promot_jax.report.numbers.tables import labels_name
+from promot_jax.report.records.records import Method, Records, StageRun, Task
+
+# Points of the target's score.
+MARGIN = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One method at equal skill: values over the seeds that reached it, of `seeds` in all.
+
+    `share` is the per cent of outputs in the targets' label set, None where it was not followed.
+    """
+
+    method: Method
+    seeds: int
+    steps: Spread | None
+    target: Spread | None
+    kept: Spread | None
+    share: Spread | None
+
+    def cells(self) -> list[str]:
+        """Returns the values as they are printed, in the order of `heads`."""
+        if self.steps is None:
+            return [f"0 of {self.seeds}", *["–"] * 4]
+        spreads = (self.target, self.kept, self.share)
+        scores = ("–" if spread is None else spread.with_interval for spread in spreads)
+        reached = f"{len(self.steps.values)} of {self.seeds}"
+        return [reached, f"{self.steps.mean:.0f}", *scores]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One method beside the first at a level that both reach, over the seeds of both.
+
+    `difference` is, seed by seed, what the method kept more than the first one.
+    """
+
+    method: Method
+    level: Spread
+    first_kept: Spread
+    kept: Spread
+    difference: Spread
+
+    def cells(self) -> list[str]:
+        """Returns the values as they are printed."""
+        spreads = (self.level, self.first_kept, self.kept, self.difference)
+        return [f"{len(self.level.values)}", *(spread.with_interval for spread in spreads)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as it is printed: what it says, the headings, and a row of values a method."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Method, list[str]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What was compared on one target: all at the first method's level, then pair by pair."""
+
+    target: Task
+    lines: tuple[Line, ...]
+    pairs: tuple[Pair, ...]
+
+    def tables(self, records: Records) -> list[Table]:
+        """Returns the tables of the comparison."""
+        share = f"{labels_name(records)} share, %" if records.labels else "Label share, %"
+        first = self.lines[0].method.label
+        level = Table(
+            f"Each method at the first evaluated step of its last stage that is at most {MARGIN:g} "
+            f"point below the best {self.target.label} score of {first} with the same seed; step "
+            "0, where that stage has changed nothing, does not count. All on validation examples, "
+            "measured while the model trains. Mean and 95 % confidence interval (Student's t) "
+            "over the seeds that got there.",
+            ("Seeds that got there", "Step", "Target", "Norm. Avg.", share),
+            tuple((line.method, line.cells()) for line in self.lines),
+        )
+        pairs = Table(
+            f"And pair by pair: {first} and each other method with the same seed, both at their "
+            f"first step at most {MARGIN:g} point below the lower of their two best scores, so "
+            "that every seed counts. Difference: what the method kept more.",
+            ("Seeds", "Target", f"Norm. Avg. of {first}", "Norm. Avg.", "Difference"),
+            tuple((pair.method, pair.cells()) for pair in self.pairs),
+        )
+        return [level, pairs] if self.pairs else [level]
+
+
+def comparisons(records: Records) -> list[Comparison]:
+    """Returns one comparison a target; none where fewer than two methods can be compared."""
+    kept = next(iter(following.families(records, following.SCORE)), None)
+    share = next(iter(following.families(records, following.LABEL_SHARE)), None)
+    found = []
+    for target in records.targets if kept else ():
+        followed = following.targets(records, [target])
+        if len(followed) != 1:
+            continue
+        curves = _curves(records, followed[0], kept)
+        if len(curves) > 1:
+            lines = _lines(curves, followed[0], kept, share)
+            found.append(Comparison(target, lines, _pairs(curves, followed[0], kept)))
+    return found
+
+
+def _curves(records: Records, learned: Followed, kept: Followed) -> dict[Method, list[StageRun]]:
+    """Returns the last stage of each method and seed that followed both quantities."""
+    found = {}
+    for method in records.methods:
+        runs = [run for run in records.stages if run.name in method.stages[-1:]]
+        if runs := [run for run in runs if learned.series(run).keys() & kept.series(run).keys()]:
+            found[method] = runs
+    return found
+
+
+def _lines(
+    curves: dict[Method, list[StageRun]], learned: Followed, kept: Followed, share: Followed | None
+) -> tuple[Line, ...]:
+    first = next(iter(curves.values()))
+    levels = {run.seed: max(learned.series(run).values()) - MARGIN for run in first}
+    lines = []
+    for method, runs in curves.items():
+        runs = [run for run in runs if run.seed in levels]
+        steps = [_first(run, learned, kept, levels[run.seed]) for run in runs]
+        there = [(run, step) for run, step in zip(runs, steps, strict=True) if step is not None]
+        values = (
+            _spread([one.series(run).get(step) for run, step in there]) if one else None
+            for one in (learned, kept, share)
+        )
+        lines.append(Line(method, len(runs), _spread([step for _, step in there]), *values))
+    return tuple(lines)
+
+
+def _pairs(
+    curves: dict[Method, list[StageRun]], learned: Followed, kept: Followed
+) -> tuple[Pair, ...]:
+    (_, first), *others = curves.items()
+    by_seed = {run.seed: run for run in first}
+    pairs = []
+    for method, runs in others:
+        rows = []
+        for run in runs:
+            both = [by_seed[run.seed], run] if run.seed in by_seed else []
+            bests = [_best(one, learned, kept) for one in both]
+            if not both or None in bests:
+                continue
+            level = min(bests) - MARGIN
+            steps = [_first(one, learned, kept, level) for one in both]
+            values = [kept.series(one)[step] for one, step in zip(both, steps, strict=True)]
+            rows.append((level, *values, values[1] - values[0]))
+        if rows:
+            pairs.append(Pair(method, *map(Spread, zip(*rows, strict=True))))
+    return tuple(pairs)
+
+
+def _best(run: StageRun, learned: Followed, kept: Followed) -> float | None:
+    """Returns the best score of the steps that count."""
+    steps = kept.series(run).keys() - {0}
+    return max(
+        (score for step, score in learned.series(run).items() if step in steps), default=None
+    )
+
+
+def _first(run: StageRun, learned: Followed, kept: Followed, level: float) -> int | None:
+    """Returns the first step at a level at which the unseen tasks were scored too.
+
+    Step 0 is none: what the stage started from is another method's.
+    """
+    both = kept.series(run).keys() - {0}
+    reached = (step for step, s in learned.series(run).items() if s >= level and step in both)
+    return next(reached, None)
+
+
+def _spread(values: list[float | None]) -> Spread | None:
+    return Spread(tuple(values)) if values and None not in values else None

@@ -1,0 +1,150 @@
+"""The table of results: rows as in the paper's tables, without a form yet."""
+
+import dataclasses
+import itertools
+
+from promot_jax.report.numbers import scores
+from promot_jax.report.numbers.scores import Spread
+from promot_jax.report.records.records import Method, Records, Task
+
+# More labels than this are not named one by one.
+_LABELS = 4
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "exact_match": "exact match",
+    "bleu": "BLEU",
+    "rouge2": "ROUGE-2",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A value of one method; `difference` is its distance to the pretrained model's value."""
+
+    spread: Spread | None
+    difference: float | None = None
+
+    @property
+    def has_deviation(self) -> bool:
+        """Whether there are several seeds."""
+        return self.spread is not None and self.spread.deviation is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table; `cells` follow the order of `Records.methods`.
+
+    `task` is what is scored, None for an average or a share over several tasks.
+    """
+
+    label: str
+    unit: str
+    cells: tuple[Cell, ...]
+    task: Task | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The rows of the unseen tasks with one number of shots: average, families, label share.
+
+    `title` is empty where there is one block only; without labels there is no share.
+    """
+
+    shots: int
+    title: str
+    average: Row
+    families: tuple[tuple[str, tuple[Row, ...]], ...]
+    share: Row | None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, from top to bottom."""
+        tasks = [row for _, rows in self.families for row in rows]
+        return [row for row in (self.average, *tasks, self.share) if row]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreTable:
+    """The rows of the results: one a target, then the blocks of unseen tasks, if there are any."""
+
+    targets: tuple[Row, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, from top to bottom."""
+        return [*self.targets, *(row for block in self.blocks for row in block.rows)]
+
+
+def metric_name(metric: str) -> str:
+    """Returns a metric's name as it is printed."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def labels_name(records: Records) -> str:
+    """Returns the targets' label set as it is printed, such as "True/False", the first of many."""
+    more = ("…",) if len(records.labels) > _LABELS else ()
+    return "/".join((*records.labels[:_LABELS], *more))
+
+
+def shots_name(shots: int) -> str:
+    """Returns a number of shots as it is printed, such as "1-shot"."""
+    return f"{shots}-shot"
+
+
+def with_shots(records: Records, task: Task) -> str:
+    """Returns a task's label, with its number of shots where the run has several."""
+    several = len(records.shots) > 1 and task not in records.targets
+    return f"{task.label} ({shots_name(task.shots)})" if several else task.label
+
+
+def score_table(records: Records) -> ScoreTable:
+    """Returns the table of results; scores are 0 to 100, shares per cent of outputs.
+
+    Families stand in the order in which the tasks first name them.
+    """
+    return ScoreTable(
+        targets=tuple(_task_row(records, target) for target in records.targets),
+        blocks=tuple(_block(records, shots) for shots in records.shots),
+    )
+
+
+def _block(records: Records, shots: int) -> Block:
+    tasks = records.unseen(shots)
+    order = {task.family: place for place, task in reversed(list(enumerate(tasks)))}
+    families = itertools.groupby(
+        sorted(tasks, key=lambda task: order[task.family]), key=lambda task: task.family
+    )
+    counted = f"mean of {len(tasks)} task{'s' * (len(tasks) > 1)}"
+    share = None
+    if records.labels and records.unseen(shots, generative=True):
+        label = f"{labels_name(records)} share, unseen generative tasks"
+        cells = (Cell(scores.label_share(records, method, shots)) for method in records.methods)
+        share = Row(label, "%", tuple(cells))
+    return Block(
+        shots=shots,
+        title=shots_name(shots) if len(records.shots) > 1 else "",
+        average=Row(
+            "Norm. Avg.",
+            f"{counted}, {shots_name(shots)}" if shots or len(records.shots) > 1 else counted,
+            tuple(_average(records, method, shots) for method in records.methods),
+        ),
+        families=tuple(
+            (family, tuple(_task_row(records, task) for task in members))
+            for family, members in families
+        ),
+        share=share,
+    )
+
+
+def _average(records: Records, method: Method, shots: int) -> Cell:
+    base = records.base(method)
+    spread = scores.normalized_average(records, method, shots)
+    before = scores.normalized_average(records, base, shots) if base else None
+    return Cell(spread, scores.difference(spread, before))
+
+
+def _task_row(records: Records, task: Task) -> Row:
+    cells = [Cell(scores.task_score(records, method, task)) for method in records.methods]
+    return Row(task.label, metric_name(task.metric), tuple(cells), task)

@@ -1,0 +1,370 @@
+"""What a run folder holds, finished or not, as plain objects.
+
+A run folder has `run.json` (what was run), `results.jsonl` (one score a line), `samples.jsonl`
+(outputs to look at), `config.gin`, and `seed_<S>/<stage>/{metrics.jsonl,stage.json}`. Only
+`run.json` must be there; what else is absent or damaged becomes a sentence in `Records.notes`.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import statistics
+from collections.abc import Sequence
+
+from promot_jax.base.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task that scores are measured on; scores are 0 to 100.
+
+    `shots` counts the solved examples in each input; `labels` are the answers a target knows.
+    """
+
+    name: str
+    label: str
+    metric: str
+    family: str = ""
+    generative: bool = False
+    labels: tuple[str, ...] = ()
+    shots: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A column of the results: stage folders in order, none for the pretrained model.
+
+    `name` is unique in its `Records`; `kind` is the name that its own run gives it, and `run` that
+    run's name. They differ where several runs are merged. `pretrained` names the method that it
+    is compared with.
+    """
+
+    name: str
+    label: str
+    stages: tuple[str, ...]
+    kind: str = ""
+    run: str = ""
+    pretrained: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The score of one method and seed on one task; `label_share` is in per cent of outputs.
+
+    `evaluated_as` is the registered task behind the score where that is a variant of the task.
+    """
+
+    score: float
+    label_share: float | None
+    count: int | None
+    evaluated_as: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One evaluation example, its accepted answers, and what a method answered."""
+
+    method: str
+    seed: int | None
+    task: str
+    index: int
+    input: str
+    targets: tuple[str, ...]
+    prediction: str
+
+    @property
+    def matches(self) -> bool:
+        """Whether the answer is an accepted one, letter case and outer spaces aside."""
+        given = self.prediction.strip().casefold()
+        return any(given == target.strip().casefold() for target in self.targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """One stage of one seed: its summary (empty while it runs) and its scalars over steps."""
+
+    seed: int
+    name: str
+    summary: dict
+    metrics: tuple[dict, ...]
+
+    def series(self, key: str) -> dict[int, float]:
+        """Returns step → value of a scalar, in order of steps; the last line of a step wins."""
+        found = {}
+        for line in self.metrics:
+            step, value = line.get("step"), number(line.get(key))
+            if isinstance(step, int) and value is not None:
+                found[step] = value
+        return dict(sorted(found.items()))
+
+    def mean_series(self, keys: Sequence[str]) -> dict[int, float]:
+        """Returns step → plain mean of several scalars, at the steps that have them all."""
+        found = [self.series(key) for key in keys]
+        steps = sorted(set.intersection(*map(set, found))) if found else []
+        return {step: statistics.fmean(series[step] for series in found) for step in steps}
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """All that a run folder holds.
+
+    `results` maps (method, task) to seed → Result; the seed is None for a method without training.
+    `about` is `run.json` as it stands, for facts that are only printed. `runs` are the single runs
+    that were merged, none for the records of one run.
+    """
+
+    folder: pathlib.Path
+    about: dict
+    targets: tuple[Task, ...]
+    tasks: tuple[Task, ...]
+    methods: tuple[Method, ...]
+    seeds: tuple[int, ...]
+    results: dict[tuple[str, str], dict[int | None, Result]]
+    samples: tuple[Sample, ...]
+    stages: tuple[StageRun, ...]
+    configuration: str
+    notes: tuple[str, ...]
+    runs: tuple["Records", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Records", ...]:
+        """The single runs: those that were merged, or these records themselves."""
+        return self.runs or (self,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The answers that the targets know, each once."""
+        return tuple(dict.fromkeys(label for task in self.targets for label in task.labels))
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """The numbers of shots among the unseen tasks, in ascending order."""
+        return tuple(sorted({task.shots for task in self.tasks}))
+
+    @property
+    def pretrained(self) -> Method | None:
+        """The method without stages; the first of them where runs with different ones meet."""
+        return next((method for method in self.methods if not method.stages), None)
+
+    def base(self, method: Method) -> Method | None:
+        """Returns the pretrained model that a method is compared with, None for itself."""
+        names = {other.name: other for other in self.methods}
+        return names.get(method.pretrained) if method.pretrained != method.name else None
+
+    def unseen(self, shots: int | None = None, *, generative: bool = False) -> tuple[Task, ...]:
+        """Returns the unseen tasks with a number of shots (None: all), or those of free text."""
+        return tuple(
+            task
+            for task in self.tasks
+            if shots in (None, task.shots) and (task.generative or not generative)
+        )
+
+
+def number(value: object) -> float | None:
+    """Returns a finite number as a float, anything else as None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def read(run_dir: str | pathlib.Path) -> Records:
+    """Reads a run folder.
+
+    Raises:
+      UserError: the folder is no run folder, or its `run.json` cannot be understood.
+    """
+    folder = pathlib.Path(run_dir)
+    about = _read_about(folder)
+    notes: list[str] = []
+    try:
+        # Runs of before there could be several have one "target".
+        targets = tuple(map(_task, about.get("targets") or [about["target"]]))
+        methods = _methods(about["methods"], _name(about, folder))
+        aims = {target.name for target in targets}
+        tasks = tuple(_task(task) for task in about["tasks"] if task["task"] not in aims)
+        seeds = tuple(int(seed) for seed in about.get("seeds") or ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'run.json'}: targets, tasks, methods or seeds are not as `promot run` "
+            f"writes them ({type(error).__name__}: {error}); restore the file or run again"
+        ) from error
+    config = folder / "config.gin"
+    results = _read_results(folder, {m.name for m in methods}, {*targets, *tasks}, notes)
+    samples = _read_samples(folder, notes)
+    stages = _read_stages(folder, methods, notes)
+    return Records(
+        folder=folder,
+        about=about,
+        targets=targets,
+        tasks=tasks,
+        methods=methods,
+        seeds=seeds,
+        results=results,
+        samples=samples,
+        stages=stages,
+        configuration=_text(config) if config.is_file() else "",
+        notes=tuple(notes),
+    )
+
+
+def _text(path: pathlib.Path) -> str:
+    """Returns a file's text; bytes that are no UTF-8 (a write cut in half) are replaced."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _read_about(folder: pathlib.Path) -> dict:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is no run folder: there is no run.json in it; "
+            "name the folder that `promot run` wrote"
+        )
+    try:
+        about = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore the file or run again") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path} holds no JSON object; restore the file or run again")
+    return about
+
+
+def _name(about: dict, folder: pathlib.Path) -> str:
+    return str(about.get("experiment") or folder.resolve().name)
+
+
+def _methods(entries: list[dict], run: str) -> tuple[Method, ...]:
+    """Returns the columns; all are compared with the first that has no stages."""
+    pretrained = next((entry["name"] for entry in entries if not entry.get("stages")), None)
+    return tuple(
+        Method(
+            name=entry["name"],
+            label=entry.get("label", entry["name"]),
+            stages=tuple(entry.get("stages") or ()),
+            kind=entry["name"],
+            run=run,
+            pretrained=pretrained,
+        )
+        for entry in entries
+    )
+
+
+def _task(entry: dict) -> Task:
+    return Task(
+        name=entry["task"],
+        label=entry.get("label", entry["task"]),
+        metric=entry.get("metric", ""),
+        family=entry.get("family") or "Other",
+        generative=bool(entry.get("generative")),
+        labels=tuple(entry.get("labels") or ()),
+        shots=int(entry.get("shots") or 0),
+    )
+
+
+def _read_jsonl(path: pathlib.Path, shown: str, notes: list[str]) -> list[dict]:
+    """Returns the objects of a JSONL file; lines that are none are left out with a note."""
+    # Not splitlines(): JSON strings may hold other line separators, such as U+2028.
+    lines = _text(path).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = []
+    for index, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif index == len(lines):
+            notes.append(f"The last line of {shown} is incomplete and was left out.")
+        else:
+            notes.append(f"Line {index} of {shown} is not a JSON object and was left out.")
+    return rows
+
+
+def _read_results(folder, methods: set[str], tasks: set[Task], notes: list[str]) -> dict:
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        notes.append("There is no results.jsonl: nothing has been evaluated yet.")
+        return {}
+    names = {task.name for task in tasks}
+    results: dict = {}
+    unknown = 0
+    for row in _read_jsonl(path, path.name, notes):
+        method, task, score = row.get("method"), row.get("task"), number(row.get("score"))
+        if method not in methods or task not in names or score is None:
+            unknown += 1
+            continue
+        count, variant = number(row.get("count")), row.get("evaluated_as")
+        results.setdefault((method, task), {})[row.get("seed")] = Result(
+            score=score,
+            label_share=number(row.get("label_share")),
+            count=None if count is None else int(count),
+            evaluated_as=variant if isinstance(variant, str) and variant != task else None,
+        )
+    if unknown:
+        notes.append(
+            f"{unknown} line{'s' * (unknown > 1)} of results.jsonl without a score, or with a "
+            "method or task that run.json does not name, left out."
+        )
+    return results
+
+
+def _read_samples(folder: pathlib.Path, notes: list[str]) -> tuple[Sample, ...]:
+    path = folder / "samples.jsonl"
+    if not path.is_file():
+        notes.append("There is no samples.jsonl: no outputs to show.")
+        return ()
+    return tuple(
+        Sample(
+            method=str(row.get("method", "")),
+            seed=row.get("seed"),
+            task=str(row.get("task", "")),
+            index=int(number(row.get("index")) or 0),
+            input=_sample_text(row.get("input")),
+            targets=_sample_targets(row.get("target")),
+            prediction=_sample_text(row.get("prediction")),
+        )
+        for row in _read_jsonl(path, path.name, notes)
+    )
+
+
+def _sample_text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _sample_targets(value: object) -> tuple[str, ...]:
+    """Returns the accepted answers: one text, or a list of them for question answering."""
+    return tuple(map(str, value)) if isinstance(value, list) else (_sample_text(value),)
+
+
+def _read_stages(folder, methods: tuple[Method, ...], notes: list[str]) -> tuple[StageRun, ...]:
+    order = list(dict.fromkeys(stage for method in methods for stage in method.stages))
+    stages = []
+    for seed_folder in folder.glob("seed_*"):
+        if not (match := re.fullmatch(r"seed_(\d+)", seed_folder.name)):
+            continue
+        for name in order:
+            stage = _read_stage(seed_folder / name, int(match[1]), name, notes)
+            if stage is not None:
+                stages.append(stage)
+    return tuple(sorted(stages, key=lambda stage: (order.index(stage.name), stage.seed)))
+
+
+def _read_stage(path: pathlib.Path, seed: int, name: str, notes: list[str]) -> StageRun | None:
+    shown = f"seed_{seed}/{name}"
+    metrics, summary = path / "metrics.jsonl", path / "stage.json"
+    if not metrics.is_file() and not summary.is_file():
+        return None
+    lines = _read_jsonl(metrics, f"{shown}/{metrics.name}", notes) if metrics.is_file() else []
+    about: object = {}
+    if summary.is_file():
+        try:
+            about = json.loads(_text(summary))
+        except json.JSONDecodeError:
+            about = None
+        if not isinstance(about, dict):
+            notes.append(f"{shown}/{summary.name} is not a JSON object and was left out.")
+            about = {}
+    return StageRun(seed, name, about, tuple(lines))

@@ -1,0 +1,1 @@
+"""A stage and its training: state, step, loop, optimizers, checkpoints."""

@@ -1,0 +1,162 @@
+"""`Stage` and `Method`: an experiment is an ordered list of stages."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
+
+import jax
+import optax
+
+from promot_jax.base import partitioning, values
+from promot_jax.base.errors import UserError
+from promot_jax.data import batching
+from promot_jax.models.attached import BARE, Attached
+from promot_jax.models.networks.lora import Lora
+
+# (embedding [V, H], prompt length P, key) -> prompt [P, H]
+PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One round of training: which leaves, with which prompt attached, on what, for how long.
+
+    Attributes:
+      name: name of the stage; with the names of the stages before it, the name of its folder.
+      trainable: patterns of the leaves that train (see `trees.select`); all others are frozen.
+      mixture: seqio task or mixture.
+      task_feature_lengths: longest `inputs` and `targets`, in tokens; longer rows are cut.
+      steps: optimizer steps of this stage.
+      batches: how rows become batches.
+      optimizer: returns the gradient transformation.
+      prompt: name of the soft prompt that is attached, or None; for a mixture, the name for each of
+        its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
+        made is initialised by `prompt_init` with `prompt_length` rows.
+      lora: low-rank adapters that are attached, or None. Those that no earlier stage made are added
+        with a product of zero.
+      dropout_rate, label_smoothing, z_loss: regularisation; A.2.4 has 0.1, 0.1 and none for the
+        model.
+      microbatches: parts of a batch whose gradients are added up one after the other, so that the
+        activations of one part are in memory; a divisor of the batch size.
+      frozen_dtype: what frozen leaves are kept in while the stage trains, such as "bfloat16", which
+        halves them; None leaves them as they are. What later stages get is unchanged.
+      pack: whether rows of a training batch share lines where that saves padding, see `packing`;
+        for models that can read it. Results change by rounding, and with dropout in its noise: rows
+        of a line have the same pattern.
+      eval_period: steps between two evaluations on `mixture`'s validation split, each followed by
+        a checkpoint. The best one, by the target metric, is handed to the next stage: of equal
+        ones the first, or, where only prompts train, the one with the lowest validation loss.
+      follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
+        evaluation.
+    """
+
+    name: values.Text
+    trainable: Annotated[Sequence[values.Pattern], values.SOME]
+    mixture: values.Text
+    task_feature_lengths: values.Lengths | None
+    steps: values.Count
+    batches: batching.Batches
+    optimizer: Callable[[], optax.GradientTransformation]
+    prompt: values.Text | Mapping[str, values.Text] | None = None
+    prompt_length: values.Whole = 0
+    prompt_init: PromptInit | None = None
+    lora: Lora | None = None
+    dropout_rate: values.Share = 0.0
+    label_smoothing: values.Share = 0.0
+    z_loss: values.Weight = 0.0
+    microbatches: values.Count = 1
+    frozen_dtype: values.Dtype | None = None
+    pack: bool = True
+    eval_period: values.Count = 100
+    follow_unseen: bool = False
+
+    def __post_init__(self):
+        values.check_fields(self)
+        if self.prompt is not None and self.prompt_length < 1:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
+                "prompt_length",
+            )
+        rows = getattr(self.batches, "size", self.microbatches)
+        if rows % self.microbatches:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r} has batches of {rows} rows, which {{microbatches}} does not "
+                "divide; choose a divisor",
+                "microbatches",
+            )
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Names of the attached soft prompts, each once."""
+        if isinstance(self.prompt, Mapping):
+            return tuple(dict.fromkeys(self.prompt.values()))
+        return () if self.prompt is None else (self.prompt,)
+
+    def attached_for(self, task: str) -> Attached:
+        """Returns what is attached to the rows of a task of the mixture.
+
+        Raises:
+          UserError: prompts are given by task, and none for this one.
+        """
+        prompt = self.prompt
+        if isinstance(prompt, Mapping):
+            if task not in prompt:
+                raise UserError(
+                    f"stage {self.name!r} names no prompt for the rows of {task!r}; it has one for "
+                    f"{', '.join(prompt)}"
+                )
+            prompt = prompt[task]
+        return Attached(prompt, self.lora)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A row of the paper's comparison.
+
+    Attributes:
+      name, label: for folders and for tables.
+      stages: in order; none means the pretrained model.
+      unseen: what unseen tasks are read with: nothing, as in the paper, or adapters that are in use
+        for every task, as they are once they have been merged into a model.
+    """
+
+    name: values.Text
+    label: values.Text
+    stages: Sequence[Stage] = ()
+    unseen: Attached = BARE
+
+    @property
+    def adapters(self) -> Lora | None:
+        """The low-rank adapters that the method adds, if any."""
+        return next((stage.lora for stage in self.stages if stage.lora), None)
+
+    @property
+    def folders(self) -> list[str]:
+        """Folder of each stage: the names so far, so that equal beginnings share their work."""
+        names = [stage.name for stage in self.stages]
+        return ["-".join(names[: i + 1]) for i in range(len(names))]
+
+
+def check_batches(
+    mesh: jax.sharding.Mesh, stage: str, batches: batching.Batches, microbatches: int
+) -> None:
+    """Checks, before a stage starts, that the devices and microbatches divide its batches.
+
+    Raises:
+      UserError: they do not.
+    """
+    unit = getattr(batches, "unit", None)
+    if unit is None:  # batches of another kind are checked as they come
+        return
+    if unit % partitioning.row_parts(mesh):
+        raise UserError(
+            f"stage {stage!r}: batches of {unit} rows cannot be divided over data x fsdp = "
+            f"{partitioning.row_parts(mesh)} devices; make {batches.setting} a multiple of it"
+        )
+    if unit % microbatches:
+        raise UserError(
+            f"stage {stage!r}: batches of {unit} rows cannot be divided into {microbatches} "
+            f"microbatches; make {batches.setting} a multiple of MICROBATCHES"
+        )

@@ -1,0 +1,308 @@
+"""The loop of one stage: train, evaluate, checkpoint, resume, choose the best."""
+
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from promot_jax.base import distributed, metric_writers, partitioning, trees
+from promot_jax.base.errors import UserError
+from promot_jax.base.files import write_json
+from promot_jax.base.progress import Progress
+from promot_jax.base.trees import Tree
+from promot_jax.data import batching
+from promot_jax.models import Model
+from promot_jax.training import adafactor, lineage, stage_checkpoints, stage_folder, train_state
+from promot_jax.training.stages import Stage
+from promot_jax.training.train_state import TrainState
+from promot_jax.training.train_step import make_train_step
+
+STEPS_BETWEEN_LOGS = 20
+# Rows by which a stage chooses the shapes of its packed batches.
+SAMPLE = 1024
+
+# Parameters -> scalars; `validation/score` and `validation/loss` must be among them.
+Evaluate = Callable[[Tree], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRun:
+    """One stage of one method and seed.
+
+    Attributes:
+      stage: what to train.
+      folder: where its checkpoints and scalars go.
+      seed: decides the order of the data and the dropout.
+      label: its name in progress lines.
+      evaluate: measures parameters at each evaluation.
+      lineage: what the stage comes from, see `lineage`; written down when it begins.
+    """
+
+    stage: Stage
+    folder: pathlib.Path
+    seed: int
+    label: str
+    evaluate: Evaluate
+    lineage: str = ""
+
+
+def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
+    """Trains one stage and returns all parameters as its best checkpoint has them.
+
+    A stage that was interrupted continues from its latest checkpoint and ends with the same bits
+    as if it had not been; a finished one only loads its best checkpoint.
+
+    Args:
+      run: the stage and where it is kept.
+      params: all parameters, the attached prompt included. The stage takes over the arrays of the
+        leaves that it trains, so that the devices hold these once: they are deleted in `params`.
+      model: model without prompts.
+      mesh: devices.
+
+    Raises:
+      UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
+        checkpoints, a stage that was begun from something else.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    state = sharded_state(run.stage, params, model, mesh)
+    _, frozen = trees.partition(params, run.stage.trainable)
+    summary = distributed.by_main(stage_folder.finished, run.folder)
+    if summary is None:
+        came_from = distributed.by_main(stage_folder.begin, run.folder, run.lineage)
+    else:
+        came_from = summary.get("fingerprint")
+        if not lineage.differs(came_from, run.lineage):
+            # One of an earlier version says nothing; its checkpoints may.
+            came_from = run.lineage
+    kept = stage_checkpoints.StageCheckpoints(
+        run.folder / "checkpoints", frozen, _rank(state.trainable), came_from
+    )
+    try:
+        if summary is None:
+            state, best = _continue(run, state, model, mesh, kept, came_from)
+        else:
+            best = summary.get("best_step", kept.best())
+            kept.require(best, f"of which {run.folder / 'stage.json'} and the scores speak")
+        if best != int(state.step):
+            mend = f"put it back as it was, or remove {run.folder} to train the stage anew"
+            state = kept.restore(best, state, mend)
+        return trees.combine(state.trainable, frozen)
+    finally:
+        kept.close()
+
+
+def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
+    """Trains from the latest checkpoint on; returns the last state and the best step."""
+    course = stage_folder.Course(run.folder) if distributed.is_main() else None
+
+    def best_until(step):
+        return course.best(step, kept.rank)
+
+    try:
+        latest = kept.latest()
+        if latest is not None:
+            best = distributed.by_main(best_until, latest)
+            if best is not None:
+                kept.require(best, "the best one of this stage so far")
+            state = kept.restore(latest, state)
+        if course:
+            course.resume(latest or 0)
+        state = _train(run, state, model, mesh, kept, course)
+        kept.wait()
+        if course:
+            course.note()
+    except BaseException:
+        if course:
+            with contextlib.suppress(OSError):
+                course.note()
+        raise
+    best = kept.best()
+    distributed.by_main(lambda: _write_summary(run, state, best, course.seconds, came_from))
+    return state, best
+
+
+def _rank(trainable: Tree) -> stage_checkpoints.Rank:
+    """Only a stage that trains nothing but prompts cannot forget."""
+    prompts_alone = all(map(trees.PROMPT.fullmatch, trees.flatten(trainable)))
+    return stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
+
+
+def staged_model(stage: Stage, model: Model) -> Model:
+    """Returns a bare model with the prompts, adapters and dropout of a stage."""
+    lora = stage.lora or model.network.config.lora
+    prompts = dict.fromkeys(stage.prompts, stage.prompt_length)
+    return model.with_lora(lora).with_prompts(prompts).with_dropout(stage.dropout_rate)
+
+
+def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns shapes and shardings of the state at step 0 of a stage, without memory.
+
+    Args:
+      stage: what to train.
+      model: bare model.
+      mesh: devices, which need not be here.
+    """
+    shapes, axes = staged_model(stage, model).shapes_and_axes()
+    return _abstract(stage, shapes, axes, mesh)
+
+
+def _abstract(stage, params, axes, mesh) -> TrainState:
+    tx = adafactor.layer_by_layer(stage.optimizer())
+    shapes = jax.eval_shape(
+        lambda params: train_state.begin(params, stage.trainable, tx, stage.frozen_dtype), params
+    )
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        train_state.state_sharding(mesh, axes, shapes),
+    )
+
+
+def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
+
+    Leaves that are in their place already are those of `params` themselves, also those that train:
+    the first training step deletes them. Frozen ones are others where the stage keeps them in
+    another dtype.
+    """
+    tx = adafactor.layer_by_layer(stage.optimizer())
+    _, axes = model.with_prompts(trees.prompts_of(params)).shapes_and_axes()
+    abstract = _abstract(stage, params, axes, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    trainable, frozen = trees.partition(params, stage.trainable)
+    trainable = jax.device_put(trainable, shardings.trainable)
+    frozen = jax.device_put(frozen, shardings.frozen)
+
+    def begin(trainable):
+        return train_state.begin(trainable, (".*",), tx).replace(trainable={})
+
+    begin = jax.jit(begin, out_shardings=shardings.replace(trainable={}, frozen={}))
+    frozen = train_state.cast(frozen, stage.frozen_dtype)
+    return begin(trainable).replace(trainable=trainable, frozen=frozen)
+
+
+def _train(run, state, model, mesh, kept, course) -> TrainState:
+    """Runs the steps that are left."""
+    stage, first = run.stage, int(state.step)
+    model = model.with_prompts(prompts := trees.prompts_of(state.params))
+    numbers = _prompt_numbers(stage, list(prompts))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    tx = adafactor.layer_by_layer(stage.optimizer())
+    step_fn = make_train_step(model, stage, tx, mesh, shardings)
+    whole = partitioning.replicated(mesh)
+    rng = jax.jit(lambda: jax.random.key(run.seed), out_shardings=whole)()
+    # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
+    writer = metric_writers.create(run.folder, resume_from=first or -1)
+    pending = []
+    with Progress(run.label, stage.steps, first) as progress:
+        if first == 0:
+            writer.write_scalars(0, run.evaluate(state.params))
+            if course:
+                course.note()
+        batches = _batches(run, model, mesh, first, numbers)
+        for step in range(first + 1, stage.steps + 1):
+            state, metrics = step_fn(state, next(batches), rng)
+            pending.append(metrics)
+            progress.advance()
+            evaluating = step % stage.eval_period == 0 or step == stage.steps
+            if evaluating or step % STEPS_BETWEEN_LOGS == 0:
+                scalars, pending = _mean(pending, run, step), []
+                writer.write_scalars(step, scalars)
+                progress.note(f"loss {scalars['train/loss']:.3f}")
+                if course:
+                    course.note()
+            if evaluating:
+                measured = run.evaluate(state.params)
+                writer.write_scalars(step, measured)
+                chosen_by = {k: float(measured[f"validation/{k}"]) for k in ("score", "loss")}
+                # First: what is saved may take the place of the best one so far.
+                if course:
+                    course.note(step=step, **chosen_by)
+                kept.save(state, chosen_by)
+                progress.note(
+                    f"loss {scalars['train/loss']:.3f}  "
+                    f"validation {measured['validation/score']:.1f}"
+                )
+    writer.close()
+    return state
+
+
+def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
+    """Returns the place of its prompt in `prompts` for each task; None where none is attached."""
+    if stage.prompt is None:
+        return None
+    return {
+        task: prompts.index(stage.attached_for(task).prompt)
+        for task in batching.task_names(stage.mixture)
+    }
+
+
+def _batches(run, model, mesh, first_step, prompt_numbers):
+    """Yields placed batches from `first_step` on, its prompt's number in every row."""
+    stage = run.stage
+    packs = stage.pack and model.packs
+    batches = batching.train_batches(
+        stage.mixture,
+        stage.task_feature_lengths,
+        stage.batches,
+        seed=run.seed,
+        first_step=0 if packs else first_step,
+        vocabulary=model.vocabulary,
+        prompt_numbers=prompt_numbers,
+    )
+    if packs:
+        # By the rows of the beginning, so that a resumed stage has the shapes that it had.
+        sample, parts = _first_rows(batches), partitioning.row_parts(mesh) * stage.microbatches
+        left = itertools.islice(itertools.chain(sample, batches), first_step, None)
+        batches = map(model.packer(sample, parts), left)
+    for batch in batches:
+        yield partitioning.shard_batch(mesh, batch)
+
+
+def _first_rows(batches) -> list[batching.Batch]:
+    """Returns the first batches, that have `SAMPLE` rows together."""
+    found, count = [], 0
+    for batch in batches:
+        found.append(batch)
+        count += len(batch["decoder_loss_weights"])
+        if count >= SAMPLE:
+            break
+    return found
+
+
+def _mean(pending, run, step) -> dict[str, float]:
+    """Reads metrics back from the device and averages them."""
+    read = jax.device_get(pending)
+    scalars = {f"train/{name}": float(np.mean([m[name] for m in read])) for name in read[0]}
+    if not np.isfinite(scalars["train/loss"]):
+        raise UserError(
+            f"{run.label}: the loss is {scalars['train/loss']} at step {step}; lower the learning "
+            "rate of this stage and start with a new MODEL_DIR"
+        )
+    return scalars
+
+
+def _write_summary(run, state, best_step, seconds, came_from) -> None:
+    """Writes `stage.json`, which also marks the stage as finished."""
+    summary = {
+        "name": run.stage.name,
+        "mixture": run.stage.mixture,
+        "prompt": run.stage.prompt,
+        "lora": run.stage.lora and dataclasses.asdict(run.stage.lora),
+        "steps": run.stage.steps,
+        "best_step": best_step,
+        "seconds": round(seconds, 1),
+        "lineage": run.folder.name.split("-"),
+        "fingerprint": came_from,
+        "trainable": _size(state.trainable),
+        "frozen": _size(state.frozen),
+    }
+    write_json(run.folder / "stage.json", summary)
+
+
+def _size(tree: Tree) -> dict[str, int]:
+    return {"leaves": len(trees.flatten(tree)), "parameters": trees.count(tree)}

@@ -1,0 +1,275 @@
+"""Rows of a person's own files: what becomes of them, and what is said of what is wrong."""
+
+import csv
+import json
+import os
+
+import hypothesis.strategies as st
+import pyarrow as pa
+import pytest
+import seqio
+from hypothesis import given, settings
+from pyarrow import parquet
+
+from promot_jax.base.errors import UserError
+from promot_jax.tasks import files
+
+ROWS = [{"text": f"thing {i}", "label": "yes" if i % 3 else "no"} for i in range(12)]
+
+
+def write(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def splits(train, evaluation, **changes):
+    settings = {"template": "is {text}? answer:", "target": "{label}", "metric": "accuracy"}
+    settings |= {"test": None} | changes
+    return files.Data(train, evaluation, **settings).splits()
+
+
+def fails(path, **changes):
+    with pytest.raises(UserError) as found:
+        splits(str(path), str(path), **changes)
+    assert len(str(found.value).splitlines()) == 1
+    return str(found.value)
+
+
+def texts(rows):
+    return sorted((row.inputs, row.targets) for row in rows)
+
+
+EXPECTED = sorted((f"is {row['text']}? answer:", row["label"]) for row in ROWS)
+
+
+def test_the_rows_of_a_file_are_dealt_to_validation_and_test(tmp_path):
+    one, other = write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", ROWS[:5])
+    found = splits(one, one)
+    assert texts(found["train"]) == EXPECTED
+    assert [len(rows) for rows in found.values()] == [12, 6, 6]
+    assert texts(found["validation"] + found["test"]) == EXPECTED
+    apart = splits(one, one, test=other)
+    assert texts(apart["validation"]) == EXPECTED
+    assert texts(apart["test"]) == sorted(texts(splits(other, other)["train"]))
+    assert len(apart["test"]) == 5
+
+
+def test_a_file_that_is_sorted_by_label_is_mixed(tmp_path):
+    rows = [{"text": f"x{i}", "label": str(i >= 40)} for i in range(80)]
+    found = splits(*[write(tmp_path / "a.jsonl", rows)] * 2)
+    for part in (found["train"][:20], found["validation"][:20], found["test"]):
+        assert 4 <= sum(row.targets == "True" for row in part) < len(part) - 4
+    reversed_rows = splits(*[write(tmp_path / "b.jsonl", rows[::-1])] * 2)
+    assert reversed_rows == found
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "tsv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    rows = [*ROWS, {"text": 'a "b", c\nd\té', "label": "no"}]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "json":
+        write(path, rows)
+    elif suffix == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(
+                file, ["text", "label"], delimiter="\t" if suffix == "tsv" else ","
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+    assert splits(str(path), str(path)) == splits(*[write(tmp_path / "a.jsonl", rows)] * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip),
+    label=st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False)),
+)
+def test_any_text_and_number_is_kept(tmp_path_factory, text, label):
+    path = tmp_path_factory.mktemp("rows") / "a.jsonl"
+    found = splits(*[write(path, [{"text": text, "label": label}] * 2)] * 2, template="{{{text}}}")
+    assert {row.inputs for row in found["train"]} == {"{" + text + "}"}
+    assert {row.targets for row in found["train"]} == {json.dumps(label)}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"txt": "a", "label": "b"}', "line 3: no field 'text'; it has txt, label"),
+        (b'{"text": "a" "label": "b"}', "line 3: not JSON (Expecting"),
+        (b'["a", "b"]', "line 3: no JSON object"),
+        (b'{"text": null, "label": "b"}', "line 3: field 'text' is null"),
+        (b'{"text": "a", "label": NaN}', "line 3: field 'label' is nan"),
+        (b'{"text": "a", "label": {}}', "line 3: field 'label' is an object"),
+        (b'{"text": ["a"], "label": "b"}', "line 3: field 'text' is a list"),
+        (b'{"text": "a", "label": ["b"]}', "line 3: field 'label' is a list; only exact_match"),
+        (b'{"text": " ", "label": "b"}', "line 3: text empty"),
+        (b'{"text": "a", "label": ""}', "line 3: label empty"),
+        (
+            b'{"text": "a", "text": "b", "label": "b"}',
+            "line 3: not JSON ('text' twice in an object",
+        ),
+        (b'{"text": "\xe9", "label": "b"}', "line 3: byte 11 is not UTF-8"),
+        (b'{"text": "\\ud800", "label": "b"}', "line 3: field 'text' holds half a character"),
+        (b"[" * 100_000, "line 3: nested too deeply"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, expected):
+    path = tmp_path / "data.jsonl"
+    write(path)
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:2], line, *lines[2:]]))
+    assert f"{path}, {expected}" in fails(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("text,label\na,b\na,b,c\n", "line 3: 3 columns, the first line names 2 (text, label)"),
+        ('text,label\n"a\nb",c\nd\n', "line 4: 1 columns"),
+        ("text,text\na,b\n", "line 1: has 'text' twice"),
+        ('text,label\n"a,b\n', "line 2: the quote that opens here is not closed"),
+        ("text,label\n", "holds no row"),
+        ("", "holds no row"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path, text, expected):
+    (tmp_path / "data.csv").write_text(text)
+    assert expected in fails(tmp_path / "data.csv")
+
+
+def test_a_bad_file_is_named(tmp_path):
+    assert "there is no such file" in fails(tmp_path / "lost.jsonl")
+    assert "is a folder" in fails(tmp_path)
+    (tmp_path / "a.xlsx").write_text("x")
+    assert "no reader for .xlsx; use .jsonl, .json, .csv, .tsv, .parquet" in fails(
+        tmp_path / "a.xlsx"
+    )
+    (tmp_path / "a.parquet").write_text("no parquet")
+    assert "holds no Parquet rows" in fails(tmp_path / "a.parquet")
+    parquet.write_table(
+        pa.table({"text": ["a", None], "label": ["b", "c"]}), tmp_path / "n.parquet"
+    )
+    assert "n.parquet, row 2: field 'text' is null" in fails(tmp_path / "n.parquet")
+    write(tmp_path / "one.jsonl", ROWS[:1])
+    assert "needs 2 rows at least" in fails(tmp_path / "one.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{text.x}", "no field 'text.x'; text is a text"),
+        ("{text[0]}", "no field 'text[0]'; text is a text"),
+        ("{0}", "no field '0'; it has text, label"),
+        ("{}", "{} is no field"),
+        ("{text!r}", "{text!r} is no field"),
+        ("{text:>9}", "{text:>9} is no field"),
+        ("text", "has no field"),
+        ("{{text}}", "has no field"),
+        ("{text} }", "write {{ and }} for braces"),
+        ("{text", "write {{ and }} for braces"),
+        ("{text}\udcff", "is not UTF-8"),
+    ],
+)
+def test_a_bad_template_is_named(tmp_path, template, expected):
+    path = write(tmp_path / "a.jsonl")
+    for which in ("template", "target"):
+        assert expected in fails(path, **{which: template})
+
+
+def register(path, **changes):
+    given = {"template": "is {text}? answer:", "target": "{label}"} | changes
+    return files.task(str(path), str(path), **given)
+
+
+def processed(name, split="test"):
+    """Returns the task, and its rows as metrics get them."""
+    task = seqio.TaskRegistry.get(name)
+    return task, list(task.get_dataset(None, split, shuffle=False).as_numpy_iterator())
+
+
+def test_equal_rows_are_one_task_and_others_another(tmp_path):
+    path, copy = write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl")
+    name = register(path)
+    assert name.startswith("your_data_")
+    assert register(path) == register(copy) == name
+    assert register(path, metric="bleu") != name
+    assert register(write(tmp_path / "c.jsonl", ROWS[1:])) != name
+    assert files.labels(name) == ("no", "yes")
+    assert files.labels(register(path, metric="exact_match")) == ()
+
+
+def test_equal_rows_keep_the_checksum_that_runs_hold(tmp_path):
+    rows = [*ROWS, {"text": 'a "b", c\nd\té 漢', "label": 0.5}, {"text": 7, "label": True}]
+    one = str(write(tmp_path / "a.jsonl", rows))
+    assert register(one) == "your_data_741be5e6"
+
+
+def test_one_row_to_train_on_and_one_of_each_other_split_will_do(tmp_path):
+    one = write(tmp_path / "one.jsonl", ROWS[:1])
+    assert [len(rows) for rows in splits(one, one, test=one).values()] == [1, 1, 1]
+    message = fails(one)
+    assert "one.jsonl needs 2 rows at least: for validation and for test; add one, or" in message
+    assert message.endswith("--test (TEST_FILE)")
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    checksum = seqio.TaskRegistry.get(register(path)).source.checksum
+    name = register(path, checksum=checksum)
+    assert len(processed(name, "train")[1]) == 12
+    # The same rows at another time, and in another order, are the same rows.
+    write(tmp_path / "a.jsonl", ROWS[::-1])
+    assert len(processed(name, "train")[1]) == 12
+    write(tmp_path / "a.jsonl", [*ROWS[1:], {"text": "new", "label": "no"}])
+    with pytest.raises(UserError, match="have changed since the run began"):
+        processed(name)
+    # A run opens without its files.
+    os.remove(path)
+    assert register(path, checksum=checksum) == name
+
+
+def test_an_output_is_cut_by_the_strictest_rule_that_keeps_all_targets(tmp_path):
+    def judged(output, *labels, **changes):
+        rows = [{"text": "a", "label": label} for label in labels] * 2
+        task, _ = processed(register(write(tmp_path / "a.jsonl", rows), **changes))
+        return task.postprocess_fn(output, is_target=False)
+
+    assert judged("yes. The box", "yes", "no") == "yes"
+    assert judged("not at all", "not at all", "yes") == "not at all"
+    assert judged("a fox Q: b", "yes", metric="exact_match") == "a fox"
+    assert judged(" what Q: b ", "what Q: b", metric="exact_match") == "what Q: b"
+
+
+def test_a_list_holds_several_right_answers(tmp_path):
+    rows = [{"text": "a", "label": ["the UK", "Britain"]}, {"text": "b", "label": "Peru"}]
+    name = register(write(tmp_path / "a.jsonl", rows), metric="exact_match", target=" {label}")
+    task, examples = processed(name, "train")
+    right = [task.postprocess_fn("", example=row, is_target=True) for row in examples]
+    assert sorted(right) == [["Peru"], ["the UK", "Britain"]]
+    assert {row["targets_pretokenized"] for row in examples} == {b" the UK", b" Peru"}
+    assert task.metric_fns[0](right, ["britain" if len(r) > 1 else "Peru" for r in right]) == {
+        "exact_match": 100.0
+    }
+
+
+def test_an_exemplar_is_another_row_of_train(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    plain, shot = processed(register(path))[1], processed(register(path, shots=1))[1]
+    assert len(plain) == len(shot) == 6
+    known = dict(EXPECTED)
+    for one, other in zip(plain, shot, strict=True):
+        before, inputs = other["inputs_pretokenized"].decode().split("\n\n")
+        assert inputs == one["inputs_pretokenized"].decode()
+        asked, answer = before.rsplit(" ", 1)
+        assert known[asked] == answer
+        assert asked != inputs
+
+
+def test_what_is_missing_is_named(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match=r"EVAL_FILE \(--eval\) is not set"):
+        files.task(path, None, "{text}", "{label}")
+    with pytest.raises(UserError, match="'f1' is unknown; use accuracy, exact_match, bleu, rouge2"):
+        register(path, metric="f1")

@@ -1,0 +1,139 @@
+"""What a run folder accepts as its own configuration, and what it refuses."""
+
+import pytest
+
+from promot_jax import configuration
+from promot_jax.base.errors import UserError
+
+KEPT = """\
+from promot_jax.training import stages
+
+# Macros:
+LEARNING_RATE = 0.001
+METHODS = ('promot',)
+REMAT = 'none'
+
+# Parameters for experiment.Experiment:
+experiment.Experiment.eval_examples = 20
+experiment.Experiment.methods = \\
+    [@fine_tuning/stages.Method(),
+     @promot/stages.Method()]
+
+fine_tuning/stages.Method.name = 'fine_tuning'
+fine_tuning/stages.Method.stages = [@model_stage/standard/stages.Stage()]
+promot/stages.Method.name = 'promot'
+unused/stages.Stage.steps = 7
+model_stage/stages.Stage.steps = 10
+"""
+LIST = KEPT[KEPT.index("    [") : KEPT.index("]\n")]
+FURTHER = """\
+from promot_jax.models.networks import lora
+FURTHER_RATE = 0.1
+further/stages.Method.name = 'further'
+further/stages.Method.stages = [@model_stage/further/stages.Stage()]
+model_stage/further/stages.Stage.learning_rate = %FURTHER_RATE
+model/stages.Stage.learning_rate = %FURTHER_RATE
+"""
+
+
+def kept(folder, config):
+    (folder / "config.gin").write_text(KEPT)
+    configuration.keep(folder, config)
+    return (folder / "config.gin").read_text()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        KEPT,
+        KEPT.replace(LIST, LIST + ",\n     @further/stages.Method()") + FURTHER,
+        KEPT.replace(LIST, "    [@promot/stages.Method(), @fine_tuning/stages.Method()"),
+        KEPT.replace("METHODS = ('promot',)", "METHODS = ('fine_tuning', 'promot')"),
+        KEPT.replace("REMAT = 'none'", "REMAT = 'full'\nSCAN_LAYERS = True"),
+        KEPT + "stages.Stage.pack = False\n",
+        KEPT.replace("unused/stages.Stage.steps = 7\n", ""),
+    ],
+)
+def test_a_folder_takes_what_changes_nothing_in_it(config, tmp_path):
+    assert kept(tmp_path, config) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "difference"),
+    [
+        (KEPT.replace("0.001", "0.01"), "LEARNING_RATE = 0.01"),
+        (KEPT.replace("steps = 10", "steps = 11"), "model_stage/stages.Stage.steps = 11"),
+        (KEPT.replace("standard", "further"), "fine_tuning/stages.Method.stages = [@model_stage/f"),
+        (KEPT + "stages.Stage.dropout_rate = 0.1\n", "stages.Stage.dropout_rate = 0.1"),
+        (KEPT + "model_stage/stages.Stage.seed = 1\n", "model_stage/stages.Stage.seed = 1"),
+        (
+            KEPT + "model_stage/standard/stages.Stage.seed = 1\n",
+            "model_stage/standard/stages.Stage.seed = 1",
+        ),
+        (
+            KEPT.replace("experiment.Experiment.eval_examples = 20\n", ""),
+            "experiment.Experiment.eval_examples = 20",
+        ),
+        (
+            KEPT.replace("model_stage/stages.Stage.steps = 10\n", ""),
+            "model_stage/stages.Stage.steps = 10",
+        ),
+        # What the folder has under a name must be what goes by it now.
+        (KEPT + "mine/stages.Method.name = 'promot'\n", "mine/stages.Method.name = 'promot'"),
+    ],
+)
+def test_a_folder_refuses_what_changes_its_results(config, difference, tmp_path):
+    with pytest.raises(UserError) as caught:
+        kept(tmp_path, config)
+    assert f"(first difference: {difference}" in str(caught.value)
+    assert (tmp_path / "config.gin").read_text() == KEPT
+
+
+def test_a_method_may_be_added_to_an_experiment_of_one_s_own(tmp_path):
+    file = tmp_path / "mine.gin"
+    first = """
+from __gin__ import dynamic_registration
+from promot_jax.experiment import experiment
+from promot_jax.training import stages
+
+include 'experiments/mini.gin'
+METHODS = None
+experiment.Experiment.methods = [@fine_tuning/stages.Method(), @promot/stages.Method()]
+"""
+    configs = []
+    further = """
+experiment.Experiment.methods = [@promot/stages.Method(), @mine/stages.Method()]
+mine/stages.Method.name = 'mine'
+mine/stages.Method.label = 'Mine'
+mine/stages.Method.stages = [@fine_tuning/mine/stages.Stage()]
+fine_tuning/mine/stages.Stage.steps = %MY_STEPS
+MY_STEPS = 30
+"""
+    for text in (first, first + further, first + further + "fine_tuning/stages.Stage.steps = 3\n"):
+        file.write_text(text)
+        configuration.parse([str(file)])
+        configs.append(configuration.built()[2])
+    configuration.keep(tmp_path, configs[0])
+    configuration.keep(tmp_path, configs[1])
+    configuration.keep(tmp_path, configs[0])
+    with pytest.raises(UserError, match=r"difference: fine_tuning/stages\.Stage\.steps = 3"):
+        configuration.keep(tmp_path, configs[2])
+
+
+@pytest.mark.parametrize("cut", range(0, len(KEPT), 7))
+def test_a_file_that_a_crash_cut_off_is_mended(cut, tmp_path):
+    text = KEPT[:cut]
+    # Nobody can tell that statements are missing between two lines.
+    if text.endswith("\n") and " = " in text.splitlines()[-1]:
+        text += "stages.Stage.x"
+    (tmp_path / "config.gin").write_text(text)
+    changed = KEPT.replace("METHODS = ('promot',)", "METHODS = ('fine_tuning',)")
+    configuration.keep(tmp_path, changed)
+    assert (tmp_path / "config.gin").read_text() == changed
+    assert [path.name for path in tmp_path.iterdir()] == ["config.gin"]
+
+
+def test_what_a_crash_left_of_another_configuration_is_refused(tmp_path):
+    (tmp_path / "config.gin").write_text(KEPT[: KEPT.index("eval_examples = 2") + 20])
+    with pytest.raises(UserError, match=r"first difference: LEARNING_RATE = 0\.001"):
+        configuration.keep(tmp_path, KEPT.replace("LEARNING_RATE = 0.001", "LEARNING_RATE = 0.1"))
