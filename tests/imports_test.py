@@ -29,7 +29,7 @@ ONLY = {
     "tensorflow": {"data", "tasks"},
     "seqio": {
         *("data", "models", "integrations", "tasks"),
-        *("experiment.preview", "training.settings"),
+        *("experiment.preview", "experiment.settings"),
     },
     "clu": {"base.metric_writers"},
     "gguf": {"checkpoints.formats"},
@@ -40,7 +40,8 @@ ONLY = {
     "sentencepiece": {"data.sentencepiece_bpe", "tasks"},
 }
 WITHOUT_JAX = {
-    *("base.errors", "base.progress", "base.metric_writers", "base.files", "base.values"),
+    *("base.errors", "base.progress", "base.metric_writers", "base.files", "base.jsonl"),
+    *("base.values", "experiment.run_folder", "experiment.stage_folder"),
     *("data", "configuration", "report", "paper", "commands", "cli", "tasks"),
 }
 

@@ -5,6 +5,7 @@ import pathlib
 from promot_jax.base import files
 from promot_jax.commands import flags
 from promot_jax.commands import models as opened
+from promot_jax.experiment.run_folder import RunFolder
 
 
 def add_import(commands) -> None:
@@ -98,7 +99,7 @@ def _export(arguments, overrides) -> None:
         flags.refuse(
             arguments, ("prompt",), "goes with --format peft; other formats take all prompts"
         )
-    if (run / "config.gin").is_file():
+    if RunFolder(run).config.is_file():
         flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
         runner, method, seed = opened.open_run(run, arguments)
         params = runner.trained_params(method, seed)

@@ -4,6 +4,7 @@ import pathlib
 
 from promot_jax import configuration
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.run_folder import RunFolder
 
 
 def checkpoint_tools():
@@ -31,7 +32,9 @@ def open_checkpoint(arguments):
 
 def open_run(run: pathlib.Path, arguments):
     """Returns (runner, method, seed) of a finished run, as --method and --seed choose."""
-    config = run / "config.gin"
+    folder = RunFolder(run)
+    folder.check()
+    config = folder.config
     if not config.is_file():
         raise UserError(f"{run} is no run folder: it has no config.gin")
     if not config.read_bytes().strip(b"\0\n"):
@@ -46,17 +49,11 @@ def open_run(run: pathlib.Path, arguments):
         method = experiment.method(arguments.method)
     else:
         # Of all that the folder has, whatever the last call was asked to run.
-        trained = [m for m in experiment.methods if m.stages and _finished(run, seed, m)]
+        trained = [m for m in experiment.methods if m.stages and folder.finished(seed, m.folders)]
         method = (trained or experiment.selected)[-1]
-    if not _finished(run, seed, method):
+    if not folder.finished(seed, method.folders):
         raise UserError(
             f"method {method.name!r} of seed {seed} is not finished in {run}; "
             "run the experiment to its end first"
         )
     return runner, method, seed
-
-
-def _finished(run: pathlib.Path, seed: int, method) -> bool:
-    from promot_jax.training import stage_folder
-
-    return all(stage_folder.finished(run / f"seed_{seed}" / name) for name in method.folders)

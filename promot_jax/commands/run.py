@@ -1,7 +1,6 @@
 """`promot run`: an experiment from its configuration to its report."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from promot_jax import configuration
 from promot_jax.base import distributed, files, progress, values
 from promot_jax.base.errors import UserError
 from promot_jax.commands import flags, report
+from promot_jax.experiment.run_folder import RunFolder
 
 # Flags that set a macro: (flag, macro, help). `your_data` has them all.
 MACROS = (
@@ -147,6 +147,9 @@ def _run_experiment(arguments, overrides) -> None:
     searched = [files.home(folder) for folder in arguments.gin_search_paths.split(",") if folder]
     own, chosen = _own(arguments), _chosen(arguments)
     overrides = [*chosen.values(), *own.values(), *overrides]
+    for file in given:
+        # What another run kept may be run again.
+        RunFolder(pathlib.Path(file).parent).check()
     configuration.parse(read, overrides, searched)
     for flag, binding in own.items():
         _check_takes(arguments.experiment, flag, binding, OWN)
@@ -179,7 +182,7 @@ def _run_experiment(arguments, overrides) -> None:
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
-        partitioning.keep_compiled(model_dir / ".compiled")
+        partitioning.keep_compiled(RunFolder(model_dir).compiled)
         Runner(experiment, model_dir).run(shorten())
         distributed.by_main(report.write, model_dir)
 
@@ -192,7 +195,7 @@ def _held(folder: pathlib.Path, config: str) -> Iterator[None]:
       UserError: another run holds it, it belongs to another configuration, or the processes of
         this one differ in their folder or configuration.
     """
-    with locked(folder) if distributed.is_main() else contextlib.nullcontext():
+    with RunFolder(folder).locked() if distributed.is_main() else contextlib.nullcontext():
         distributed.by_main(configuration.keep, folder, config)
         distributed.check_same(config)
         distributed.check_shared(folder)
@@ -202,11 +205,13 @@ def _held(folder: pathlib.Path, config: str) -> Iterator[None]:
 def _check_places() -> None:
     """Raises UserError for folders that the run could not write, or not take stages from."""
     files.check_writable(configuration.model_dir(), "MODEL_DIR")
+    RunFolder(configuration.model_dir()).check()
     for reused in configuration.reused():
-        folder = pathlib.Path(reused)
-        if not (folder / "config.gin").is_file() and not any(folder.glob("seed_*")):
-            what = "is no run folder" if folder.is_dir() else "is no folder"
+        folder = RunFolder(pathlib.Path(reused))
+        if not folder.begun:
+            what = "is no run folder" if folder.path.is_dir() else "is no folder"
             raise UserError(f"REUSE {reused!r} {what}; name folders of earlier runs")
+        folder.check()
 
 
 def _chosen(arguments) -> dict[str, str]:
@@ -245,21 +250,3 @@ def _check_takes(experiment: str, flag: str, binding: str, mend: str) -> None:
         raise UserError(
             f"--{flag}: the experiment {experiment} does not use {macro}; {mend}"
         ) from None
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a run folder for this process alone.
-
-    Raises:
-      UserError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is running in {folder}; wait for it or choose another MODEL_DIR"
-            ) from None
-        yield

@@ -20,6 +20,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.files import write_text
 from promot_jax.base.values import Misfit
 from promot_jax.configuration import old_names
+from promot_jax.experiment.run_folder import RunFolder
 
 PACKAGE = pathlib.Path(__file__).parent.parent
 # In an installed package gin/ stands inside it, in a checkout beside it.
@@ -306,7 +307,7 @@ def keep(folder: pathlib.Path, config: str) -> None:
     Raises:
       UserError: the folder belongs to another configuration.
     """
-    path = folder / "config.gin"
+    path = RunFolder(folder).config
     if path.exists():
         kept, whole = _whole_statements(path.read_text(encoding="utf-8", errors="replace"))
         ours, theirs = _settings(config), _settings(kept)

@@ -1,12 +1,5 @@
 """Runs the methods of an experiment, stage by stage and seed by seed, and evaluates each.
 
-A run folder holds:
-
-    config.gin, run.json         what was asked for, where it ran
-    results.jsonl, samples.jsonl scores of every method, seed and task; some answers
-    seed_S/STAGE[-STAGE…]/       one folder for each stage: checkpoints, metrics.jsonl, stage.json;
-                                 see `stage_folder`
-
 Methods that begin with the same stages share them: the prompt of ProMoT's first stage is the prompt
 of prompt tuning.
 """
@@ -22,20 +15,20 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from promot_jax.base import distributed, metric_writers, partitioning, trees
+from promot_jax.base import distributed, partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.files import read_json, write_json
 from promot_jax.base.progress import say
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import known
 from promot_jax.data import batching, metrics
-from promot_jax.experiment import run_facts
+from promot_jax.experiment import lineage, run_facts, settings
 from promot_jax.experiment.evaluation import EvalTask, Evaluation, Evaluator
 from promot_jax.experiment.experiment import Experiment
+from promot_jax.experiment.run_folder import RunFolder
+from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks import lora
-from promot_jax.training import lineage, settings, stage_folder
 from promot_jax.training.stages import Method, Stage, check_batches
 from promot_jax.training.train import StageRun, train_stage
 
@@ -44,7 +37,7 @@ class Runner:
     """An experiment at work in a run folder."""
 
     def __init__(self, experiment: Experiment, model_dir: pathlib.Path):
-        self.experiment, self.folder = experiment, model_dir
+        self.experiment, self.folder = experiment, RunFolder(model_dir)
         self.mesh = partitioning.make_mesh(
             experiment.model_parallel,
             experiment.fsdp,
@@ -119,11 +112,11 @@ class Runner:
 
     def _unfinished(self) -> list[str]:
         folders = {name for method in self.experiment.selected for name in method.folders}
-        seeds = [self.folder / f"seed_{seed}" for seed in self.experiment.seeds]
+        seeds = self.experiment.seeds
         return sorted(
             name
             for name in folders
-            if any(stage_folder.finished(seed / name) is None for seed in seeds)
+            if not all(self.folder.finished(seed, [name]) for seed in seeds)
         )
 
     def starting_point(self, seed: int) -> Tree:
@@ -183,9 +176,7 @@ class Runner:
             came_from = self._lineage(came_from, stage, _stage_seed(seed, folder), params)
             stage_run = StageRun(
                 stage=stage,
-                folder=pathlib.Path(
-                    distributed.by_main(self._stage_folder, seed, folder, came_from)
-                ),
+                folder=self._stage_folder(seed, folder, came_from),
                 lineage=came_from,
                 seed=_stage_seed(seed, folder),
                 label=f"seed {seed} {folder}",
@@ -219,10 +210,14 @@ class Runner:
         embedding = params["token_embedder"]["embedding"]
         return lineage.of_stage(parent, stage, seed, json.dumps(measured), embedding)
 
-    def _stage_folder(self, seed: int, name: str, came_from: str) -> str:
-        part = pathlib.Path(f"seed_{seed}", name)
-        others = [pathlib.Path(run).absolute() / part for run in self.experiment.reuse]
-        return str(stage_folder.place(self.folder / part, others, came_from))
+    def _stage_folder(self, seed: int, name: str, came_from: str) -> StageFolder:
+        runs = [RunFolder(pathlib.Path(run).absolute()) for run in self.experiment.reuse]
+        others = [run.stage(seed, name) for run in runs]
+
+        def place() -> str:
+            return str(self.folder.stage(seed, name).place(others, came_from).path)
+
+        return StageFolder(pathlib.Path(distributed.by_main(place)))
 
     def _with_attachments(self, params: Tree, stage: Stage, seed: int) -> Tree:
         """Adds, initialised, the prompts and adapters of a stage that no earlier one made."""
@@ -251,12 +246,11 @@ class Runner:
 
     def _run_method(self, method: Method, seed: int) -> None:
         seed_key = seed if method.stages else None
-        results = distributed.by_main(metric_writers.read_jsonl, self.folder / "results.jsonl")
-        recorded = {(r.get("method"), r.get("seed"), r.get("task")) for r in results}
+        recorded = self._recorded(method.name, seed_key)
         # Targets come first: they are what a reader of the log waits for.
         wanted = [(task.name, *self.attached(method, task)) for task in self.experiment.targets]
         wanted += [(task.name, task, method.unseen) for task in self.experiment.tasks]
-        wanted = [entry for entry in wanted if (method.name, seed_key, entry[0]) not in recorded]
+        wanted = [entry for entry in wanted if entry[0] not in recorded]
         if not wanted:
             return
         params = self.trained_params(method, seed)
@@ -270,6 +264,15 @@ class Runner:
             self._keep_time()
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))
+
+    def _recorded(self, method: str, seed: int | None) -> list[str]:
+        """Returns the tasks whose scores are written down."""
+
+        def tasks() -> list[str]:
+            found = self.folder.recorded()
+            return sorted(str(task) for name, own, task in found if (name, own) == (method, seed))
+
+        return distributed.by_main(tasks)
 
     def _evaluate(
         self, params: Tree, task: EvalTask, attached: Attached, split: str, limit: int | None
@@ -357,7 +360,6 @@ class Runner:
 
     def _record(self, key: dict, task: EvalTask, attached: Attached, found: Evaluation) -> None:
         result = {
-            **key,
             "metric": task.metric,
             "score": round(found.score, 4),
             "count": len(found.predictions),
@@ -367,7 +369,6 @@ class Runner:
         }
         samples = [
             {
-                **key,
                 "index": i,
                 "input": found.inputs[i],
                 "target": found.targets[i],
@@ -375,33 +376,16 @@ class Runner:
             }
             for i in range(min(self.experiment.samples, len(found.predictions)))
         ]
-        path = self.folder / "samples.jsonl"
-        # A process that died before it wrote the score had written them.
-        written = [
-            {**key, "index": r.get("index")}
-            for r in metric_writers.read_jsonl(path)
-            if all(r.get(name) == value for name, value in key.items())
-        ]
-        samples = [r for r in samples if {**key, "index": r["index"]} not in written]
-        metric_writers.append_jsonl(path, samples)
-        metric_writers.append_jsonl(self.folder / "results.jsonl", [result])
+        self.folder.record(key, result, samples)
 
     def _facts(self, command: str) -> dict:
         """Returns what run.json says of this call, and of the calls before it, when it begins."""
-        path = self.folder / "run.json"
-        try:
-            before = read_json(path) if path.exists() else {}
-        except UserError:
-            say(f"{path} is damaged; the time and the seeds of earlier calls are lost with it")
-            before = {}
-        facts = run_facts.gather(self.experiment, command, before)
-        return {"experiment": self.folder.name, **facts}
+        facts = run_facts.gather(self.experiment, command, self.folder.about_before())
+        return {"experiment": self.folder.path.name, **facts}
 
     def _describe(self, facts: dict, seconds: float, finished: bool) -> None:
         """Writes run.json."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        facts = run_facts.after(facts, seconds, finished=finished)
-        write_json(self.folder / "run.json", facts)
+        self.folder.write_about(run_facts.after(facts, seconds, finished=finished))
 
 
 def _unchanged(base: Tree, params: Tree) -> bool:

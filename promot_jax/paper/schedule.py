@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from promot_jax import configuration
-from promot_jax.base import metric_writers
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.paper import catalog
 from promot_jax.paper.catalog import Item
 
@@ -123,12 +123,14 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
     using: dict[str, list[str]] = {}
     steps: dict[str, int] = {}
     for method in found:
-        for stage_folder, stage in zip(method.folders, method.stages, strict=True):
-            using.setdefault(stage_folder, []).append(method.name)
-            steps[stage_folder] = stage.steps
+        for name, stage in zip(method.folders, method.stages, strict=True):
+            using.setdefault(name, []).append(method.name)
+            steps[name] = stage.steps
     numbers = tuple(built.seeds)
+    kept = RunFolder(folder)
+    kept.check()
     stages = [
-        StagePlan(name, steps[name], tuple(users), _finished(folder, name, numbers))
+        StagePlan(name, steps[name], tuple(users), _finished(kept, name, numbers))
         for name, users in using.items()
     ]
     wanted = {
@@ -145,19 +147,14 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
         methods=tuple(methods),
         seeds=numbers,
         stages=tuple(stages),
-        scored=len(wanted & _recorded(folder)),
+        scored=len(wanted & kept.recorded()),
         wanted=len(wanted),
         arguments=(*arguments, *flags),
     )
 
 
-def _finished(folder: pathlib.Path, stage: str, seeds: Sequence[int]) -> tuple[int, ...]:
-    return tuple(s for s in seeds if (folder / f"seed_{s}" / stage / "stage.json").is_file())
-
-
-def _recorded(folder: pathlib.Path) -> set[tuple]:
-    rows = metric_writers.read_jsonl(folder / "results.jsonl")
-    return {(row.get("method"), row.get("seed"), row.get("task")) for row in rows}
+def _finished(run: RunFolder, stage: str, seeds: Sequence[int]) -> tuple[int, ...]:
+    return tuple(seed for seed in seeds if run.finished(seed, [stage]))
 
 
 def refuse_missing(item: Item, model: str, overrides: Sequence[str]) -> None:

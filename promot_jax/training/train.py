@@ -5,18 +5,18 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from promot_jax.base import distributed, metric_writers, partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.files import write_json
 from promot_jax.base.progress import Progress
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.models import Model
-from promot_jax.training import adafactor, lineage, stage_checkpoints, stage_folder, train_state
+from promot_jax.training import adafactor, stage_checkpoints, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 from promot_jax.training.train_step import make_train_step
@@ -29,6 +29,32 @@ SAMPLE = 1024
 Evaluate = Callable[[Tree], dict[str, float]]
 
 
+class Folder(Protocol):
+    """Where a stage is kept, as `experiment.stage_folder` writes and reads it.
+
+    Attributes:
+      path: of the folder.
+      checkpoints, metrics: where checkpoints and scalars go.
+      summary: what says that the stage is finished.
+      stages: names of the stages that led here, this one last.
+    """
+
+    path: pathlib.Path
+    checkpoints: pathlib.Path
+    metrics: pathlib.Path
+    summary: pathlib.Path
+    stages: list[str]
+
+    def open(self, lineage: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Returns the summary of a finished stage, and what its checkpoints come from."""
+
+    def course(self) -> Any:
+        """Returns what was measured of checkpoints so far, to go on with it."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Marks the stage as finished."""
+
+
 @dataclasses.dataclass(frozen=True)
 class StageRun:
     """One stage of one method and seed.
@@ -39,11 +65,11 @@ class StageRun:
       seed: decides the order of the data and the dropout.
       label: its name in progress lines.
       evaluate: measures parameters at each evaluation.
-      lineage: what the stage comes from, see `lineage`; written down when it begins.
+      lineage: what the stage comes from, in a few characters; written down when it begins.
     """
 
     stage: Stage
-    folder: pathlib.Path
+    folder: Folder
     seed: int
     label: str
     evaluate: Evaluate
@@ -67,28 +93,21 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
       UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
         checkpoints, a stage that was begun from something else.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    run.folder.path.mkdir(parents=True, exist_ok=True)
     state = sharded_state(run.stage, params, model, mesh)
     _, frozen = trees.partition(params, run.stage.trainable)
-    summary = distributed.by_main(stage_folder.finished, run.folder)
-    if summary is None:
-        came_from = distributed.by_main(stage_folder.begin, run.folder, run.lineage)
-    else:
-        came_from = summary.get("fingerprint")
-        if not lineage.differs(came_from, run.lineage):
-            # One of an earlier version says nothing; its checkpoints may.
-            came_from = run.lineage
+    summary, came_from = distributed.by_main(run.folder.open, run.lineage)
     kept = stage_checkpoints.StageCheckpoints(
-        run.folder / "checkpoints", frozen, _rank(state.trainable), came_from
+        run.folder.checkpoints, frozen, _rank(state.trainable), came_from
     )
     try:
         if summary is None:
             state, best = _continue(run, state, model, mesh, kept, came_from)
         else:
             best = summary.get("best_step", kept.best())
-            kept.require(best, f"of which {run.folder / 'stage.json'} and the scores speak")
+            kept.require(best, f"of which {run.folder.summary} and the scores speak")
         if best != int(state.step):
-            mend = f"put it back as it was, or remove {run.folder} to train the stage anew"
+            mend = f"put it back as it was, or remove {run.folder.path} to train the stage anew"
             state = kept.restore(best, state, mend)
         return trees.combine(state.trainable, frozen)
     finally:
@@ -97,7 +116,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
 
 def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
     """Trains from the latest checkpoint on; returns the last state and the best step."""
-    course = stage_folder.Course(run.folder) if distributed.is_main() else None
+    course = run.folder.course() if distributed.is_main() else None
 
     def best_until(step):
         return course.best(step, kept.rank)
@@ -196,7 +215,7 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     whole = partitioning.replicated(mesh)
     rng = jax.jit(lambda: jax.random.key(run.seed), out_shardings=whole)()
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
-    writer = metric_writers.create(run.folder, resume_from=first or -1)
+    writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
     pending = []
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:
@@ -287,7 +306,7 @@ def _mean(pending, run, step) -> dict[str, float]:
 
 
 def _write_summary(run, state, best_step, seconds, came_from) -> None:
-    """Writes `stage.json`, which also marks the stage as finished."""
+    """Writes the summary, which also marks the stage as finished."""
     summary = {
         "name": run.stage.name,
         "mixture": run.stage.mixture,
@@ -296,12 +315,12 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
         "steps": run.stage.steps,
         "best_step": best_step,
         "seconds": round(seconds, 1),
-        "lineage": run.folder.name.split("-"),
+        "lineage": run.folder.stages,
         "fingerprint": came_from,
         "trainable": _size(state.trainable),
         "frozen": _size(state.frozen),
     }
-    write_json(run.folder / "stage.json", summary)
+    run.folder.finish(summary)
 
 
 def _size(tree: Tree) -> dict[str, int]:

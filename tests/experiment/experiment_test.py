@@ -14,7 +14,7 @@ import pytest
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import append_jsonl, read_jsonl
+from promot_jax.base.jsonl import append_jsonl, read_jsonl
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.networks import prompt
 from promot_jax.training import stage_checkpoints
@@ -35,7 +35,7 @@ die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "step":
     mean = train._mean
     def interrupted(pending, run, at):
-        if run.folder.name == stage_name and at == int(step):
+        if run.folder.path.name == stage_name and at == int(step):
             die()
         return mean(pending, run, at)
     train._mean = interrupted

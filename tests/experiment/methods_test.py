@@ -13,7 +13,7 @@ import pytest
 from promot_jax import configuration
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.data import batching
 from promot_jax.experiment import evaluation
 from promot_jax.experiment.runner import Runner
@@ -112,7 +112,7 @@ def test_stages_that_methods_share_train_once(tmp_path, monkeypatch):
     trained = []
 
     def counted(run, *arguments, train=train.train_stage):
-        trained.append(run.folder.name)
+        trained.append(run.folder.path.name)
         return train(run, *arguments)
 
     monkeypatch.setattr("promot_jax.experiment.runner.train_stage", counted)

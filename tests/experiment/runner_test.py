@@ -7,7 +7,7 @@ import types
 import pytest
 
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.experiment import evaluation
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.attached import BARE, Attached

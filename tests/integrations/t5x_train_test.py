@@ -21,6 +21,7 @@ from promot_jax.checkpoints.formats import known
 from promot_jax.checkpoints.formats.t5x import WRITERS
 from promot_jax.data import batching
 from promot_jax.experiment import evaluation
+from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.integrations import starting_point
 from promot_jax.models import decoding
 from promot_jax.models.attached import BARE, Attached
@@ -210,7 +211,7 @@ def our_losses(checkpoint, patterns, optimizer, rows, folder):
         seen.append(jax.device_get(params))
         return {"validation/score": float(len(seen)), "validation/loss": 0.0}
 
-    stage_run = train.StageRun(stage, folder, seed=0, label="stage", evaluate=evaluate)
+    stage_run = train.StageRun(stage, StageFolder(folder), seed=0, label="stage", evaluate=evaluate)
     train.train_stage(stage_run, pretrained.load(source, model, mesh), model.with_prompts({}), mesh)
 
     @jax.jit

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from promot_jax import cli
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.report import build
 from promot_jax.report.charts import figures
 

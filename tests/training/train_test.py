@@ -12,6 +12,7 @@ import pytest
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
+from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.training import optimizers, train, train_step
 from tests import tiny
 
@@ -34,7 +35,7 @@ def run_stage(folder, stage, params=None, scores=RISING, evaluations=None, model
             evaluations.append(checkpoints_to_host(params))
         return {"validation/score": float(left.pop(0)), "validation/loss": float(len(left))}
 
-    run = train.StageRun(stage, folder, seed=3, label=stage.name, evaluate=evaluate)
+    run = train.StageRun(stage, StageFolder(folder), seed=3, label=stage.name, evaluate=evaluate)
     params = params_with_prompt() if params is None else jax.tree.map(jnp.copy, params)
     return train.train_stage(run, params, model or tiny.model(), mesh)
 
@@ -152,7 +153,8 @@ def test_the_devices_hold_what_trains_once(tmp_path):
             return {"validation/score": -float(len(left)), "validation/loss": 0.0}
 
         stage = tiny.stage(steps=steps, eval_period=2)
-        stage_run = train.StageRun(stage, tmp_path, seed=3, label="model", evaluate=evaluate)
+        folder = StageFolder(tmp_path)
+        stage_run = train.StageRun(stage, folder, seed=3, label="model", evaluate=evaluate)
         train.train_stage(stage_run, given, model, mesh)
         assert json.loads((tmp_path / "stage.json").read_text())["best_step"] == 2
         return leaf(given), seen

@@ -8,15 +8,14 @@ seed and all that decides its training are the same. Settings count as they were
 import dataclasses
 import hashlib
 import json
-import re
 from typing import Any
 
 import jax
 
 from promot_jax.base import trees
 from promot_jax.base.trees import Tree
+from promot_jax.experiment import settings
 from promot_jax.models import Model, architectures
-from promot_jax.training import settings
 from promot_jax.training.stages import Stage
 
 # Of a stage: what it costs, and nothing else but rounding.
@@ -53,15 +52,6 @@ def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax
     }
     drawn = [list(embedding.shape), str(embedding.dtype)]
     return _digest(parent, fields, drawn, seed, measured)
-
-
-def differs(kept: str | None, lineage: str) -> bool:
-    """Says whether a kept lineage is of another training.
-
-    Of one that is not there, or that was made before there were schemes, nobody can say that.
-    """
-    unknown = kept is None or re.fullmatch("[0-9a-f]{16}", kept)
-    return kept != lineage and not unknown
 
 
 def _digest(*parts: Any) -> str:

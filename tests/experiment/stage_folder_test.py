@@ -11,8 +11,10 @@ import pytest
 
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import read_jsonl
-from promot_jax.training import stage_folder, train
+from promot_jax.base.jsonl import read_jsonl
+from promot_jax.experiment import stage_folder
+from promot_jax.experiment.stage_folder import StageFolder
+from promot_jax.training import train
 from tests import tiny
 
 PROMPT = "encoder/prompt/rte/prompt"
@@ -32,7 +34,7 @@ def run(folder, came_from=OURS, scores=SCORES):
 
     params = trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16)) / 10)
     stage = tiny.prompt_stage(steps=6, eval_period=2)
-    given = train.StageRun(stage, folder, 3, "prompt", evaluate, came_from)
+    given = train.StageRun(stage, StageFolder(folder), 3, "prompt", evaluate, came_from)
     found = train.train_stage(given, params, tiny.model(), partitioning.make_mesh())
     return np.asarray(trees.flatten(found)[PROMPT])
 
@@ -122,18 +124,18 @@ def test_an_interrupted_stage_is_nobody_elses(tmp_path, copy, capsys):
 
 
 def test_lineages_of_earlier_versions_are_taken_with_a_word(tmp_path, capsys):
-    stage_folder.check(tmp_path, "0123456789abcdef", OURS)
+    StageFolder(tmp_path).check("0123456789abcdef", OURS)
     assert "is not checked" in capsys.readouterr().out
-    stage_folder.check(tmp_path, OURS, OURS)
+    StageFolder(tmp_path).check(OURS, OURS)
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="was trained from another"):
-        stage_folder.check(tmp_path, OTHERS, OURS)
+        StageFolder(tmp_path).check(OTHERS, OURS)
 
 
 def test_the_time_of_all_calls_adds_up(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stage_folder, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    course = stage_folder.Course(tmp_path)
+    course = StageFolder(tmp_path).course()
     course.resume(0)
     now[0] = 5.0
     course.note(step=2, score=1.0, loss=1.0)
@@ -144,12 +146,12 @@ def test_the_time_of_all_calls_adds_up(tmp_path, monkeypatch):
         file.write('{"step": 6, "sec')
     now[0] = 100.0
     for _ in range(2):
-        course = stage_folder.Course(tmp_path)
+        course = StageFolder(tmp_path).course()
         course.resume(2)
         assert (course.seconds, course.best(2, lambda line: line["score"])) == (9.0, 2)
     now[0] = 101.5
     assert course.seconds == 10.5
     assert [line.get("step") for line in read_jsonl(tmp_path / "course.jsonl")] == [2, None]
     # A stage that starts anew keeps the time alone.
-    stage_folder.Course(tmp_path).resume(0)
+    StageFolder(tmp_path).course().resume(0)
     assert read_jsonl(tmp_path / "course.jsonl") == [{"seconds": 9.0}]

@@ -155,7 +155,7 @@ def test_a_module_of_ones_own_counts_by_what_it_does(tmp_path):
         (tmp_path / "some_numbers" / "rates.py").write_text(f"RATE = {rate}\n")
         source = first + MODULE.format(words=words, change=change)
         (tmp_path / "own_optimizer.py").write_text(source)
-        code = "import json, own_optimizer; from promot_jax.training import settings; "
+        code = "import json, own_optimizer; from promot_jax.experiment import settings; "
         code += "print(json.dumps(settings.describe(own_optimizer.make)))"
         environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -250,7 +250,7 @@ def test_experiments_are_described_alike_in_every_process(name):
     code = """
 import json, sys
 from promot_jax import configuration
-from promot_jax.training import settings
+from promot_jax.experiment import settings
 configuration.parse([configuration.experiment_file(sys.argv[1])])
 experiment, _, _ = configuration.built()
 print(json.dumps(settings.describe([stage for m in experiment.methods for stage in m.stages])))

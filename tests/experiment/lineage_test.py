@@ -13,11 +13,12 @@ import seqio
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
+from promot_jax.experiment import lineage
 from promot_jax.experiment.runner import Runner
 from promot_jax.models import decoding
 from promot_jax.models.networks import prompt
 from promot_jax.models.networks.lora import Lora
-from promot_jax.training import lineage, optimizers
+from promot_jax.training import optimizers
 from promot_jax.training.stages import Method
 from tests import tiny
 
