@@ -102,9 +102,8 @@ def _export(arguments, overrides) -> None:
     if RunFolder(run).config.is_file():
         flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
         runner, method, seed = opened.open_run(run, arguments)
-        params = runner.trained_params(method, seed)
-        model = runner.experiment.model
-        model = model.with_lora(method.adapters or model.network.config.lora)
+        trained = runner.trained(method, seed)
+        model, params = trained.model, trained.params
         origin = {"run": run.name, "method": method.name, "seed": seed}
         source = runner.experiment.initial_checkpoint
         source = source and known.open_checkpoint(source)

@@ -68,11 +68,10 @@ def _generate(arguments, overrides) -> None:
         if not texts:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
         runner, method, seed = models.open_run(flags.folder(run), arguments)
-        params = runner.trained_params(method, seed)
+        trained = runner.trained(method, seed)
+        params, names, adapters = trained.params, trained.prompts, trained.adapters
         model, decoder = runner.experiment.model, runner.experiment.decoder
         buckets = runner.experiment.eval_buckets
-        names = [name for stage in method.stages for name in stage.prompts]
-        adapters = method.adapters
         if arguments.lora and adapters is None:
             raise UserError(f"--lora: method {method.name!r} trains no adapters; leave it out")
     else:

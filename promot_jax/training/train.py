@@ -16,7 +16,7 @@ from promot_jax.base.progress import Progress
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.models import Model
-from promot_jax.training import adafactor, stage_checkpoints, train_state
+from promot_jax.training import stage_checkpoints, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 from promot_jax.training.train_step import make_train_step
@@ -77,16 +77,16 @@ class StageRun:
 
 
 def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
-    """Trains one stage and returns all parameters as its best checkpoint has them.
+    """Trains one stage and returns its parameters as its best checkpoint has them.
 
     A stage that was interrupted continues from its latest checkpoint and ends with the same bits
     as if it had not been; a finished one only loads its best checkpoint.
 
     Args:
       run: the stage and where it is kept.
-      params: all parameters, the attached prompt included. The stage takes over the arrays of the
+      params: those of the stage's model, see `Stage.params`. The stage takes over the arrays of the
         leaves that it trains, so that the devices hold these once: they are deleted in `params`.
-      model: model without prompts.
+      model: bare model.
       mesh: devices.
 
     Raises:
@@ -150,13 +150,6 @@ def _rank(trainable: Tree) -> stage_checkpoints.Rank:
     return stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
 
 
-def staged_model(stage: Stage, model: Model) -> Model:
-    """Returns a bare model with the prompts, adapters and dropout of a stage."""
-    lora = stage.lora or model.network.config.lora
-    prompts = dict.fromkeys(stage.prompts, stage.prompt_length)
-    return model.with_lora(lora).with_prompts(prompts).with_dropout(stage.dropout_rate)
-
-
 def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
     """Returns shapes and shardings of the state at step 0 of a stage, without memory.
 
@@ -165,12 +158,12 @@ def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> Train
       model: bare model.
       mesh: devices, which need not be here.
     """
-    shapes, axes = staged_model(stage, model).shapes_and_axes()
+    shapes, axes = stage.model(model).shapes_and_axes()
     return _abstract(stage, shapes, axes, mesh)
 
 
 def _abstract(stage, params, axes, mesh) -> TrainState:
-    tx = adafactor.layer_by_layer(stage.optimizer())
+    tx = stage.transformation()
     shapes = jax.eval_shape(
         lambda params: train_state.begin(params, stage.trainable, tx, stage.frozen_dtype), params
     )
@@ -188,8 +181,8 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     the first training step deletes them. Frozen ones are others where the stage keeps them in
     another dtype.
     """
-    tx = adafactor.layer_by_layer(stage.optimizer())
-    _, axes = model.with_prompts(trees.prompts_of(params)).shapes_and_axes()
+    tx = stage.transformation()
+    _, axes = stage.model(model).shapes_and_axes()
     abstract = _abstract(stage, params, axes, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     trainable, frozen = trees.partition(params, stage.trainable)
@@ -207,10 +200,10 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
 def _train(run, state, model, mesh, kept, course) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
-    model = model.with_prompts(prompts := trees.prompts_of(state.params))
-    numbers = _prompt_numbers(stage, list(prompts))
+    model = stage.model(model)
+    numbers = _prompt_numbers(stage, model.network.config.prompt_names)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    tx = adafactor.layer_by_layer(stage.optimizer())
+    tx = stage.transformation()
     step_fn = make_train_step(model, stage, tx, mesh, shardings)
     whole = partitioning.replicated(mesh)
     rng = jax.jit(lambda: jax.random.key(run.seed), out_shardings=whole)()

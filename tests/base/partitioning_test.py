@@ -205,7 +205,8 @@ def test_rules_map_axes_and_leave_what_does_not_divide():
 def test_optimizer_slots_are_sharded_like_their_parameters():
     mesh = partitioning.make_mesh()
     params = trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
-    state = train.sharded_state(tiny.stage(trainable=(".*",)), params, tiny.model(), mesh)
+    stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3)
+    state = train.sharded_state(stage, params, tiny.model(), mesh)
     _, axes = tiny.model().with_prompts({"rte": 3}).shapes_and_axes()
     found = train_state.state_sharding(abstract(), axes, state)
     slots = jax.tree_util.tree_leaves_with_path(found.opt_state)

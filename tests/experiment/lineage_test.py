@@ -142,7 +142,7 @@ def trained(folder, reuse=(), seeds=(0,), second=None, model=None, **changes):
     )
     runner = Runner(settings, folder)
     runner.run("test")
-    params = runner.trained_params(methods[0], seeds[0])
+    params = runner.trained(methods[0], seeds[0]).params
     return trees.flatten(params), folder / f"seed_{seeds[0]}/prompt"
 
 

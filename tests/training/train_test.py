@@ -37,7 +37,8 @@ def run_stage(folder, stage, params=None, scores=RISING, evaluations=None, model
 
     run = train.StageRun(stage, StageFolder(folder), seed=3, label=stage.name, evaluate=evaluate)
     params = params_with_prompt() if params is None else jax.tree.map(jnp.copy, params)
-    return train.train_stage(run, params, model or tiny.model(), mesh)
+    model = model or tiny.model()
+    return train.train_stage(run, stage.params(params, model), model, mesh)
 
 
 def checkpoints_to_host(params):
@@ -193,10 +194,10 @@ def test_resumed_equals_never_interrupted(tmp_path):
 def step_of(stage):
     """Returns (step, state, mesh, a host batch at full length)."""
     mesh = partitioning.make_mesh()
-    state = train.sharded_state(stage, params_with_prompt(), tiny.model(), mesh)
-    model = tiny.model().with_prompts({"rte": 3})
+    params = stage.params(params_with_prompt(), tiny.model())
+    state = train.sharded_state(stage, params, tiny.model(), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = train_step.make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    step = train_step.make_train_step(tiny.model(), stage, stage.optimizer(), mesh, shardings)
     rows = batching.train_batches("mini_rte", tiny.LENGTHS, batching.FixedBatches(8), seed=0)
     return step, state, mesh, next(rows)
 
