@@ -20,6 +20,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.files import write_text
 from promot_jax.base.values import Misfit
 from promot_jax.configuration import old_names
+from promot_jax.experiment import costs
 from promot_jax.experiment.run_folder import RunFolder
 
 PACKAGE = pathlib.Path(__file__).parent.parent
@@ -28,8 +29,6 @@ GIN_FOLDER = next(f for f in (PACKAGE / "gin", PACKAGE.parent / "gin") if f.is_d
 
 # Changing these does not make another run: they say where it lies and how much of it is done.
 FREE_MACROS = ("MODEL_DIR", "SEEDS", "METHODS", "REUSE")
-# Nor do these, which weigh time against memory and change results by rounding alone.
-COSTS = ("SCAN_LAYERS", "REMAT", "stages.Stage.pack")
 
 # What a value on the command line may refer to, whether or not the experiment does.
 IMPORTS = (
@@ -339,7 +338,7 @@ def _settings(config: str) -> dict[str, str]:
     return {
         name: value
         for name, _, value in statements
-        if value and not name.startswith("#") and name not in FREE_MACROS + COSTS
+        if value and not name.startswith("#") and name not in FREE_MACROS + costs.CONFIGURED
     }
 
 

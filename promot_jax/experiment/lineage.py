@@ -15,11 +15,10 @@ import jax
 from promot_jax.base import trees
 from promot_jax.base.trees import Tree
 from promot_jax.experiment import settings
+from promot_jax.experiment.costs import OF_STAGE
 from promot_jax.models import Model, architectures
 from promot_jax.training.stages import Stage
 
-# Of a stage: what it costs, and nothing else but rounding.
-COSTS = ("pack",)
 # How a lineage is made. The first way, without a number, depended on the version of jax.
 SCHEME = 2
 
@@ -48,7 +47,7 @@ def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax
     fields = {
         field.name: settings.describe(getattr(stage, field.name))
         for field in dataclasses.fields(stage)
-        if field.name not in COSTS
+        if field.name not in OF_STAGE
     }
     drawn = [list(embedding.shape), str(embedding.dtype)]
     return _digest(parent, fields, drawn, seed, measured)

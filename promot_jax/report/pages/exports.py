@@ -5,7 +5,7 @@ import io
 import json
 
 from promot_jax.report.numbers.tables import Cell, Row, score_table
-from promot_jax.report.records.records import Method, Records, Task
+from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 COLUMNS = (
     *("run", "method", "method_label", "seed", "kind", "task", "task_label", "family", "shots"),
@@ -30,7 +30,9 @@ def scores_csv(records: Records) -> str:
     return text.getvalue()
 
 
-def _csv_row(records: Records, method: Method, task: Task, seed: int | None) -> list[object]:
+def _csv_row(
+    records: Records, method: MethodRecord, task: TaskRecord, seed: int | None
+) -> list[object]:
     result = records.results[method.name, task.name][seed]
     kind = "target" if task in records.targets else "unseen"
     return [

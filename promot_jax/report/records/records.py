@@ -17,7 +17,7 @@ from promot_jax.experiment.stage_folder import StageFolder
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TaskRecord:
     """A task that scores are measured on; scores are 0 to 100.
 
     `shots` counts the solved examples in each input; `labels` are the answers a target knows.
@@ -33,7 +33,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class MethodRecord:
     """A column of the results: stage folders in order, none for the pretrained model.
 
     `name` is unique in its `Records`; `kind` is the name that its own run gives it, and `run` that
@@ -82,7 +82,7 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class StageRun:
+class StageRecord:
     """One stage of one seed: its summary (empty while it runs) and its scalars over steps."""
 
     seed: int
@@ -117,13 +117,13 @@ class Records:
 
     folder: pathlib.Path
     about: dict
-    targets: tuple[Task, ...]
-    tasks: tuple[Task, ...]
-    methods: tuple[Method, ...]
+    targets: tuple[TaskRecord, ...]
+    tasks: tuple[TaskRecord, ...]
+    methods: tuple[MethodRecord, ...]
     seeds: tuple[int, ...]
     results: dict[tuple[str, str], dict[int | None, Result]]
     samples: tuple[Sample, ...]
-    stages: tuple[StageRun, ...]
+    stages: tuple[StageRecord, ...]
     configuration: str
     notes: tuple[str, ...]
     runs: tuple["Records", ...] = ()
@@ -144,16 +144,18 @@ class Records:
         return tuple(sorted({task.shots for task in self.tasks}))
 
     @property
-    def pretrained(self) -> Method | None:
+    def pretrained(self) -> MethodRecord | None:
         """The method without stages; the first of them where runs with different ones meet."""
         return next((method for method in self.methods if not method.stages), None)
 
-    def base(self, method: Method) -> Method | None:
+    def base(self, method: MethodRecord) -> MethodRecord | None:
         """Returns the pretrained model that a method is compared with, None for itself."""
         names = {other.name: other for other in self.methods}
         return names.get(method.pretrained) if method.pretrained != method.name else None
 
-    def unseen(self, shots: int | None = None, *, generative: bool = False) -> tuple[Task, ...]:
+    def unseen(
+        self, shots: int | None = None, *, generative: bool = False
+    ) -> tuple[TaskRecord, ...]:
         """Returns the unseen tasks with a number of shots (None: all), or those of free text."""
         return tuple(
             task
@@ -210,11 +212,11 @@ def read(run_dir: str | pathlib.Path) -> Records:
     )
 
 
-def _methods(entries: list[dict], run: str) -> tuple[Method, ...]:
+def _methods(entries: list[dict], run: str) -> tuple[MethodRecord, ...]:
     """Returns the columns; all are compared with the first that has no stages."""
     pretrained = next((entry["name"] for entry in entries if not entry.get("stages")), None)
     return tuple(
-        Method(
+        MethodRecord(
             name=entry["name"],
             label=entry.get("label", entry["name"]),
             stages=tuple(entry.get("stages") or ()),
@@ -226,8 +228,8 @@ def _methods(entries: list[dict], run: str) -> tuple[Method, ...]:
     )
 
 
-def _task(entry: dict) -> Task:
-    return Task(
+def _task(entry: dict) -> TaskRecord:
+    return TaskRecord(
         name=entry["task"],
         label=entry.get("label", entry["task"]),
         metric=entry.get("metric", ""),
@@ -249,7 +251,7 @@ def _read_jsonl(path: pathlib.Path, shown: str, notes: list[str]) -> list[dict]:
     return [line for line in found if line is not None]
 
 
-def _read_results(folder, methods: set[str], tasks: set[Task], notes: list[str]) -> dict:
+def _read_results(folder, methods: set[str], tasks: set[TaskRecord], notes: list[str]) -> dict:
     path = folder.results
     if not path.is_file():
         notes.append(f"There is no {path.name}: nothing has been evaluated yet.")
@@ -306,8 +308,8 @@ def _sample_targets(value: object) -> tuple[str, ...]:
 
 
 def _read_stages(
-    folder: RunFolder, methods: tuple[Method, ...], notes: list[str]
-) -> tuple[StageRun, ...]:
+    folder: RunFolder, methods: tuple[MethodRecord, ...], notes: list[str]
+) -> tuple[StageRecord, ...]:
     order = list(dict.fromkeys(stage for method in methods for stage in method.stages))
     read = (
         _read_stage(folder.stage(seed, name), seed, name, notes)
@@ -317,7 +319,7 @@ def _read_stages(
     return tuple(stage for stage in read if stage is not None)
 
 
-def _read_stage(folder: StageFolder, seed: int, name: str, notes: list[str]) -> StageRun | None:
+def _read_stage(folder: StageFolder, seed: int, name: str, notes: list[str]) -> StageRecord | None:
     metrics, shown = folder.metrics, folder.path.relative_to(folder.path.parent.parent)
     if not metrics.is_file() and not folder.summary.is_file():
         return None
@@ -327,4 +329,4 @@ def _read_stage(folder: StageFolder, seed: int, name: str, notes: list[str]) -> 
     except UserError:
         notes.append(f"{shown / folder.summary.name} is not a JSON object and was left out.")
         summary = None
-    return StageRun(seed, name, summary or {}, tuple(lines))
+    return StageRecord(seed, name, summary or {}, tuple(lines))
