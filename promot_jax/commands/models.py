@@ -36,7 +36,7 @@ def open_run(run: pathlib.Path, arguments):
     folder.check()
     config = folder.config
     if not config.is_file():
-        raise UserError(f"{run} is no run folder: it has no config.gin")
+        raise UserError(f"{run} is no run folder: it has no {config.name}")
     if not config.read_bytes().strip(b"\0\n"):
         raise UserError(f"{config} is empty; give the command of the run again, which mends it")
     configuration.parse([str(config)])

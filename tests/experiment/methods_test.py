@@ -200,8 +200,9 @@ def test_adapters_are_attached_to_their_target_alone(tmp_path):
     settings = small(only=["adapted"])
     runner = Runner(settings, tmp_path)
     base = runner.start.params(0)
-    params = runner.trained(settings.method("adapted"), 0).params
-    adapters = settings.method("adapted").adapters
+    trained = runner.trained(settings.method("adapted"), 0)
+    params, adapters = trained.params, trained.adapters
+    assert adapters == settings.method("adapted").adapters == trained.model.network.config.lora
     task = settings.targets[0]
     options = {"split": "test", "limit": 8}
     bare, same, adapted = (
