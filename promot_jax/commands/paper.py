@@ -114,7 +114,7 @@ def _run(item, model: str, arguments, overrides) -> bool:
 
     if not arguments.dry_run:
         schedule.refuse_missing(item, model, overrides)
-    runs = schedule.plan(
+    runs = schedule.runs(
         item,
         model,
         seeds=arguments.seeds,

@@ -126,10 +126,10 @@ def _experiment(arguments, overrides):
     absent = []
     if arguments.experiment.startswith("paper/"):
         with configuration.quiet_native_logs():
-            from promot_jax.paper import schedule as paper_plan
+            from promot_jax.paper import schedule
 
         model = arguments.experiment.split("/")[1]
-        absent = [f"--gin.{name}='PATH'" for name in paper_plan.missing(model, overrides)]
+        absent = [f"--gin.{name}='PATH'" for name in schedule.missing(model, overrides)]
     # A run may be planned by what it kept.
     RunFolder(pathlib.Path(file).parent).check()
     configuration.parse([file], [*overrides, *absent])

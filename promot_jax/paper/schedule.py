@@ -13,7 +13,7 @@ from promot_jax.paper.catalog import Item
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePlan:
+class ScheduledStage:
     """One stage of a run: the methods that it serves and the seeds that have finished it."""
 
     folder: str
@@ -23,7 +23,7 @@ class StagePlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunPlan:
+class ScheduledRun:
     """One call of `promot run`.
 
     Attributes:
@@ -39,7 +39,7 @@ class RunPlan:
     folder: pathlib.Path
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
-    stages: tuple[StagePlan, ...]
+    stages: tuple[ScheduledStage, ...]
     scored: int
     wanted: int
     arguments: tuple[str, ...]
@@ -55,14 +55,14 @@ class RunPlan:
         return " ".join(["promot", *map(_quoted, self.arguments)])
 
 
-def plan(
+def runs(
     item: Item,
     model: str,
     *,
     seeds: str | None = None,
     overrides: Sequence[str] = (),
     runs_folder: pathlib.Path = catalog.RUNS_FOLDER,
-) -> list[RunPlan]:
+) -> list[ScheduledRun]:
     """Returns the runs of a table or figure, in order; nothing is loaded, run or written.
 
     Args:
@@ -87,8 +87,8 @@ def missing(model: str, overrides: Sequence[str]) -> list[str]:
     return [name for name in catalog.REQUIRED.get(model, ()) if name not in given]
 
 
-def lines(run: RunPlan) -> list[str]:
-    """Returns a plan as text, one item a line."""
+def lines(run: ScheduledRun) -> list[str]:
+    """Returns a run as text, one item a line."""
     count = len(run.seeds)
     width = max([len("stage"), *(len(stage.folder) for stage in run.stages)])
     text = [f"{run.experiment}  in {run.folder}, seeds {', '.join(map(str, run.seeds))}"]
@@ -108,7 +108,7 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\\\!') else shlex.quote(word)
 
 
-def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
+def _run(experiment, methods, seeds, overrides, folder) -> ScheduledRun:
     file = configuration.experiment_file(experiment)
     model = experiment.split("/")[1]
     overrides = [*overrides, *(f"--gin.{name}='PATH'" for name in missing(model, overrides))]
@@ -130,7 +130,7 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
     kept = RunFolder(folder)
     kept.check()
     stages = [
-        StagePlan(name, steps[name], tuple(users), _finished(kept, name, numbers))
+        ScheduledStage(name, steps[name], tuple(users), _finished(kept, name, numbers))
         for name, users in using.items()
     ]
     wanted = {
@@ -141,7 +141,7 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
     }
     arguments = ["run", experiment, "--methods", ",".join(methods)]
     arguments += [] if seeds is None else ["--seeds", seeds]
-    return RunPlan(
+    return ScheduledRun(
         experiment=experiment,
         folder=folder,
         methods=tuple(methods),

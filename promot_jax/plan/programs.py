@@ -15,7 +15,7 @@ from promot_jax.data import batching
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.models.attached import BARE, Attached
-from promot_jax.training import train
+from promot_jax.training import train_state
 from promot_jax.training.stages import Method, Stage
 from promot_jax.training.train_step import make_train_step
 
@@ -145,7 +145,7 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
     def trace(mesh):
         _check(stage, rows, mesh)
         bare = dataclasses.replace(experiment.model, vocabulary=Tokens())
-        state = train.abstract_state(stage, bare, mesh)
+        state = train_state.abstract_state(stage, bare, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         tx = stage.transformation()
         step = make_train_step(bare, stage, tx, mesh, shardings)

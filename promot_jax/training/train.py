@@ -94,7 +94,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         checkpoints, a stage that was begun from something else.
     """
     run.folder.path.mkdir(parents=True, exist_ok=True)
-    state = sharded_state(run.stage, params, model, mesh)
+    state = train_state.sharded_state(run.stage, params, model, mesh)
     _, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
     kept = stage_checkpoints.StageCheckpoints(
@@ -148,53 +148,6 @@ def _rank(trainable: Tree) -> stage_checkpoints.Rank:
     """Only a stage that trains nothing but prompts cannot forget."""
     prompts_alone = all(map(trees.PROMPT.fullmatch, trees.flatten(trainable)))
     return stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
-
-
-def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
-    """Returns shapes and shardings of the state at step 0 of a stage, without memory.
-
-    Args:
-      stage: what to train.
-      model: bare model.
-      mesh: devices, which need not be here.
-    """
-    shapes, axes = stage.model(model).shapes_and_axes()
-    return _abstract(stage, shapes, axes, mesh)
-
-
-def _abstract(stage, params, axes, mesh) -> TrainState:
-    tx = stage.transformation()
-    shapes = jax.eval_shape(
-        lambda params: train_state.begin(params, stage.trainable, tx, stage.frozen_dtype), params
-    )
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        train_state.state_sharding(mesh, axes, shapes),
-    )
-
-
-def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
-    """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
-
-    Leaves that are in their place already are those of `params` themselves, also those that train:
-    the first training step deletes them. Frozen ones are others where the stage keeps them in
-    another dtype.
-    """
-    tx = stage.transformation()
-    _, axes = stage.model(model).shapes_and_axes()
-    abstract = _abstract(stage, params, axes, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    trainable, frozen = trees.partition(params, stage.trainable)
-    trainable = jax.device_put(trainable, shardings.trainable)
-    frozen = jax.device_put(frozen, shardings.frozen)
-
-    def begin(trainable):
-        return train_state.begin(trainable, (".*",), tx).replace(trainable={})
-
-    begin = jax.jit(begin, out_shardings=shardings.replace(trainable={}, frozen={}))
-    frozen = train_state.cast(frozen, stage.frozen_dtype)
-    return begin(trainable).replace(trainable=trainable, frozen=frozen)
 
 
 def _train(run, state, model, mesh, kept, course) -> TrainState:

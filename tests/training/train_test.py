@@ -13,7 +13,7 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
 from promot_jax.experiment.stage_folder import StageFolder
-from promot_jax.training import optimizers, train, train_step
+from promot_jax.training import optimizers, train, train_state, train_step
 from tests import tiny
 
 
@@ -105,7 +105,7 @@ def test_a_scanned_model_trains_and_resumes_like_an_unrolled_one(tmp_path):
 
 
 def test_gradients_and_slots_exist_for_trainable_leaves_only():
-    state = train.sharded_state(
+    state = train_state.sharded_state(
         tiny.prompt_stage(), params_with_prompt(), tiny.model(), partitioning.make_mesh()
     )
     assert set(trees.flatten(state.trainable)) == {"encoder/prompt/rte/prompt"}
@@ -195,7 +195,7 @@ def step_of(stage):
     """Returns (step, state, mesh, a host batch at full length)."""
     mesh = partitioning.make_mesh()
     params = stage.params(params_with_prompt(), tiny.model())
-    state = train.sharded_state(stage, params, tiny.model(), mesh)
+    state = train_state.sharded_state(stage, params, tiny.model(), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = train_step.make_train_step(tiny.model(), stage, stage.optimizer(), mesh, shardings)
     rows = batching.train_batches("mini_rte", tiny.LENGTHS, batching.FixedBatches(8), seed=0)
