@@ -173,7 +173,7 @@ def test_what_post_processing_or_the_metric_spoils_is_named():
 def test_the_rule_of_post_processing_is_chosen_once(tmp_path, monkeypatch):
     task = batching.with_vocabulary(registered(tmp_path, ["yes", "no"]), mini.vocabulary())
     assert task.postprocess_fn("yes. The", is_target=False) == "yes"
-    monkeypatch.setattr(files.Source, "rows", lambda self: pytest.fail("read again"))
+    monkeypatch.setattr(files.RowSource, "rows", lambda self: pytest.fail("read again"))
     again = batching.with_vocabulary(task.name, mini.vocabulary())
     assert again.postprocess_fn("no. The", is_target=False) == "no"
 
