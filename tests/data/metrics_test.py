@@ -187,6 +187,41 @@ def test_rouge2_is_the_f1_of_word_pairs() -> None:
     assert score == pytest.approx(100 * 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
 
 
+@pytest.mark.parametrize(
+    ("answers", "prediction", "expected"),
+    [
+        ("Denver Broncos", "the Denver Broncos.", 1),
+        # One word of one is right, and it is one of three.
+        ("the Panama Canal Zone", "Panama", 2 * 1 * (1 / 3) / (1 + 1 / 3)),
+        # Two of three words are right, and they are two of two.
+        ("Super Bowl", "Super Bowl 50", 2 * (2 / 3) * 1 / (2 / 3 + 1)),
+        ("new york city", "york new city", 1),
+        # A word that stands there once counts once.
+        ("very good", "very very very", 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2)),
+        (["Spider-Man", "U.S.A."], "usa", 1),
+        (["1867", "in the year 1867"], "year 1867", 2 * 1 * (2 / 3) / (1 + 2 / 3)),
+        ("lima", "", 0),
+        ("lima", "quito", 0),
+        # Nothing is left of either, or of one.
+        ("The", "a", 1),
+        ("The", "lima", 0),
+        # A character is a word: one of two is right, and it is one of three.
+        ("北京市", "北门", 2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3)),
+        ("l’été à Nice", "l’été", 2 * 1 * (1 / 3) / (1 + 1 / 3)),
+    ],
+)
+def test_f1_is_that_of_squad(answers, prediction, expected) -> None:
+    found = metrics.f1([answers], [prediction])
+    assert found == {"f1": pytest.approx(100 * expected)}
+
+
+def test_f1_is_the_mean_over_rows() -> None:
+    targets = ["Panama Canal", ["lima"], "quito"]
+    assert metrics.f1(targets, ["Panama", "bogota", "quito"])["f1"] == pytest.approx(
+        100 * (2 / 3 + 0 + 1) / 3
+    )
+
+
 def test_label_share_ignores_space_and_trailing_punctuation_only() -> None:
     outputs = ["True", " False. ", "True!", "True story", "true", "bamako", "", "untrue"]
     assert metrics.label_share(outputs, ("True", "False")) == pytest.approx(100 * 3 / 8)

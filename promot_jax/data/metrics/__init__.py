@@ -9,7 +9,7 @@ Nothing here knows jax, and what loads slowly is imported on use.
 from promot_jax.data.metrics.answers import accuracy, exact_match, label_share
 from promot_jax.data.metrics.known import METRICS, PLAIN, Metric, of_function
 from promot_jax.data.metrics.normalization import normalize_answer
-from promot_jax.data.metrics.texts import bleu, rouge2
+from promot_jax.data.metrics.texts import bleu, f1, rouge2
 
 __all__ = [
     "METRICS",
@@ -18,6 +18,7 @@ __all__ = [
     "accuracy",
     "bleu",
     "exact_match",
+    "f1",
     "label_share",
     "normalize_answer",
     "of_function",

@@ -10,7 +10,7 @@ from promot_jax.data.metrics import t5
 from promot_jax.data.metrics.answers import accuracy, exact_match
 from promot_jax.data.metrics.normalization import normalize_answer
 from promot_jax.data.metrics.scripts import words
-from promot_jax.data.metrics.texts import BLEU_TOKENIZERS, bleu, bleu_by, rouge2
+from promot_jax.data.metrics.texts import BLEU_TOKENIZERS, bleu, bleu_by, f1, rouge2, squad_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,10 @@ def _words(text: str) -> str:
     return " ".join(words(text)) or text
 
 
+def _bag(text: str) -> str:
+    return " ".join(sorted(squad_words(text).elements()))
+
+
 def _by_name(*metrics: Metric) -> dict[str, Metric]:
     return {metric.name: metric for metric in metrics}
 
@@ -45,6 +49,7 @@ def _by_name(*metrics: Metric) -> dict[str, Metric]:
 PLAIN = _by_name(
     Metric("accuracy", accuracy, "accuracy", classes=True),
     Metric("exact_match", exact_match, "exact match", several_answers=True, form=normalize_answer),
+    Metric("f1", f1, "F1", several_answers=True, form=_bag),
     Metric("bleu", bleu, "BLEU"),
     Metric("rouge2", rouge2, "ROUGE-2", form=_words),
 )
