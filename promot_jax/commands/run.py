@@ -9,6 +9,7 @@ from promot_jax import configuration
 from promot_jax.base import distributed, files, progress, values
 from promot_jax.base.errors import UserError
 from promot_jax.commands import flags, report
+from promot_jax.data import metrics
 from promot_jax.experiment.run_folder import RunFolder
 
 # Flags that set a macro: (flag, macro, help). `your_data` has them all.
@@ -23,7 +24,7 @@ MACROS = (
     ("test", "TEST_FILE", "file of test rows; --eval is then the validation split as a whole"),
     ("template", "TEMPLATE", "input of a row, its fields in braces: '{premise} {hypothesis}'"),
     ("target", "TARGET_TEMPLATE", "answer of a row, likewise: '{label}'"),
-    ("metric", "METRIC", "accuracy, exact_match, bleu, rouge2, or BLEU of a tokenizer: bleu-zh"),
+    ("metric", "METRIC", f"{', '.join(metrics.PLAIN)}, or BLEU of a tokenizer: bleu-zh"),
     ("checkpoint", "INITIAL_CHECKPOINT_PATH", "model to start from: " + flags.ANY_CHECKPOINT),
 )
 # These are paths, and are kept as absolute ones: a run opens from any folder.

@@ -3,19 +3,13 @@
 import dataclasses
 import itertools
 
+from promot_jax.data.metrics import METRICS
 from promot_jax.report.numbers import scores
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 # More labels than this are not named one by one.
 _LABELS = 4
-
-_METRICS = {
-    "accuracy": "accuracy",
-    "exact_match": "exact match",
-    "bleu": "BLEU",
-    "rouge2": "ROUGE-2",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +72,9 @@ class ScoreTable:
 
 
 def metric_name(metric: str) -> str:
-    """Returns a metric's name as it is printed."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    """Returns a metric's name as it is printed; a person's own has no other."""
+    known = METRICS.get(metric)
+    return known.printed if known else metric.replace("_", " ")
 
 
 def labels_name(records: Records) -> str:
