@@ -147,7 +147,7 @@ def _run_experiment(arguments, overrides) -> None:
     searched = [files.home(folder) for folder in arguments.gin_search_paths.split(",") if folder]
     own, chosen = _own(arguments), _chosen(arguments)
     overrides = [*chosen.values(), *own.values(), *overrides]
-    configuration.parse(read, overrides, searched)
+    usual = configuration.parse(read, overrides, searched)
     for flag, binding in own.items():
         _check_takes(arguments.experiment, flag, binding, OWN)
     for flag, binding in chosen.items():
@@ -157,6 +157,7 @@ def _run_experiment(arguments, overrides) -> None:
         _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()", OWN)
     configuration.check_all_used(given, overrides)
     configuration.check_values(overrides)
+    configuration.check_methods_read(overrides, usual)
     if not arguments.preview and distributed.is_main():
         _check_places()
     experiment, model_dir, config = configuration.built()
