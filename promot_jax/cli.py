@@ -9,7 +9,18 @@ from collections.abc import Sequence
 
 import promot_jax
 from promot_jax.base.errors import UserError, explained
-from promot_jax.commands import convert, flags, generate, inspect, paper, plan, report, run, tasks
+from promot_jax.commands import (
+    convert,
+    flags,
+    generate,
+    inspect,
+    methods,
+    paper,
+    plan,
+    report,
+    run,
+    tasks,
+)
 
 ADD = (
     run.add,
@@ -21,6 +32,7 @@ ADD = (
     convert.add_import,
     convert.add_export,
     tasks.add,
+    methods.add,
 )
 
 

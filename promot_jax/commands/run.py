@@ -151,7 +151,7 @@ def _run_experiment(arguments, overrides) -> None:
     for file in given:
         # What another run kept may be run again.
         RunFolder(pathlib.Path(file).parent).check()
-    configuration.parse(read, overrides, searched)
+    usual = configuration.parse(read, overrides, searched)
     for flag, binding in own.items():
         _check_takes(arguments.experiment, flag, binding, OWN)
     for flag, binding in chosen.items():
@@ -161,6 +161,7 @@ def _run_experiment(arguments, overrides) -> None:
         _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()", OWN)
     configuration.check_all_used(given, overrides)
     configuration.check_values(overrides)
+    configuration.check_methods_read(overrides, usual)
     if not arguments.preview and distributed.is_main():
         _check_places()
     experiment, model_dir, config = configuration.built()

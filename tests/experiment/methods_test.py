@@ -78,7 +78,7 @@ def test_each_stage_trains_its_leaves_and_keeps_every_bit_of_the_others(
     tmp_path, monkeypatch, name, expected
 ):
     settings = built(name, monkeypatch)
-    assert [method.name for method in settings.methods] == list(expected)
+    assert [method.name for method in settings.selected] == list(expected)
     seen = []
 
     def recorded(run, params, model, mesh, train_stage=train.train_stage):
@@ -90,7 +90,7 @@ def test_each_stage_trains_its_leaves_and_keeps_every_bit_of_the_others(
     monkeypatch.setattr("promot_jax.experiment.runner.train_stage", recorded)
     runner = Runner(settings, tmp_path)
     base = set(trees.flatten(runner.start.params(0)))
-    for method in settings.methods:
+    for method in settings.selected:
         seen.clear()
         params = trees.flatten(runner.trained(method, 0).params)
         assert len(seen) == len(expected[method.name])
