@@ -128,6 +128,12 @@ def parse(
     bindings.expand_home()
 
 
+def clear() -> None:
+    """Forgets what was parsed, so that nothing else in this process meets it."""
+    if "gin" in sys.modules:
+        sys.modules["gin"].clear_config()
+
+
 def _opened(path: str) -> io.StringIO:
     return io.StringIO(old_names.translated(pathlib.Path(path).read_text(encoding="utf-8")))
 

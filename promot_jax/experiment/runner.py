@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -419,9 +418,3 @@ def _names_in(stage: Stage, target: EvalTask) -> list[str]:
 def _stage_seed(seed: int, name: str) -> int:
     """Mixes a seed with a name, so that stages of one seed draw independent numbers."""
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
-
-
-def shorten(command: Sequence[str] = tuple(sys.argv)) -> str:
-    """Returns a command line as a person typed it, without the folder of the program."""
-    program = pathlib.Path(command[0]).name
-    return " ".join(["promot" if program == "cli.py" else program, *command[1:]])
