@@ -41,13 +41,13 @@ class LoadedModel:
       buckets: lengths that a batch may be padded to.
     """
 
-    model: Model
+    model: Model = dataclasses.field(repr=False)
     params: Tree = dataclasses.field(repr=False)
     prompts: tuple[str, ...] = ()
     trained: Lora | None = None
     attached: Attached = BARE
     decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Greedy)
-    buckets: Sequence[batching.Bucket] = ()
+    buckets: Sequence[batching.Bucket] = dataclasses.field(default=(), repr=False)
     # Of each decoder; they keep what was compiled.
     _evaluators: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -80,7 +80,7 @@ class LoadedModel:
           UserError: it has no prompt of this name.
         """
         if name is not None and name not in self.prompts:
-            known = ", ".join([*sorted(set(self.prompts)), "none"])
+            known = ", ".join([*sorted(self.prompts), "none"])
             raise UserError(f"--prompt {name}: this model has none such; use {known}")
         attached = dataclasses.replace(self.attached, prompt=name)
         return dataclasses.replace(self, attached=attached)
@@ -193,7 +193,7 @@ def of_run(runner, method: Method, seed: int) -> LoadedModel:
     return LoadedModel(
         experiment.model,
         params,
-        tuple(name for stage in method.stages for name in stage.prompts),
+        tuple(dict.fromkeys(name for stage in method.stages for name in stage.prompts)),
         method.adapters,
         decoder=experiment.decoder or decoding.Greedy(),
         buckets=experiment.eval_buckets,
