@@ -3,6 +3,7 @@
 import pathlib
 
 from promot_jax.base import files
+from promot_jax.checkpoints.formats import WRITTEN
 from promot_jax.commands import flags
 from promot_jax.commands import models as opened
 from promot_jax.experiment.run_folder import RunFolder
@@ -51,7 +52,7 @@ def add_export(commands) -> None:
     export.add_argument("out", metavar="OUT", type=flags.folder, help="new folder")
     export.add_argument(
         "--format",
-        choices=("native", "huggingface", "t5x", "t5x_orbax", "peft"),
+        choices=WRITTEN,
         default="native",
         help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter",
     )

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from promot_jax import configuration
 from promot_jax.base import distributed, files, progress, values
@@ -129,15 +130,39 @@ def _add_processes(run) -> None:
     )
 
 
-def _run(arguments, overrides) -> None:
+def words(
+    experiment: str,
+    seeds: int | Sequence[int] | None,
+    methods: str | Sequence[str] | None,
+    bindings: Sequence[str],
+    settings: Mapping[str, Any],
+) -> list[str]:
+    """Returns the command line of a call from Python, see `promot_jax.run`."""
+    found = ["run", experiment]
+    for flag, chosen in (("seeds", seeds), ("methods", methods)):
+        if chosen is not None:
+            several = chosen if isinstance(chosen, list | tuple) else [chosen]
+            found.append(f"--{flag}={','.join(map(str, several))}")
+    for name, value in settings.items():
+        value = str(value) if isinstance(value, os.PathLike) else value
+        if "." in name or name != name.lower():
+            found.append(f"--gin.{name}={value!r}")
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            found += [f"--{name}={one}" for one in several]
+    return found + [f"--gin.{binding}" for binding in bindings]
+
+
+def _run(arguments, overrides) -> pathlib.Path | None:
     processes = ("distributed", "coordinator", "num_processes", "process_id")
     with distributed.joined(*(getattr(arguments, name) for name in processes)):
         if not distributed.is_main():
             progress.be_quiet()
-        _run_experiment(arguments, overrides)
+        return _run_experiment(arguments, overrides)
 
 
-def _run_experiment(arguments, overrides) -> None:
+def _run_experiment(arguments, overrides) -> pathlib.Path | None:
+    """Returns the run folder, None after a preview."""
     given = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
     read = list(given)
     if arguments.checkpoint is not None and arguments.experiment == "your_data":
@@ -173,20 +198,21 @@ def _run_experiment(arguments, overrides) -> None:
         progress.say("\n".join(looked.lines()))
         if arguments.preview:
             progress.say("\n".join(looked.bundled()))
-            return
+            return None
         settled = [f"--gin.{name}={value!r}" for name, value in looked.settled().items()]
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
         from promot_jax.base import partitioning, trees
-        from promot_jax.experiment.runner import Runner, shorten
+        from promot_jax.experiment.runner import Runner
 
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
         partitioning.keep_compiled(RunFolder(model_dir).compiled)
-        Runner(experiment, model_dir).run(shorten())
+        Runner(experiment, model_dir).run(" ".join(arguments.typed))
         distributed.by_main(report.write, model_dir)
+    return model_dir
 
 
 @contextlib.contextmanager

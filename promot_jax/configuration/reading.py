@@ -118,6 +118,12 @@ def _opened(path: str) -> io.StringIO:
     return io.StringIO(old_names.translated(pathlib.Path(path).read_text(encoding="utf-8")))
 
 
+def clear() -> None:
+    """Forgets what was parsed, so that nothing else in this process meets it."""
+    if "gin" in sys.modules:
+        sys.modules["gin"].clear_config()
+
+
 def model_dir() -> pathlib.Path:
     """Returns the run folder of what was parsed.
 

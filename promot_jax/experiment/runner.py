@@ -8,8 +8,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from promot_jax.base import distributed, partitioning, trees
 from promot_jax.base.progress import say
@@ -114,7 +113,7 @@ class Runner:
         return Trained(
             model=bare.with_lora(in_force(bare, method.adapters)),
             params=params,
-            prompts=tuple(name for stage in method.stages for name in stage.prompts),
+            prompts=tuple(dict.fromkeys(name for stage in method.stages for name in stage.prompts)),
             adapters=method.adapters,
         )
 
@@ -195,9 +194,3 @@ class Runner:
             return sorted(str(task) for name, own, task in found if (name, own) == (method, seed))
 
         return distributed.by_main(tasks)
-
-
-def shorten(command: Sequence[str] = tuple(sys.argv)) -> str:
-    """Returns a command line as a person typed it, without the folder of the program."""
-    program = pathlib.Path(command[0]).name
-    return " ".join(["promot" if program == "cli.py" else program, *command[1:]])

@@ -18,7 +18,6 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import known
-from promot_jax.checkpoints.formats.t5x import WRITERS
 from promot_jax.data import batching
 from promot_jax.experiment import evaluation
 from promot_jax.experiment.stage_folder import StageFolder
@@ -27,6 +26,7 @@ from promot_jax.models import decoding
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.tasks import mini
 from promot_jax.training import optimizers, stages, train
+from tests.checkpoints.t5x_writers import WRITERS
 
 REASON = (
     "T5X is not installed; it is not on PyPI: "
