@@ -49,6 +49,12 @@ def test_the_front_page_is_short():
     assert README.read_text().count("![") == 1
 
 
+def test_the_example_is_short_python():
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(example.splitlines()) <= 15
+    compile(example, "README.md", "exec")
+
+
 def test_the_guides_are_short():
     assert sum(map(words, GUIDES)) <= 12_000
 
