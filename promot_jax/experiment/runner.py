@@ -35,7 +35,7 @@ class Trained:
       model: with the adapters that the parameters have, without prompts.
       params: the leaves that no stage trained are those of the starting point; they are good until
         another method takes these over.
-      prompts: names of the prompts that the stages attached.
+      prompts: names of the prompts that the stages attached, each once.
       adapters: low-rank adapters that the stages added, None for none.
     """
 
@@ -113,7 +113,7 @@ class Runner:
         return Trained(
             model=bare.with_lora(in_force(bare, method.adapters)),
             params=params,
-            prompts=tuple(dict.fromkeys(name for stage in method.stages for name in stage.prompts)),
+            prompts=tuple(dict.fromkeys(n for stage in method.stages for n in stage.prompts)),
             adapters=method.adapters,
         )
 

@@ -135,7 +135,7 @@ def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path, where):
         assert whole == resumed
     method = settings.methods[0]
     whole, resumed = (
-        runner.trained(method, 0)
+        runner.trained(method, 0).params
         for runner in (Runner(settings, finished), Runner(settings, tmp_path))
     )
     assert tiny.leaves_equal(whole, resumed)

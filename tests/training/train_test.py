@@ -56,7 +56,7 @@ STAGES = {
 @pytest.mark.parametrize("name", STAGES)
 def test_trainable_leaves_change_and_frozen_ones_keep_every_bit(tmp_path, name):
     stage = STAGES[name]
-    before = params_with_prompt()
+    before = stage.params(params_with_prompt(), tiny.model())
     after = run_stage(tmp_path, stage, before)
     chosen = trees.select(trees.flatten(before), stage.trainable)
     old, new = trees.flatten(before), trees.flatten(after)
