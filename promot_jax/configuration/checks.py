@@ -87,8 +87,8 @@ def check_tasks(experiment) -> None:
 
 
 def set_by(flag: str) -> str:
-    """Returns what `--gin.NAME=VALUE` sets."""
-    return flag.removeprefix("--gin.").split("=", 1)[0].strip()
+    """Returns what `--gin.NAME=VALUE` sets, by its name of today."""
+    return old_names.translated(flag.removeprefix("--gin.").split("=", 1)[0].strip())
 
 
 def _set_in(file: str) -> list[str]:

@@ -94,9 +94,7 @@ def parse(
     # A person's own tasks lie where they work; `python -m` would find them there too.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    for folder in (*searched, str(GIN_FOLDER)):
-        if folder not in gin.config._LOCATION_PREFIXES:
-            gin.add_config_file_search_path(folder)
+    gin.config._LOCATION_PREFIXES[:] = ["", *searched, str(GIN_FOLDER)]
     gin.clear_config()
     # gin also takes `models/x.gin` for a file of the package `models`, logs that there is none, and
     # fails where a plain folder has that name. Files alone are looked up here.

@@ -247,7 +247,7 @@ def test_other_models_run_both_stages(tmp_path, capsys, experiment, settings):
     "command",
     [
         [],
-        *(["run"], ["report"], ["paper"], ["tasks"]),
+        *(["run"], ["report"], ["paper"], ["tasks"], ["methods"]),
         *(["generate"], ["inspect"], ["import"], ["export"]),
     ],
 )
