@@ -3,23 +3,28 @@
 # What a person calls from Python. Each call imports what it needs: this module is read by every
 # command, and costs next to nothing.
 
-import importlib
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from promot_jax.base.errors import UserError
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from promot_jax.experiment.loaded import LoadedModel
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "load", "metrics", "run", "scores"]
 
 
 def load(
-    path: Any,
+    path: str | os.PathLike,
     *,
     method: str | None = None,
     seed: int | None = None,
-    vocabulary: Any = None,
-):
+    vocabulary: str | os.PathLike | None = None,
+) -> "LoadedModel":
     """Loads a model: a checkpoint of any format, or what a method of a finished run made.
 
     Args:
@@ -30,8 +35,8 @@ def load(
       vocabulary: a SentencePiece model or a `tokenizer.json`, for a checkpoint that has none.
 
     Returns:
-      An `experiment.loaded.LoadedModel`, which has `attach`, `with_prompt` and `generate`. No
-      prompt is attached to it.
+      A model with the methods `attach`, `with_prompt`, `with_lora` and `generate`. No prompt is
+      attached to it.
 
     Raises:
       UserError: nothing there that can be loaded, or a method or seed that is not finished.
@@ -45,13 +50,13 @@ def load(
 
 
 def run(
-    experiment: Any,
+    experiment: str | os.PathLike,
     *,
     seeds: int | Sequence[int] | None = None,
     methods: str | Sequence[str] | None = None,
     bindings: Sequence[str] = (),
     **settings: Any,
-):
+) -> "pathlib.Path":
     """Runs an experiment to its report, as `promot run` does; continues one that was interrupted.
 
     Args:
@@ -78,7 +83,7 @@ def run(
         _forget()
 
 
-def scores(folder: Any) -> list[dict[str, Any]]:
+def scores(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the scores of a run, finished or not: one dict a method, task and seed.
 
     Keys: `run`, `method`, `method_label`, `seed` (None without training), `kind` ("target" or
@@ -103,7 +108,9 @@ def _forget() -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "metrics":
-        return importlib.import_module("promot_jax.data.metrics")
+        from promot_jax.data import metrics
+
+        return metrics
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
