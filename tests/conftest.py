@@ -1,5 +1,6 @@
 """All tests of a session, and the processes they start, share what they compile."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -19,3 +20,9 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+
+
+def pytest_collection_finish():
+    """Keeps what is imported out of the search for garbage, and searches seldom: jax adds to it."""
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
