@@ -1,5 +1,6 @@
 """All tests of a session, and the processes they start, share what they compile."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -10,6 +11,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PROMOT_TEST_CACHE" not in os.environ:
     os.environ["PROMOT_TEST_CACHE"] = tempfile.mkdtemp(prefix="promot-test-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(os.environ["PROMOT_TEST_CACHE"], "jax"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # The tests of meshes set their own number.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
+# Programs here run for a moment, and compiling them well would take most of the time of all tests.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
+
+
+def pytest_collection_finish():
+    """Keeps what is imported out of the search for garbage, and searches seldom: jax adds to it."""
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)

@@ -16,7 +16,6 @@ from promot_jax.base.jsonl import read_jsonl
 from promot_jax.experiment.run_folder import RunFolder
 from tests.commands.cli_test import SHRINK, at, fails
 
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Each of the four devices holds a quarter of the parameters.
 RUN = [
     *SHRINK,
@@ -43,7 +42,7 @@ def start(count, command, devices=1, folders=None):
         port = server.getsockname()[1]
     # jax warns of proxies, which grpc would use.
     env = {name: value for name, value in os.environ.items() if "_proxy" not in name.lower()}
-    env |= {"JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": FAST, "PYTHONPATH": os.getcwd()}
+    env |= {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": os.getcwd()}
     processes = []
     for number in range(count):
         flags = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]

@@ -232,7 +232,7 @@ def test_other_tokenizers_are_named(monkeypatch, metadata, message):
     metadata = {f"tokenizer.ggml.{name}": value for name, value in metadata.items()}
     found = gguf_tokenizer.description({**metadata, "tokenizer.ggml.tokens": ["a"]}, "m")
     source = Source("m", "GGUF", {}, lambda _: None, {}, family="decoder", vocabulary=found)
-    monkeypatch.setattr(pretrained.formats, "open_checkpoint", lambda _: source)
+    monkeypatch.setattr(pretrained.known, "open_checkpoint", lambda _: source)
     with pytest.raises(UserError, match=message) as error:
         pretrained.open_model("m")
     assert "\n" not in str(error.value)

@@ -324,6 +324,5 @@ def test_eight_devices_equal_one():
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": os.getcwd(),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     subprocess.run([sys.executable, "-c", ON_A_MESH], env=environment, check=True)

@@ -58,7 +58,7 @@ def expected(network):
 
 
 def read(path):
-    source = starting_point.formats.open_checkpoint(path)
+    source = starting_point.known.open_checkpoint(path)
     return {leaf: np.asarray(source.read(leaf)) for leaf in source.leaves}
 
 

@@ -215,9 +215,7 @@ SHRINK = [
 
 def promot(*arguments, **environment):
     """Runs a command in a process of its own, which may choose its devices."""
-    own = {k: v for k, v in os.environ.items() if k not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    own |= {"XLA_FLAGS": flags, **environment}
+    own = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | environment
     return subprocess.run(
         [sys.executable, "-m", "promot_jax.cli", "plan", *arguments],
         capture_output=True,
