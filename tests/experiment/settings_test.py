@@ -16,9 +16,10 @@ import seqio
 
 import gin
 from promot_jax.data import batching, vocabularies
+from promot_jax.experiment import settings
 from promot_jax.models.networks import prompt
 from promot_jax.tasks import mini, mini_vocabulary
-from promot_jax.training import adafactor, optimizers, settings
+from promot_jax.training import adafactor, optimizers
 
 RATE = 0.5
 GIVEN = {"rate": 0.5, "layers": [1, 2]}
