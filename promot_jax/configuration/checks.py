@@ -65,7 +65,9 @@ def check_methods_read(flags: Sequence[str], usual: Sequence[str] | None) -> Non
         if "." in name or name in running or name not in every:
             continue
         readers = [
-            one for one in methods.listed() if name in bindings.macros(methods.reached({one}))
+            method
+            for method in methods.listed()
+            if method and name in bindings.macros(methods.reached({method}))
         ]
         if readers:
             raise UserError(

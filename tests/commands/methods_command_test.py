@@ -95,3 +95,9 @@ def test_a_share_counts_the_model_s_own_parameters():
     joint, adapted = experiment.selected
     assert methods.share(joint.stages[0], experiment.model) == 1.0
     assert [methods.share(stage, experiment.model) for stage in adapted.stages] == [0.0, 1.0]
+
+
+def test_a_run_refuses_what_only_other_methods_read(capsys):
+    assert cli.main(["run", "mini", "--preview", "--gin.GENTLE_LEARNING_RATE=0.1"]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("promot: no method that runs uses GENTLE_LEARNING_RATE; to run one")
