@@ -94,13 +94,13 @@ class DecoderOnlyModel(Model):
                 tokens,
                 enable_dropout=False,
                 decode=True,
-                mutable=["cache"],
                 **options,
             )
 
         _, variables = decode(
             {},
             inputs,
+            mutable=["cache", "shared"],
             decoder_segment_ids=valid,
             decoder_causal_attention=self._prefix(valid),
             prompt_ids=batch.get("prompt_ids"),
@@ -108,13 +108,15 @@ class DecoderOnlyModel(Model):
             last=0,
         )
 
+        # The search starts from the last input token, which it feeds once more.
+        variables = decoder_network.step_back(variables)
+
         def tokens_to_logits(tokens, cache):
-            logits, changed = decode({"cache": cache}, tokens)
+            logits, changed = decode({**variables, "cache": cache}, tokens, mutable=["cache"])
             return logits[:, -1], changed["cache"]
 
-        # The search starts from the last input token, which it feeds once more.
         return decoder(
-            decoder_network.step_back(variables["cache"]),
+            variables["cache"],
             tokens_to_logits,
             batch_size=inputs.shape[0],
             max_length=max_length,

@@ -83,11 +83,10 @@ class EncoderDecoderModel(Model):
 
         # The search expands the cache to its beams; keys and values of the cross-attention stay.
         shape = (inputs.shape[0], max_length)
-        _, variables = decode({}, jnp.ones(shape, jnp.int32), mutable=["cache", "cross"])
-        cross = {"cross": variables["cross"]}
+        _, variables = decode({}, jnp.ones(shape, jnp.int32), mutable=["cache", "shared"])
 
         def tokens_to_logits(tokens, cache):
-            logits, changed = decode({"cache": cache, **cross}, tokens, mutable=["cache"])
+            logits, changed = decode({**variables, "cache": cache}, tokens, mutable=["cache"])
             return logits[:, -1], changed["cache"]
 
         return decoder(

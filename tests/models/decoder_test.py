@@ -222,27 +222,28 @@ def test_cached_decoding_equals_whole_rows(scan_layers):
     params = trees.stack_layers(params) if scan_layers else params
 
     @quick_jit
-    def call(cache, tokens, **options):
+    def call(variables, tokens, **options):
         return net.apply(
-            {"params": params, **cache},
+            {"params": params, **variables},
             tokens,
             enable_dropout=False,
             decode=True,
             max_decode_length=5,
-            mutable=["cache"],
+            mutable=["cache"] if variables else ["cache", "shared"],
             **options,
         )
 
-    found, cache = call({}, tokens[:, :5], decoder_segment_ids=segments[:, :5], prompt_ids=ids)
-    for leaf in jax.tree.leaves(cache):
+    found, variables = call({}, tokens[:, :5], decoder_segment_ids=segments[:, :5], prompt_ids=ids)
+    for leaf in jax.tree.leaves(variables["cache"]):
         assert leaf.ndim == 0 or leaf.shape[0] == 3
     # A prompt counts where there is one, padding never.
-    assert cache["cache"]["decoder"]["position"].tolist() == [3 + 5, 3, 3 + 3]
+    assert variables["cache"]["decoder"]["position"].tolist() == [3 + 5, 3, 3 + 3]
     # The token before is given once more, as a search does.
-    cache = {"cache": decoder.step_back(cache["cache"])}
+    variables = decoder.step_back(variables)
     steps = [found[:, :4]]
     for place in range(4, 9):
-        one, cache = call(cache, tokens[:, place : place + 1])
+        one, changed = call(variables, tokens[:, place : place + 1])
+        variables = {**variables, **changed}
         steps.append(one)
     found, valid = np.concatenate(steps, axis=1), segments > 0
     assert_close(found[valid], np.asarray(expected)[valid], 1e-4)
@@ -256,50 +257,56 @@ def test_beams_share_the_keys_of_their_inputs(scan_layers, dtype):
     params = trees.stack_layers(params) if scan_layers else params
     tokens, ids = tokens_of(13, 2, 5), jnp.array([0, -1])
     segments = np.array([[1] * 5, [0, 0] + [1] * 3])
-    apply = functools.partial(
-        net.apply, enable_dropout=False, decode=True, max_decode_length=4, mutable=["cache"]
-    )
+    apply = functools.partial(net.apply, enable_dropout=False, decode=True, max_decode_length=4)
 
     def start(rows):
         fields = {"decoder_segment_ids": segments, "decoder_causal_attention": segments}
         fields = {name: np.repeat(field, rows, 0) for name, field in fields.items()}
         variables = apply(
-            {"params": params}, tokens.repeat(rows, 0), prompt_ids=ids.repeat(rows), **fields
+            {"params": params},
+            tokens.repeat(rows, 0),
+            prompt_ids=ids.repeat(rows),
+            mutable=["cache", "shared"],
+            **fields,
         )[1]
-        return decoder.step_back(variables["cache"])
+        return decoder.step_back(variables)
 
     sizes = []
 
-    def step(tokens, cache):
-        named = [(str(path[-1].key), leaf) for path, leaf in jax.tree.leaves_with_path(cache)]
-        sizes.append({name: leaf.shape[0] for name, leaf in named if leaf.ndim})
-        found, changed = apply({"params": params, "cache": cache}, tokens)
+    def step(shared, tokens, cache):
+        sizes.append({leaf.shape[0] for leaf in jax.tree.leaves(cache) if leaf.ndim})
+        variables = {"params": params, "cache": cache, "shared": shared}
+        found, changed = apply(variables, tokens, mutable=["cache"])
         return found[:, -1], changed["cache"]
 
     @quick_jit
-    def search(cache):
-        options = {"batch_size": 2, "num_beams": 3, "max_length": 4, "eos_id": EOS}
-        return decoding.beam_search(cache, step, start_tokens=tokens[:, -1], **options)
+    def search(cache, shared):
+        return decoding.beam_search(
+            cache,
+            functools.partial(step, shared),
+            batch_size=2,
+            num_beams=3,
+            max_length=4,
+            eos_id=EOS,
+            start_tokens=tokens[:, -1],
+        )
 
     @quick_jit
-    def follow(cache, sequences):
+    def follow(cache, shared, sequences):
         fed = jnp.concatenate([tokens[:, -1:].repeat(3, 0), sequences[:, :-1]], axis=1)
         total = 0.0
         for column in range(4):
-            found, cache = step(fed[:, column, None], cache)
+            found, cache = step(shared, fed[:, column, None], cache)
             log_probs = jax.nn.log_softmax(found)
             total += jnp.take_along_axis(log_probs, sequences[:, column, None], axis=1)[:, 0]
         return total
 
-    sequences, scores = search(start(1))
-    shared = {name for name in sizes[0] if name.startswith("prefix_")}
-    assert shared == {"prefix_key", "prefix_value", "prefix_valid"}
-    assert {name: size for name, size in sizes[0].items() if size == 2}.keys() == shared
-    assert set(sizes[0].values()) == {2, 6}
+    sequences, scores = search(**start(1))
+    assert sizes[0] == {6}
     unfinished = np.asarray(sequences != EOS).all(axis=-1)
     assert unfinished.any()
     # No leaf is shared where each row has its own.
-    alone = follow(start(3), sequences.reshape(6, 4)).reshape(2, 3)
+    alone = follow(**start(3), sequences=sequences.reshape(6, 4)).reshape(2, 3)
     penalty = decoding.gnmt_penalty(4, 0.6)
     tolerance = 1e-4 if dtype == "float32" else 2e-2
     assert_close(scores[unfinished], (alone / penalty)[unfinished], tolerance)

@@ -10,7 +10,7 @@ from flax.linen import partitioning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promot_jax.models.networks import layers, t5
+from promot_jax.models.networks import relative, t5
 
 CONFIG = t5.T5Config(
     vocab_size=32,
@@ -207,14 +207,14 @@ def encode(prompt_ids):
     )
 
 
-@pytest.mark.parametrize("mutable", [("cache",), ("cache", "cross")], ids=" + ".join)
+@pytest.mark.parametrize("mutable", [("cache",), ("cache", "shared")], ids=" + ".join)
 @pytest.mark.parametrize("ids", [None, [0, 0], [0, -1]], ids=str)
 def test_step_by_step_equals_teacher_forcing(ids, mutable):
     prompt_ids = None if ids is None else jnp.array(ids)
     encoded = encode(prompt_ids)
     collections = start_decoding(encoded, prompt_ids, mutable)
     assert set(collections) == set(mutable)
-    if "cross" in mutable:
+    if "shared" in mutable:
         encoded = jnp.full_like(encoded, jnp.nan)  # nothing reads it any more
     steps = []
     for column in range(SHIFTED.shape[1]):
@@ -227,20 +227,20 @@ def test_step_by_step_equals_teacher_forcing(ids, mutable):
     assert collections["cache"]["decoder"]["cache_index"] == SHIFTED.shape[1]
 
 
-@pytest.mark.parametrize("cross", [True, False])
-def test_beams_share_the_encoder_side(cross):
+@pytest.mark.parametrize("stored", [True, False])
+def test_beams_share_the_encoder_side(stored):
     """K beams of a row against keys of B rows equal K copies of everything."""
     num_beams, prompt_ids = 3, jnp.array([0, -1])
     encoded = encode(prompt_ids)
-    collections = start_decoding(encoded, prompt_ids, ("cache", "cross"))
+    collections = start_decoding(encoded, prompt_ids, ("cache", "shared"))
     tokens = jnp.array([[4], [5], [6], [7], [8], [9]])
 
     def copied(tree):
         return jax.tree.map(lambda x: jnp.repeat(x, num_beams, 0) if x.ndim else x, tree)
 
     cache = copied(collections["cache"])
-    shared = {"cache": cache, "cross": collections["cross"]} if cross else {"cache": cache}
-    ours, _ = decode_step(shared, encoded, INPUTS, tokens, prompt_ids)
+    given = {**collections, "cache": cache} if stored else {"cache": cache}
+    ours, _ = decode_step(given, encoded, INPUTS, tokens, prompt_ids)
     expected, _ = decode_step(
         {"cache": cache}, *map(copied, (encoded, INPUTS)), tokens, copied(prompt_ids)
     )
@@ -248,7 +248,7 @@ def test_beams_share_the_encoder_side(cross):
 
 
 def test_cache_shapes():
-    collections = start_decoding(encode(None), None, ("cache", "cross"))
+    collections = start_decoding(encode(None), None, ("cache", "shared"))
     assert jax.tree.map(jnp.shape, collections) == {
         "cache": {
             "decoder": {
@@ -261,12 +261,12 @@ def test_cache_shapes():
                 },
             }
         },
-        "cross": {
+        "shared": {
             "decoder": {
                 "layers_0": {
                     "encoder_decoder_attention": {
-                        "cross_key": (2, 4, 2, 3),
-                        "cross_value": (2, 4, 2, 3),
+                        "key": (2, 4, 2, 3),
+                        "value": (2, 4, 2, 3),
                     }
                 }
             }
@@ -327,7 +327,7 @@ def test_tied_logits():
 
 
 def test_distance_buckets_of_the_decoder():
-    buckets = layers.distance_buckets(32, 128)
+    buckets = relative.distance_buckets(32, 128)
     assert list(buckets[:18]) == [*range(16), 16, 16]
     first = [int(np.argmax(buckets == bucket)) for bucket in range(16, 32)]
     assert first == [16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
@@ -335,14 +335,14 @@ def test_distance_buckets_of_the_decoder():
 
 
 def test_distance_buckets_of_one_side_of_the_encoder():
-    buckets = layers.distance_buckets(16, 128)
+    buckets = relative.distance_buckets(16, 128)
     first = [int(np.argmax(buckets == bucket)) for bucket in range(16)]
     assert first == [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
 
 
 def test_relative_bias_tells_before_from_after_only_in_both_directions():
     values = jnp.arange(32.0)[None]
-    module = layers.RelativePositionBias(num_heads=1)
+    module = relative.RelativePositionBias(num_heads=1)
     positions = jnp.arange(3)
     variables = {"params": {"rel_embedding": values}}
     both = module.apply(variables, positions, positions, bidirectional=True)

@@ -216,7 +216,7 @@ def started(net, params, prompt_ids):
     _, start = apply(
         *(encoded, INPUTS, blank, blank),
         decode=True,
-        mutable=["cache", "cross"],
+        mutable=["cache", "shared"],
         method="decode",
     )
     return encoded, start

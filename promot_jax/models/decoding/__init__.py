@@ -3,10 +3,9 @@
 A search sees the network as `tokens_to_logits(tokens, cache)`, which takes the last tokens, int32
 `[N, 1]`, and a tree of arrays, and returns logits `[N, V]` and the next cache. Cache leaves have
 the batch as their first axis; scalars, such as a position, belong to all rows. What the beams of a
-row have in common, as keys and values of its inputs, is kept once a row in leaves whose names begin
-with `prefix_`: there the first axis is B, elsewhere B*K. All searches run under `jit` and stop
-early. Decoding starts from the token 0 unless `start_tokens` says otherwise, and 0 fills up after
-the end-of-sequence token, which is part of the result.
+row have in common, as keys and values of its inputs, is the step function's own and once a row. All
+searches run under `jit` and stop early. Decoding starts from the token 0 unless `start_tokens` says
+otherwise, and 0 fills up after the end-of-sequence token, which is part of the result.
 """
 
 from promot_jax.models.decoding.beam import (

@@ -19,7 +19,6 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.values import Count, Weight
 from promot_jax.models.decoding.interface import (
     PAD_ID,
-    SHARED,
     Cache,
     EndId,
     TokensToLogits,
@@ -93,7 +92,7 @@ class _BeamState(NamedTuple):
     ended: jax.Array  # int32 [B, K, L], finished sequences
     ended_scores: jax.Array  # float32 [B, K], log-probability over length penalty
     done: jax.Array  # bool [B], nothing may become finished any more
-    cache: Cache  # leaves [B*K, ...], those of a prefix [B, ...]
+    cache: Cache  # leaves [B*K, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +127,7 @@ def beam_search(
     behind the finished sequences, get unfinished ones of full length. One beam is greedy search.
 
     Args:
-      cache: decoding cache for B rows; it is expanded to B*K, the beams of a row consecutive, but
-        for what they share, see `promot_jax.models.decoding`.
+      cache: decoding cache for B rows; it is expanded to B*K, the beams of a row consecutive.
       tokens_to_logits: the step function, see `promot_jax.models.decoding`; N is B*K.
       batch_size: B.
       num_beams: K.
@@ -250,13 +248,8 @@ def _reorder(leaf: jax.Array, source: jax.Array) -> jax.Array:
 
 
 def _map_beams(function: Callable[[jax.Array], jax.Array], cache: Cache) -> Cache:
-    """Applies a function to the leaves of which each beam has its own."""
-
-    def apply(path, leaf):
-        name = str(getattr(path[-1], "key", "")) if path else ""
-        return leaf if name.startswith(SHARED) or not jnp.ndim(leaf) else function(leaf)
-
-    return jax.tree_util.tree_map_with_path(apply, cache)
+    """Applies a function to all leaves but scalars."""
+    return jax.tree.map(lambda leaf: function(leaf) if jnp.ndim(leaf) else leaf, cache)
 
 
 def _lengths(tokens: jax.Array, eos_id: EndId) -> jax.Array:

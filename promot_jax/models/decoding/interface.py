@@ -17,9 +17,6 @@ EndId = int | Sequence[int]
 START_ID = 0
 PAD_ID = 0
 
-# Begins the names of those leaves of a cache that all beams of a row share.
-SHARED = "prefix_"
-
 
 class Decoder(Protocol):
     """A choice of search. `num_beams` is K, the rows that a step has for each row of the batch."""

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
-from promot_jax.base import values
+from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.models.networks import layers, masks, rotary, stack
-from promot_jax.models.networks.grouped_attention import GroupedAttention
+from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Lora
 from promot_jax.models.networks.prompt import DEFAULT_INIT, Initializer, PromptBank
 
@@ -131,17 +131,8 @@ class DecoderConfig:
         return bool(self.prompt_names) and self.prompt_length > 0
 
 
-class LayerNorm(layers.RMSNorm):
-    """Layer norm over the last axis without bias, computed in float32 (Ba et al. 2016)."""
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `scale * (x - mean) / std` in `dtype`, of the shape of `x`."""
-        x = x.astype(jnp.float32)
-        return super().__call__(x - jnp.mean(x, axis=-1, keepdims=True))
-
-
 def _norm(config: DecoderConfig, name: str) -> nn.Module:
-    kind = layers.RMSNorm if config.norm == "rms" else LayerNorm
+    kind = layers.RMSNorm if config.norm == "rms" else layers.LayerNorm
     return kind(config.norm_epsilon, config.dtype, name=name)
 
 
@@ -158,26 +149,35 @@ class DecoderLayer(nn.Module):
         x: jax.Array,
         mask: jax.Array,
         angles: tuple[jax.Array, jax.Array],
-        slot: jax.Array | None,
+        index: jax.Array | None,
         layer: jax.Array | None,
     ) -> jax.Array:
-        """Maps `[B, X, H]` to `[B, X, H]`; see `GroupedAttention` for the arguments."""
+        """Maps `[B, X, H]` to `[B, X, H]`; see `Attention` for the arguments."""
         config = self.config
         dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        attention = GroupedAttention(
+        attention = Attention(
             num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
+            features=config.emb_dim,
             dropout_rate=config.dropout_rate,
             dtype=config.dtype,
-            norm_epsilon=config.norm_epsilon,
+            num_kv_heads=config.num_kv_heads,
+            scale=config.head_dim**-0.5,
             qkv_bias=config.qkv_bias,
             out_bias=config.out_bias,
-            qk_norm=config.qk_norm,
+            qk_norm_epsilon=config.norm_epsilon if config.qk_norm else None,
             lora=config.lora,
-            deterministic=self.deterministic,
-            cache_slots=self.cache_slots,
             name="self_attention",
+        )
+        attend = functools.partial(
+            attention,
+            mask=mask,
+            deterministic=self.deterministic,
+            angles=angles,
+            slots=self.cache_slots,
+            keep=self.cache_slots is not None,
+            index=index,
+            layer=layer,
         )
         mlp = layers.MLP(
             config.mlp_dim,
@@ -190,10 +190,10 @@ class DecoderLayer(nn.Module):
         )
         if config.parallel:
             y = _norm(config, "layer_norm")(x)
-            y = attention(y, mask, angles, slot, layer) + mlp(y, deterministic=self.deterministic)
+            y = attend(y) + mlp(y, deterministic=self.deterministic)
             return x + dropout(y, deterministic=self.deterministic)
         y = _norm(config, "pre_self_attention_layer_norm")(x)
-        y = attention(y, mask, angles, slot, layer)
+        y = attend(y)
         x += dropout(y, deterministic=self.deterministic)
         y = mlp(_norm(config, "pre_mlp_layer_norm")(x), deterministic=self.deterministic)
         return x + dropout(y, deterministic=self.deterministic)
@@ -228,9 +228,9 @@ class Decoder(nn.Module):
           the config scores with the embedding, or without `project`.
         """
         config = self.config
-        x, slot, cache_slots = embedded, None, None
-        if decode and self.has_variable("cache", "slot"):
-            slot, mask, positions = self._advance()
+        x, index, cache_slots = embedded, None, None
+        if decode and self.has_variable("cache", "cache_index"):
+            index, mask, positions = self._advance()
             # A position is the number of valid tokens before.
             key_positions = jnp.cumsum(mask[:, 0], axis=1) - 1
         else:
@@ -257,12 +257,12 @@ class Decoder(nn.Module):
         x = dropout(x, deterministic=deterministic)
         x = stack.apply_layers(
             functools.partial(DecoderLayer, config, deterministic, cache_slots),
-            lambda layer, x, number: layer(x, mask, angles, slot, number),
+            lambda layer, x, number: layer(x, mask[:, None], angles, index, number),
             x,
             config.num_layers,
             scan=config.scan_layers,
             remat="none" if decode else config.remat,
-            step=slot is not None,
+            step=index is not None,
         )
         if target_slots is None:
             x = x[:, x.shape[1] - last :]
@@ -277,30 +277,27 @@ class Decoder(nn.Module):
         )(x)
 
     def _create(self, valid: jax.Array, positions: jax.Array, max_decode_length: int | None) -> int:
-        """Creates what a decoding step needs to know; returns the number of slots.
-
-        What begins with `prefix_` is the same for all beams of a row.
-        """
+        """Creates what a decoding step needs to know; returns the number of slots."""
         if max_decode_length is None:
             raise ValueError("decoding needs max_decode_length, the tokens that will be decoded")
         following = jnp.max(jnp.where(valid, positions + 1, 0), axis=1, initial=0)
-        self.put_variable("cache", "slot", jnp.int32(0))
-        self.put_variable("cache", "prefix_valid", valid)
+        self.put_variable("shared", "valid", valid)
+        self.put_variable("cache", "cache_index", jnp.int32(0))
         self.put_variable("cache", "valid", jnp.zeros((len(valid), max_decode_length), bool))
         self.put_variable("cache", "position", following.astype(jnp.int32))
         return max_decode_length
 
     def _advance(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Takes the next slot; returns it, the mask `[B*K, 1, S + slots]` and the positions."""
-        slot = self.get_variable("cache", "slot")
+        index = self.get_variable("cache", "cache_index")
         position = self.get_variable("cache", "position")
-        valid = self.get_variable("cache", "valid").at[:, slot].set(True)
-        self.put_variable("cache", "slot", slot + 1)
+        valid = self.get_variable("cache", "valid").at[:, index].set(True)
+        self.put_variable("cache", "cache_index", index + 1)
         self.put_variable("cache", "position", position + 1)
         self.put_variable("cache", "valid", valid)
-        prefix = self.get_variable("cache", "prefix_valid")
+        prefix = self.get_variable("shared", "valid")
         prefix = jnp.repeat(prefix, len(valid) // len(prefix), axis=0)
-        return slot, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
+        return index, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
 
 
 def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
@@ -321,18 +318,16 @@ def _one_segment(tokens, targets):
     return jnp.ones_like(tokens, jnp.int32) if targets is None else (targets > 0).astype(jnp.int32)
 
 
-def step_back(cache: dict) -> dict:
-    """Returns a fresh cache without the last token of its prefix, to give it that token again.
+def step_back(variables: dict) -> dict:
+    """Returns fresh `cache` and `shared` without the last token, to give it to a step.
 
     A search wants a token to start from and the logits that follow it. After a call with the whole
     input this is its last token, which all rows must have in the last slot.
     """
-    book = cache["decoder"]
-    back = {
-        "prefix_valid": book["prefix_valid"].at[:, -1].set(False),
-        "position": book["position"] - 1,
-    }
-    return {**cache, "decoder": {**book, **back}}
+    leaves = trees.flatten(variables)
+    leaves["shared/decoder/valid"] = leaves["shared/decoder/valid"].at[:, -1].set(False)
+    leaves["cache/decoder/position"] -= 1
+    return trees.unflatten(leaves)
 
 
 class Transformer(nn.Module):
@@ -369,12 +364,11 @@ class Transformer(nn.Module):
     ) -> jax.Array:
         """Computes logits, of whole rows or step by step.
 
-        Step by step: the first call with `decode` and the collection `cache` mutable creates it,
-        with the P + S slots of the prefix and L empty ones; each further call takes `[B, 1]`
-        tokens and the cache and writes the next slot of all rows. Further calls need neither
-        segment ids nor positions nor prompts. The batch may have grown to `[B*K, 1]`, the K beams
-        of a row consecutive: leaves of the cache whose names begin with `prefix_` keep their B
-        rows, all others but the scalar then have B*K.
+        Step by step: the first call with `decode` and the collections `cache` and `shared` mutable
+        creates them, `shared` for the P + S slots of the prefix and `cache` for L empty ones. Each
+        further call takes `[B, 1]` tokens and both, and writes the next slot of all rows. It needs
+        neither segment ids nor positions nor prompts. The batch may have grown to `[B*K, 1]`, the K
+        beams of a row consecutive, and `cache` with it; `shared` keeps its B rows.
 
         Args:
           decoder_input_tokens: int `[B, S]`.

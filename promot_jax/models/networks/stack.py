@@ -46,7 +46,7 @@ def apply_layers(
 ) -> jax.Array:
     """Sends `x` through L new layers of the calling module; to be called in its compact method.
 
-    Scanned, the collections of a layer gain an axis of the layers: `params` and `cross` in front,
+    Scanned, the collections of a layer gain an axis of the layers: `params` and `shared` in front,
     `cache` behind the batch, whose axis must stay first for a search that reorders rows. A decoding
     step would have to move that axis there and back, so it does not slice the cache: each layer
     gets the whole one, with its own number, and changes its part in place.
@@ -82,7 +82,7 @@ def apply_layers(
     def body(layer: nn.Module, x: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
         return call(layer, x, number if step else None), None
 
-    axes = {"params": 0, "cross": 0}
+    axes = {"params": 0, "shared": 0}
     scanned = partitioning.scan_with_axes(
         body,
         variable_axes=axes if step else axes | {"cache": 1},

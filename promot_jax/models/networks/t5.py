@@ -120,10 +120,10 @@ class Transformer(nn.Module):
         """Computes logits from encoded inputs, teacher-forced or step by step.
 
         Step by step: one call with `decode` and the collections `cache` and, to compute keys
-        and values of the encoder only once, `cross` mutable creates them for
+        and values of the encoder only once, `shared` mutable creates them for
         `decoder_input_tokens` of shape `[B, L]`; each further call takes `[B*K, 1]` tokens,
         `max_decode_length` = L and a cache expanded to `B*K`, while `encoded`,
-        `encoder_input_tokens`, `prompt_ids` and `cross` keep their B rows.
+        `encoder_input_tokens`, `prompt_ids` and `shared` keep their B rows.
 
         Args:
           encoded: `[B, P+T, H]` from `encode` with the same `prompt_ids`.

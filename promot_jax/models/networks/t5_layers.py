@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from promot_jax.base import values
-from promot_jax.models.networks import layers, masks, stack
+from promot_jax.models.networks import layers, masks, relative, stack
+from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Lora
 from promot_jax.models.networks.prompt import DEFAULT_INIT, Initializer, PromptBank
 
@@ -81,14 +82,16 @@ def _dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
-def _attention(config: T5Config, kind: type[layers.Attention]) -> layers.Attention:
-    return kind(
-        config.num_heads,
-        config.head_dim,
-        config.emb_dim,
-        config.dropout_rate,
-        config.dtype,
-        config.lora,
+def _attention(config: T5Config) -> Attention:
+    return Attention(
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        features=config.emb_dim,
+        dropout_rate=config.dropout_rate,
+        dtype=config.dtype,
+        # In place of a division of the logits by the square root of D.
+        query_init=nn.initializers.variance_scaling(1.0 / config.head_dim, "fan_in", "normal"),
+        lora=config.lora,
     )
 
 
@@ -106,7 +109,7 @@ class EncoderLayer(nn.Module):
     def setup(self):
         """Declares the parts."""
         self.pre_attention_layer_norm = _norm(self.config)
-        self.attention = _attention(self.config, layers.SelfAttention)
+        self.attention = _attention(self.config)
         self.pre_mlp_layer_norm = _norm(self.config)
         self.mlp = _mlp(self.config)
         self.dropout = _dropout(self.config)
@@ -116,7 +119,7 @@ class EncoderLayer(nn.Module):
     ) -> jax.Array:
         """Maps `[B, P+T, H]` to `[B, P+T, H]`."""
         y = self.pre_attention_layer_norm(x)
-        y = self.attention(y, mask, bias, deterministic=deterministic)
+        y = self.attention(y, mask, bias=bias, deterministic=deterministic)
         x += self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic)
@@ -130,9 +133,9 @@ class DecoderLayer(nn.Module):
     def setup(self):
         """Declares the parts."""
         self.pre_self_attention_layer_norm = _norm(self.config)
-        self.self_attention = _attention(self.config, layers.SelfAttention)
+        self.self_attention = _attention(self.config)
         self.pre_cross_attention_layer_norm = _norm(self.config)
-        self.encoder_decoder_attention = _attention(self.config, layers.CrossAttention)
+        self.encoder_decoder_attention = _attention(self.config)
         self.pre_mlp_layer_norm = _norm(self.config)
         self.mlp = _mlp(self.config)
         self.dropout = _dropout(self.config)
@@ -150,18 +153,18 @@ class DecoderLayer(nn.Module):
         index: jax.Array | None,
         layer: jax.Array | None,
     ) -> jax.Array:
-        """Maps `[B*K, U, H]` to `[B*K, U, H]`; see the attention layers for the arguments."""
+        """Maps `[B*K, U, H]` to `[B*K, U, H]`; see `Attention` for the arguments."""
         y = self.self_attention(
             self.pre_self_attention_layer_norm(x),
             mask,
-            bias,
+            bias=bias,
             deterministic=deterministic,
-            decode=decode,
+            slots=x.shape[1] if decode and index is None else None,
             index=index,
             layer=layer,
         )
         x += self.dropout(y, deterministic=deterministic)
-        y = self.encoder_decoder_attention(
+        y = self.encoder_decoder_attention.across(
             self.pre_cross_attention_layer_norm(x),
             encoded,
             cross_mask,
@@ -196,7 +199,7 @@ class Encoder(nn.Module):
             )(x, prompt_ids)
         x = _dropout(config)(x, deterministic=deterministic)
         positions = jnp.arange(x.shape[1])
-        bias = layers.RelativePositionBias(config.num_heads, name="relpos_bias")(
+        bias = relative.RelativePositionBias(config.num_heads, name="relpos_bias")(
             positions, positions, bidirectional=True
         )
         x = stack.apply_layers(
@@ -245,7 +248,7 @@ class Decoder(nn.Module):
         else:
             queries, keys = index[None], jnp.arange(max_decode_length)
             mask = masks.key_mask((keys <= index)[None])
-        bias = layers.RelativePositionBias(config.num_heads, name="relpos_bias")(
+        bias = relative.RelativePositionBias(config.num_heads, name="relpos_bias")(
             queries, keys, bidirectional=False
         )
         x = _dropout(config)(embedded, deterministic=deterministic)
