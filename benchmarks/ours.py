@@ -18,7 +18,7 @@ from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import huggingface
 from promot_jax.data import batching
 from promot_jax.models import architectures, decoding
-from promot_jax.training import optimizers, stages, train
+from promot_jax.training import optimizers, stages, train, train_state
 from promot_jax.training.train_step import make_train_step
 
 PROMPT = "task"
@@ -103,7 +103,7 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
         prompt=prompt,
         prompt_length=shape.prompt,
     )
-    state = train.sharded_state(settings, params, model, mesh)
+    state = train_state.sharded_state(settings, params, model, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     model = model.with_prompts(trees.prompts_of(params))
     del params

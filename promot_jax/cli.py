@@ -6,10 +6,22 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import promot_jax
 from promot_jax.base.errors import UserError, explained
-from promot_jax.commands import convert, flags, generate, inspect, paper, plan, report, run, tasks
+from promot_jax.commands import (
+    convert,
+    flags,
+    generate,
+    inspect,
+    methods,
+    paper,
+    plan,
+    report,
+    run,
+    tasks,
+)
 
 ADD = (
     run.add,
@@ -21,24 +33,35 @@ ADD = (
     convert.add_import,
     convert.add_export,
     tasks.add,
+    methods.add,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     try:
-        arguments, rest = _parser().parse_known_args(argv)
-        overrides = [word for word in rest if word.startswith("--") or "words" not in arguments]
-        if "words" in arguments:
-            # argparse takes only the words before the first flag for positional.
-            arguments.words += [word for word in rest if word not in overrides]
-        _only_gin_flags(overrides)
-        arguments.command(arguments, overrides)
+        call(sys.argv[1:] if argv is None else argv)
     except (UserError, OSError, KeyboardInterrupt) as error:
         line, code = explained(error)
         print(f"promot: {line}", file=sys.stderr)
         return code
     return 0
+
+
+def call(argv: Sequence[str]) -> Any:
+    """Runs a command line; returns what the command does: `run` its run folder, others None.
+
+    Raises:
+      UserError: bad input.
+    """
+    arguments, rest = _parser().parse_known_args(argv)
+    overrides = [word for word in rest if word.startswith("--") or "words" not in arguments]
+    if "words" in arguments:
+        # argparse takes only the words before the first flag for positional.
+        arguments.words += [word for word in rest if word not in overrides]
+    _only_gin_flags(overrides)
+    arguments.typed = ["promot", *argv]
+    return arguments.command(arguments, overrides)
 
 
 def _parser() -> flags.Parser:

@@ -3,8 +3,6 @@
 The test split of tfds has no labels, so the paper evaluates on the development set.
 """
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -25,10 +23,3 @@ CB = dataset.Dataset(
     label="label",
     words={"entailment": "True", "contradiction": "False", "neutral": "Neither"},
 )
-
-seqio.TaskRegistry.add("cb", **CB.task())
-seqio.TaskRegistry.add("cb_1shot", **CB.task(shots=1))
-seqio.TaskRegistry.add("cb_4shot", **CB.task(shots=4))
-seqio.TaskRegistry.add("cb_span", **CB.task(span=True))
-seqio.TaskRegistry.add("cb_span_1shot", **CB.task(shots=1, span=True))
-seqio.TaskRegistry.add("cb_span_4shot", **CB.task(shots=4, span=True))

@@ -22,10 +22,10 @@ import tensorflow as tf
 
 from promot_jax.base.errors import UserError
 from promot_jax.data import metrics
+from promot_jax.data.metrics import Metric
 from promot_jax.tasks import mini, row_files, row_templates, templates
 from promot_jax.tasks.row_templates import Row
 
-METRICS = metrics.NAMES
 SPLITS = ("train", "validation", "test")
 
 
@@ -37,14 +37,14 @@ class Data:
       train, evaluation: files.
       test: file, or None: `evaluation`'s rows are then dealt alternately to validation and test.
       template, target: texts with fields in braces.
-      metric: a key of `METRICS`.
+      metric: by which the answers are scored.
     """
 
     train: str
     evaluation: str
     template: str
     target: str
-    metric: str
+    metric: Metric
     test: str | None
 
     def splits(self) -> dict[str, list[Row]]:
@@ -57,7 +57,7 @@ class Data:
         return _splits(self, tuple(_stamp(file) for file in files))
 
 
-class Source(seqio.FunctionDataSource):
+class RowSource(seqio.FunctionDataSource):
     """The rows as seqio reads them.
 
     Attributes:
@@ -133,8 +133,8 @@ def task(
       train: file of the rows to train on: .jsonl, .json, .csv, .tsv (also .gz) or .parquet.
       evaluation: file of the rows of the splits validation and test, dealt alternately.
       template: the input, with fields in braces, see `row_templates`; `{{` is a brace.
-      target: the answer, likewise. With `exact_match`, a list in its field holds several.
-      metric: one of `METRICS`.
+      target: the answer, likewise. A list in its field holds several, where the metric takes them.
+      metric: a name of `metrics.METRICS`.
       test: file of the split test; `evaluation` is then the split validation as a whole.
       name: how the name of the task begins.
       checksum: of the rows that are expected; they are then read when they are first needed.
@@ -150,10 +150,8 @@ def task(
     given |= {"TEMPLATE (--template)": template, "TARGET_TEMPLATE (--target)": target}
     if missing := [flag for flag, value in given.items() if not value]:
         raise UserError(f"{missing[0]} is not set; rows of your own need {', '.join(given)}")
-    if metric not in METRICS:
-        raise UserError(f"METRIC (--metric) {metric!r} is unknown; use {', '.join(METRICS)}")
-    data = Data(train, evaluation, template, target, metric, test)
-    source = Source(data, checksum or _checksum(data.splits(), metric), shots)
+    data = Data(train, evaluation, template, target, _named(metric), test)
+    source = RowSource(data, checksum or _checksum(data.splits(), data.metric), shots)
     full_name = f"{name}_{source.checksum[:8]}" + (f"_{shots}shot" if shots else "")
     if full_name in seqio.TaskRegistry.names():
         if seqio.TaskRegistry.get(full_name).source.data == data:
@@ -165,22 +163,33 @@ def task(
         preprocessors=mini.PREPROCESSORS,
         output_features=mini.OUTPUT_FEATURES,
         postprocess_fn=Postprocess(source),
-        metric_fns=[metrics.named(metric)],
+        metric_fns=[data.metric.score],
     )
     return full_name
 
 
 def labels(task: str) -> tuple[str, ...]:
-    """Returns the labels in the rows of a task of `task()`, sorted; none but for `accuracy`."""
+    """Returns the labels in the rows of a task of `task()`, sorted; none of free texts."""
     source = seqio.TaskRegistry.get(task).source
-    if source.data.metric != "accuracy":
+    if not source.data.metric.classes:
         return ()
     return tuple(sorted({row.answers[0] for rows in source.rows().values() for row in rows}))
 
 
 def generative(metric: str) -> bool:
-    """Returns whether answers that are scored by a metric are free text."""
-    return metric != "accuracy"
+    """Returns whether answers that are scored by a metric are free text.
+
+    Raises:
+      UserError: an unknown metric.
+    """
+    return not _named(metric).classes
+
+
+def _named(metric: str) -> Metric:
+    if metric not in metrics.METRICS:
+        known = ", ".join(metrics.METRICS)
+        raise UserError(f"METRIC (--metric) {metric!r} is unknown; use {known}")
+    return metrics.METRICS[metric]
 
 
 class Postprocess:
@@ -189,7 +198,7 @@ class Postprocess:
     The rule is chosen once, by the rows of all splits.
     """
 
-    def __init__(self, source: Source, write: Callable[[str], str] = str):
+    def __init__(self, source: RowSource, write: Callable[[str], str] = str):
         """Takes the rows, and what writes a text as the model's vocabulary does."""
         self._source, self._write = source, write
         self._others: list[Postprocess] = []
@@ -208,20 +217,20 @@ class Postprocess:
         if not is_target:
             return self._rule(output)
         answers = json.loads(example["answers"])
-        return answers if self._source.data.metric == "exact_match" else answers[0]
+        return answers if self._source.data.metric.several_answers else answers[0]
 
     @functools.cached_property
     def _rule(self) -> Callable[[str], str]:
         rows = itertools.chain.from_iterable(self._source.rows().values())
         answers = {answer for row in rows for answer in row.answers}
         answers |= {self._write(answer).strip() for answer in answers}
-        rules = [templates.first_label] * (self._source.data.metric == "accuracy")
+        rules = [templates.first_label] * self._source.data.metric.classes
         rules += [templates.first_line, templates.extract_answer, str.strip]
         return next(rule for rule in rules if all(rule(answer) == answer for answer in answers))
 
 
-def _checksum(splits: dict[str, list[Row]], metric: str) -> str:
-    digest = hashlib.sha256(metric.encode())
+def _checksum(splits: dict[str, list[Row]], metric: Metric) -> str:
+    digest = hashlib.sha256(metric.name.encode())
     for split, rows in splits.items():
         digest.update(split.encode() + b"".join(map(_digest, rows)))
     return digest.hexdigest()[:16]
@@ -258,7 +267,7 @@ def _splits(data: Data, stamps: tuple) -> dict[str, list[Row]]:
 
 
 def _rows(data: Data, path: str) -> list[Row]:
-    filled = row_templates.Templates(data.template, data.target, data.metric == "exact_match")
+    filled = row_templates.Templates(data.template, data.target, data.metric.several_answers)
     rows = [filled.row(*record) for record in row_files.records(path)]
     if not rows:
         raise UserError(f"{path} holds no row; give it at least one")

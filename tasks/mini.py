@@ -54,16 +54,24 @@ OUTPUT_FEATURES = {
 }
 PREPROCESSORS = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 
-EVALUATION_TASKS = (
-    "mini_cb",
-    "mini_wic",
-    "mini_triviaqa",
-    "mini_web_questions",
-    "mini_wmt_ende",
-    "mini_wmt_enro",
-    "mini_xsum",
-    "mini_wikilingua",
-)
+# Tasks of `mini_rows`: how outputs are cut, and the metric.
+_LABELS = (templates.postprocess_label, metrics.accuracy)
+_ANSWERS = (templates.postprocess_text, metrics.exact_match)
+_SUMMARIES = (templates.postprocess_text, metrics.rouge2)
+TARGETS = {"rte": _LABELS, "wmt_enfr": _ANSWERS}
+UNSEEN = {
+    "cb": _LABELS,
+    "wic": _LABELS,
+    "triviaqa": _ANSWERS,
+    "web_questions": _ANSWERS,
+    "wmt_ende": _ANSWERS,
+    "wmt_enro": _ANSWERS,
+    "xsum": _SUMMARIES,
+    "wikilingua": _SUMMARIES,
+}
+# What follows a name, and the rows of each split.
+FORMS = {"": mini_rows.zero_shot_splits, "_1shot": mini_rows.one_shot_splits}
+EVALUATION_TASKS = tuple(f"mini_{name}" for name in UNSEEN)
 
 
 def _dataset(
@@ -88,216 +96,53 @@ def _source(
     )
 
 
-def _zero_shot(name: str) -> seqio.FunctionDataSource:
-    """Returns the source of a task's plain rows."""
-    sizes = mini_rows.split_sizes(name)
-    return _source(lambda split: mini_rows.zero_shot_splits(name)[split], sizes)
+def _source_of(
+    name: str, splits: Callable[[str], Mapping[str, list[mini_rows.Row]]]
+) -> seqio.FunctionDataSource:
+    """Wraps the rows of a task of `mini_rows` in one of its forms."""
+    return _source(lambda split: splits(name)[split], mini_rows.split_sizes(name))
 
 
-def _one_shot(name: str) -> seqio.FunctionDataSource:
-    """Returns the source of a task's rows behind one exemplar each."""
-    sizes = mini_rows.split_sizes(name)
-    return _source(lambda split: mini_rows.one_shot_splits(name)[split], sizes)
+def _register(
+    name: str,
+    source: seqio.FunctionDataSource,
+    postprocess_fn: Callable[..., str] | None,
+    metric_fn: Callable[..., dict[str, float]],
+) -> None:
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=PREPROCESSORS,
+        output_features=OUTPUT_FEATURES,
+        postprocess_fn=postprocess_fn,
+        metric_fns=[metric_fn],
+    )
 
 
-def _randomized(name: str) -> seqio.FunctionDataSource:
-    """Returns the source of a task's plain rows with shuffled targets."""
-    sizes = mini_rows.split_sizes(name)
-    return _source(lambda split: mini_rows.randomized_splits(name)[split], sizes)
-
-
-seqio.TaskRegistry.add(
+_register(
     "mini_pretrain",
-    source=_source(mini_pretrain.rows, mini_pretrain.SPLIT_SIZES),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    metric_fns=[metrics.exact_match],
+    _source(mini_pretrain.rows, mini_pretrain.SPLIT_SIZES),
+    None,
+    metrics.exact_match,
 )
-seqio.TaskRegistry.add(
+_register(
     "mini_pretrain_entailment",
-    source=_source(mini_entailment.rows, mini_entailment.SPLIT_SIZES),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    metric_fns=[metrics.exact_match],
+    _source(mini_entailment.rows, mini_entailment.SPLIT_SIZES),
+    None,
+    metrics.exact_match,
 )
-seqio.TaskRegistry.add(
+_register(
     "mini_entailment",
-    source=_source(mini_entailment.entailment_rows, mini_entailment.ENTAILMENT_SIZES),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
+    _source(mini_entailment.entailment_rows, mini_entailment.ENTAILMENT_SIZES),
+    *_LABELS,
 )
-seqio.TaskRegistry.add(
-    "mini_rte",
-    source=_zero_shot("rte"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_rte_1shot",
-    source=_one_shot("rte"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_rte_randomized",
-    source=_randomized("rte"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_wmt_enfr",
-    source=_zero_shot("wmt_enfr"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_wmt_enfr_1shot",
-    source=_one_shot("wmt_enfr"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_cb",
-    source=_zero_shot("cb"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_cb_1shot",
-    source=_one_shot("cb"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_wic",
-    source=_zero_shot("wic"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_wic_1shot",
-    source=_one_shot("wic"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_label,
-    metric_fns=[metrics.accuracy],
-)
-seqio.TaskRegistry.add(
-    "mini_triviaqa",
-    source=_zero_shot("triviaqa"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_triviaqa_1shot",
-    source=_one_shot("triviaqa"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_web_questions",
-    source=_zero_shot("web_questions"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_web_questions_1shot",
-    source=_one_shot("web_questions"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_wmt_ende",
-    source=_zero_shot("wmt_ende"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_wmt_ende_1shot",
-    source=_one_shot("wmt_ende"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_wmt_enro",
-    source=_zero_shot("wmt_enro"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_wmt_enro_1shot",
-    source=_one_shot("wmt_enro"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.exact_match],
-)
-seqio.TaskRegistry.add(
-    "mini_xsum",
-    source=_zero_shot("xsum"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.rouge2],
-)
-seqio.TaskRegistry.add(
-    "mini_xsum_1shot",
-    source=_one_shot("xsum"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.rouge2],
-)
-seqio.TaskRegistry.add(
-    "mini_wikilingua",
-    source=_zero_shot("wikilingua"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.rouge2],
-)
-seqio.TaskRegistry.add(
-    "mini_wikilingua_1shot",
-    source=_one_shot("wikilingua"),
-    preprocessors=PREPROCESSORS,
-    output_features=OUTPUT_FEATURES,
-    postprocess_fn=templates.postprocess_text,
-    metric_fns=[metrics.rouge2],
-)
-
-seqio.MixtureRegistry.add("mini_rte_wmt_enfr", ["mini_rte", "mini_wmt_enfr"], default_rate=1.0)
-seqio.MixtureRegistry.add(
-    "mini_rte_wmt_enfr_1shot", ["mini_rte_1shot", "mini_wmt_enfr_1shot"], default_rate=1.0
-)
+for name, scored in (TARGETS | UNSEEN).items():
+    for suffix, splits in FORMS.items():
+        _register(f"mini_{name}{suffix}", _source_of(name, splits), *scored)
+_register("mini_rte_randomized", _source_of("rte", mini_rows.randomized_splits), *_LABELS)
+for suffix in FORMS:
+    seqio.MixtureRegistry.add(
+        f"mini_rte_wmt_enfr{suffix}",
+        [f"mini_rte{suffix}", f"mini_wmt_enfr{suffix}"],
+        default_rate=1.0,
+    )

@@ -1,7 +1,5 @@
 """OpenbookQA: a question with four options, answered by a letter."""
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -29,10 +27,3 @@ OPENBOOKQA = dataset.Dataset(
     label="answerKey",
     words={"A": "A", "B": "B", "C": "C", "D": "D"},
 )
-
-seqio.TaskRegistry.add("openbookqa", **OPENBOOKQA.task())
-seqio.TaskRegistry.add("openbookqa_1shot", **OPENBOOKQA.task(shots=1))
-seqio.TaskRegistry.add("openbookqa_4shot", **OPENBOOKQA.task(shots=4))
-seqio.TaskRegistry.add("openbookqa_span", **OPENBOOKQA.task(span=True))
-seqio.TaskRegistry.add("openbookqa_span_1shot", **OPENBOOKQA.task(shots=1, span=True))
-seqio.TaskRegistry.add("openbookqa_span_4shot", **OPENBOOKQA.task(shots=4, span=True))

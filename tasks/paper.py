@@ -32,19 +32,25 @@ UNSEEN = {
     "wikilingua": wikilingua.WIKILINGUA,
 }
 DATASETS = TARGETS | UNSEEN
-SUFFIXES = ("", "_1shot", "_4shot", "_span", "_span_1shot", "_span_4shot")
-NAMES = (
-    *(name + suffix for name in DATASETS for suffix in SUFFIXES),
-    "rte_randomized",
-    "rte_randomized_span",
-)
+# What follows the name of a data set, and the arguments of `Dataset.task`.
+FORMS = {
+    "": {},
+    "_1shot": {"shots": 1},
+    "_4shot": {"shots": 4},
+    "_span": {"span": True},
+    "_span_1shot": {"shots": 1, "span": True},
+    "_span_4shot": {"shots": 4, "span": True},
+}
+RANDOMIZED = {"rte_randomized" + suffix: FORMS[suffix] for suffix in ("", "_span")}
+NAMES = (*(name + suffix for name in DATASETS for suffix in FORMS), *RANDOMIZED)
 
+for name, used in DATASETS.items():
+    for suffix, form in FORMS.items():
+        seqio.TaskRegistry.add(name + suffix, **used.task(**form))
+for name, form in RANDOMIZED.items():
+    seqio.TaskRegistry.add(name, **rte.RTE.task(**form) | {"source": rte.RANDOMIZED})
 # Multi-task training (section 5.4) draws both targets at equal rates.
-seqio.MixtureRegistry.add("rte_wmt14_enfr", ["rte", "wmt14_enfr"], default_rate=1.0)
-seqio.MixtureRegistry.add(
-    "rte_wmt14_enfr_1shot", ["rte_1shot", "wmt14_enfr_1shot"], default_rate=1.0
-)
-seqio.MixtureRegistry.add("rte_wmt14_enfr_span", ["rte_span", "wmt14_enfr_span"], default_rate=1.0)
-seqio.MixtureRegistry.add(
-    "rte_wmt14_enfr_span_1shot", ["rte_span_1shot", "wmt14_enfr_span_1shot"], default_rate=1.0
-)
+for suffix in ("", "_1shot", "_span", "_span_1shot"):
+    seqio.MixtureRegistry.add(
+        f"rte_wmt14_enfr{suffix}", [f"rte{suffix}", f"wmt14_enfr{suffix}"], default_rate=1.0
+    )

@@ -9,6 +9,7 @@ import re
 import string
 
 from promot_jax.base.errors import UserError
+from promot_jax.data.metrics import METRICS
 from promot_jax.tasks.row_tables import listed
 
 
@@ -60,8 +61,8 @@ class Templates:
         lists = sorted(name for name, value in wanted.items() if isinstance(value, list))
         if lists and not self._several:
             raise UserError(
-                f"{where}: field {lists[0]!r} is a list; only exact_match takes several answers, "
-                f"and {{{lists[0]}.0}} is the first"
+                f"{where}: field {lists[0]!r} is a list; only {_takers()} several answers, and "
+                f"{{{lists[0]}.0}} is the first"
             )
         if len(lists) > 1:
             raise UserError(f"{where}: {' and '.join(lists)} are lists; a target takes one of them")
@@ -78,6 +79,12 @@ class Templates:
                 )
             answers.append(_filled(self._targets, texts))
         return answers
+
+
+def _takers() -> str:
+    """Names the metrics of several answers, with their verb."""
+    names = [metric.name for metric in METRICS.values() if metric.several_answers]
+    return f"{' and '.join(names)} {'take' if len(names) > 1 else 'takes'}"
 
 
 # What stands before each field, and its name; None behind the last.

@@ -47,12 +47,3 @@ def _randomized(split: str, shuffle_files: bool = False, seed: int | None = None
 
 
 RANDOMIZED = seqio.FunctionDataSource(_randomized, splits=tuple(RTE.splits))
-
-seqio.TaskRegistry.add("rte", **RTE.task())
-seqio.TaskRegistry.add("rte_1shot", **RTE.task(shots=1))
-seqio.TaskRegistry.add("rte_4shot", **RTE.task(shots=4))
-seqio.TaskRegistry.add("rte_span", **RTE.task(span=True))
-seqio.TaskRegistry.add("rte_span_1shot", **RTE.task(shots=1, span=True))
-seqio.TaskRegistry.add("rte_span_4shot", **RTE.task(shots=4, span=True))
-seqio.TaskRegistry.add("rte_randomized", **RTE.task() | {"source": RANDOMIZED})
-seqio.TaskRegistry.add("rte_randomized_span", **RTE.task(span=True) | {"source": RANDOMIZED})

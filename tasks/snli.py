@@ -1,7 +1,5 @@
 """SNLI: entailment, contradiction or neither; pairs without a gold label are dropped."""
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -21,10 +19,3 @@ SNLI = dataset.Dataset(
     label="label",
     words={"entailment": "True", "contradiction": "False", "neutral": "Neither"},
 )
-
-seqio.TaskRegistry.add("snli", **SNLI.task())
-seqio.TaskRegistry.add("snli_1shot", **SNLI.task(shots=1))
-seqio.TaskRegistry.add("snli_4shot", **SNLI.task(shots=4))
-seqio.TaskRegistry.add("snli_span", **SNLI.task(span=True))
-seqio.TaskRegistry.add("snli_span_1shot", **SNLI.task(shots=1, span=True))
-seqio.TaskRegistry.add("snli_span_4shot", **SNLI.task(shots=4, span=True))

@@ -3,7 +3,6 @@
 The test split of tfds has no answers (each is "<unk>"), so evaluation is on the validation split.
 """
 
-import seqio
 import tensorflow as tf
 
 from promot_jax.data import metrics
@@ -29,10 +28,3 @@ TRIVIAQA = dataset.Dataset(
     postprocess_fn=templates.postprocess_answers,
     splits={"train": "train", "validation": "validation"},
 )
-
-seqio.TaskRegistry.add("triviaqa", **TRIVIAQA.task())
-seqio.TaskRegistry.add("triviaqa_1shot", **TRIVIAQA.task(shots=1))
-seqio.TaskRegistry.add("triviaqa_4shot", **TRIVIAQA.task(shots=4))
-seqio.TaskRegistry.add("triviaqa_span", **TRIVIAQA.task(span=True))
-seqio.TaskRegistry.add("triviaqa_span_1shot", **TRIVIAQA.task(shots=1, span=True))
-seqio.TaskRegistry.add("triviaqa_span_4shot", **TRIVIAQA.task(shots=4, span=True))

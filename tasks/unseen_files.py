@@ -1,7 +1,7 @@
 """What a model should go on doing: a person's own questions and their answers, as unseen tasks.
 
 Each file is a task of its own. Its rows have a field `input`, the whole text that the model reads,
-exemplars included, and a field `target`, with `exact_match` also a list of right answers.
+exemplars included, and a field `target`, with a metric of several answers also a list of them.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from promot_jax.base.errors import UserError
+from promot_jax.data.metrics import METRICS
 from promot_jax.tasks import files as own_files
 
 # Registered task, its name in tables, its metric, whether its answers are free text.
@@ -62,7 +63,7 @@ def split_metric(given: str) -> tuple[str, str]:
     metric, separator, path = given.partition("=")
     if not separator or os.path.exists(given):
         return "exact_match", given
-    if metric not in own_files.METRICS:
-        known = ", ".join(own_files.METRICS)
+    if metric not in METRICS:
+        known = ", ".join(METRICS)
         raise UserError(f"--unseen {given}: no metric {metric!r}; use {known}, or a path alone")
     return metric, path

@@ -3,8 +3,6 @@
 The test split of tfds has no labels, so the paper evaluates on the development set.
 """
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -27,10 +25,3 @@ WIC = dataset.Dataset(
     label="label",
     words={"True": "True", "False": "False"},
 )
-
-seqio.TaskRegistry.add("wic", **WIC.task())
-seqio.TaskRegistry.add("wic_1shot", **WIC.task(shots=1))
-seqio.TaskRegistry.add("wic_4shot", **WIC.task(shots=4))
-seqio.TaskRegistry.add("wic_span", **WIC.task(span=True))
-seqio.TaskRegistry.add("wic_span_1shot", **WIC.task(shots=1, span=True))
-seqio.TaskRegistry.add("wic_span_4shot", **WIC.task(shots=4, span=True))

@@ -1,7 +1,5 @@
 """WikiLingua in English: the summary of a how-to article."""
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -20,10 +18,3 @@ WIKILINGUA = dataset.Dataset(
     postprocess_fn=templates.postprocess_text,
     cut=True,
 )
-
-seqio.TaskRegistry.add("wikilingua", **WIKILINGUA.task())
-seqio.TaskRegistry.add("wikilingua_1shot", **WIKILINGUA.task(shots=1))
-seqio.TaskRegistry.add("wikilingua_4shot", **WIKILINGUA.task(shots=4))
-seqio.TaskRegistry.add("wikilingua_span", **WIKILINGUA.task(span=True))
-seqio.TaskRegistry.add("wikilingua_span_1shot", **WIKILINGUA.task(shots=1, span=True))
-seqio.TaskRegistry.add("wikilingua_span_4shot", **WIKILINGUA.task(shots=4, span=True))

@@ -3,8 +3,6 @@
 import functools
 from collections.abc import Mapping
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -43,24 +41,3 @@ ENDE = _dataset(
 ENRO = _dataset(
     "wmt16_translate/ro-en:1.0.0", "ro", {"train": 610_320, "validation": 1_999, "test": 1_999}
 )
-
-seqio.TaskRegistry.add("wmt14_enfr", **ENFR.task())
-seqio.TaskRegistry.add("wmt14_enfr_1shot", **ENFR.task(shots=1))
-seqio.TaskRegistry.add("wmt14_enfr_4shot", **ENFR.task(shots=4))
-seqio.TaskRegistry.add("wmt14_enfr_span", **ENFR.task(span=True))
-seqio.TaskRegistry.add("wmt14_enfr_span_1shot", **ENFR.task(shots=1, span=True))
-seqio.TaskRegistry.add("wmt14_enfr_span_4shot", **ENFR.task(shots=4, span=True))
-
-seqio.TaskRegistry.add("wmt16_ende", **ENDE.task())
-seqio.TaskRegistry.add("wmt16_ende_1shot", **ENDE.task(shots=1))
-seqio.TaskRegistry.add("wmt16_ende_4shot", **ENDE.task(shots=4))
-seqio.TaskRegistry.add("wmt16_ende_span", **ENDE.task(span=True))
-seqio.TaskRegistry.add("wmt16_ende_span_1shot", **ENDE.task(shots=1, span=True))
-seqio.TaskRegistry.add("wmt16_ende_span_4shot", **ENDE.task(shots=4, span=True))
-
-seqio.TaskRegistry.add("wmt16_enro", **ENRO.task())
-seqio.TaskRegistry.add("wmt16_enro_1shot", **ENRO.task(shots=1))
-seqio.TaskRegistry.add("wmt16_enro_4shot", **ENRO.task(shots=4))
-seqio.TaskRegistry.add("wmt16_enro_span", **ENRO.task(span=True))
-seqio.TaskRegistry.add("wmt16_enro_span_1shot", **ENRO.task(shots=1, span=True))
-seqio.TaskRegistry.add("wmt16_enro_span_4shot", **ENRO.task(shots=4, span=True))

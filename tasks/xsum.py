@@ -1,7 +1,5 @@
 """XSum: the one-sentence summary of a news article. tfds wants its articles by hand."""
 
-import seqio
-
 from promot_jax.data import metrics
 from promot_jax.tasks import dataset, few_shot, templates
 
@@ -20,10 +18,3 @@ XSUM = dataset.Dataset(
     postprocess_fn=templates.postprocess_text,
     cut=True,
 )
-
-seqio.TaskRegistry.add("xsum", **XSUM.task())
-seqio.TaskRegistry.add("xsum_1shot", **XSUM.task(shots=1))
-seqio.TaskRegistry.add("xsum_4shot", **XSUM.task(shots=4))
-seqio.TaskRegistry.add("xsum_span", **XSUM.task(span=True))
-seqio.TaskRegistry.add("xsum_span_1shot", **XSUM.task(shots=1, span=True))
-seqio.TaskRegistry.add("xsum_span_4shot", **XSUM.task(shots=4, span=True))

@@ -1,13 +1,12 @@
 """Scalars of a stage over its steps: JSONL for the report, TensorBoard events for browsing."""
 
 import json
-import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from clu import metric_writers
 
-from promot_jax.base import distributed, files
+from promot_jax.base import distributed, jsonl
 
 
 class JsonlWriter(metric_writers.interface.MetricWriter):
@@ -17,10 +16,10 @@ class JsonlWriter(metric_writers.interface.MetricWriter):
     """
 
     def __init__(self, path: pathlib.Path, resume_from: int):
-        kept = [
-            line for line in read_jsonl(path) if line.get("step", resume_from + 1) <= resume_from
-        ]
-        files.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        lines = jsonl.read_jsonl(path)
+        jsonl.write_jsonl(
+            path, [line for line in lines if line.get("step", resume_from + 1) <= resume_from]
+        )
         self._file = path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -38,14 +37,14 @@ class JsonlWriter(metric_writers.interface.MetricWriter):
         self._file.close()
 
     def _not_scalars(self, *args, **kwargs):
-        raise TypeError("metrics.jsonl holds scalars only")
+        raise TypeError("a file of scalars holds nothing else")
 
     write_summaries = write_images = write_videos = write_audios = _not_scalars
     write_texts = write_histograms = write_pointcloud = write_hparams = _not_scalars
 
 
-def create(folder: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter:
-    """Returns a writer to `folder/metrics.jsonl` and to TensorBoard events in `folder`.
+def create(file: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter:
+    """Returns a writer to a JSONL file and to TensorBoard events in its folder.
 
     Of several processes only the main one writes.
     """
@@ -53,46 +52,7 @@ def create(folder: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter
         return metric_writers.MultiWriter([])
     return metric_writers.MultiWriter(
         [
-            JsonlWriter(folder / "metrics.jsonl", resume_from),
-            metric_writers.SummaryWriter(str(folder)),
+            JsonlWriter(file, resume_from),
+            metric_writers.SummaryWriter(str(file.parent)),
         ]
     )
-
-
-def append_jsonl(path: pathlib.Path, records: Sequence[dict]) -> None:
-    """Appends objects to a JSONL file and waits until they are on disk.
-
-    A last line that a dying process left incomplete is removed first; one that lacks only its end
-    is completed.
-    """
-    begun = ""
-    if path.exists() and (text := path.read_bytes()) and not text.endswith(b"\n"):
-        start = text.rfind(b"\n") + 1
-        if _record(text[start:]) is None:
-            os.truncate(path, start)
-        else:
-            begun = "\n"
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    with path.open("a", encoding="utf-8") as file:
-        file.write(begun + "".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_jsonl(path: pathlib.Path) -> list[dict]:
-    """Returns the objects of a JSONL file, or none where it is absent.
-
-    A line that a dying process left incomplete is ignored. Lines end with a line feed: the texts in
-    them may hold other separators, such as U+2028.
-    """
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    return [record for record in map(_record, lines) if record is not None]
-
-
-def _record(line: bytes) -> dict | None:
-    """Returns the object of a line, None where it holds no complete one."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None

@@ -1,8 +1,8 @@
 """What a checkpoint is, and the way from one format to another: inspect, import, export."""
 
+import dataclasses
 import math
 import pathlib
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +13,9 @@ from promot_jax.base import files, partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints import pretrained
-from promot_jax.checkpoints.formats import huggingface, known, peft, side_files, t5x
+from promot_jax.checkpoints.formats import FORMATS, known, peft
 from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats.source import Source
-from promot_jax.data import vocabularies
-from promot_jax.models import architectures
 from promot_jax.models.networks import lora
 from promot_jax.models.networks.prompt import nearest_tokens, read_file
 
@@ -82,16 +80,16 @@ def import_model(
     """
     model, source = pretrained.open_model(path, vocabulary)
     expected = pretrained.expected_leaves(model, None)
-    planned = sources.plan(source, expected, may_miss=may_miss, may_skip=may_skip)
+    matched = sources.match(source, expected, may_miss=may_miss, may_skip=may_skip)
     yield f"{path} ({source.format}) -> {out} (promot_jax)"
     shapes = trees.flatten(expected)
-    reasons = {**dict.fromkeys(planned.skipped, "no place in the model"), **source.ignored}
+    reasons = {**dict.fromkeys(matched.skipped, "no place in the model"), **source.ignored}
     yield from _columns(
         ("", "leaves", "parameters", "memory", ""),
         [
-            _plan_row("loaded", {path: shapes[path] for path in planned.loaded}),
-            _plan_row("initialised", {path: shapes[path] for path in planned.initialised}),
-            ("skipped", str(len(planned.skipped)), "", "", _some(_reasons(reasons))),
+            _row("loaded", {path: shapes[path] for path in matched.loaded}),
+            _row("initialised", {path: shapes[path] for path in matched.initialised}),
+            ("skipped", str(len(matched.skipped)), "", "", _some(_reasons(reasons))),
         ],
     )
     files.check_new(out)
@@ -129,14 +127,14 @@ def export_model(
 ) -> Iterator[str]:
     """Writes a model in one of the formats; yields lines that say what happens.
 
-    Soft prompts and a low-rank adapter stay in the tree for `native` and (prompts only) `t5x`; for
-    `huggingface` each becomes a PEFT folder inside `out`; `peft` writes one of them as `out`.
+    Soft prompts and a low-rank adapter go where `Format.adapters` says: among the leaves, each into
+    a PEFT folder inside `out`, or one of them alone as `out`.
 
     Args:
       model: the model of `params`, its prompts and adapter included.
       params: parameters; in a dry run their shapes do.
       out: new folder.
-      format_name: `native`, `huggingface`, `t5x`, `t5x_orbax` or `peft`.
+      format_name: one of `formats.WRITTEN`.
       prompt: the prompt that `peft` writes; needed when there are several adapters.
       merge_lora: adds the low-rank adapter to the kernels first.
       origin: where the model comes from.
@@ -151,40 +149,33 @@ def export_model(
         model, params = model.unstacked(), trees.unstack_layers(params)
     if merge_lora:
         model, params = _merged(model, params, dry_run)
-    prompts, adapter = trees.prompts_of(params), model.network.config.lora
-    leaves = trees.flatten(lora.remove(trees.keep_prompts(params, ())))
-    adapters: list[str] = []
-    if format_name == "peft":
-        prompt = _one_adapter(prompts, adapter, prompt)
-        leaves = {}
-    elif format_name == "huggingface":
-        adapters = [*prompts, *([LORA] if adapter else [])]
-    elif format_name in t5x.WRITERS and adapter:
+    written = pretrained.content(model, params, origin, beside, dtype)
+    names = [*trees.prompts_of(params), *([LORA] if model.network.config.lora else [])]
+    kind, adapters = FORMATS[format_name].adapters, {}
+    if kind == "alone":
+        prompt = _one_adapter(names, prompt)
+        leaves, adapters = {}, {".": _adapter_leaves(params, prompt)}
+    elif kind == "beside":
+        leaves = trees.flatten(lora.remove(trees.keep_prompts(params, ())))
+        adapters = {name: _adapter_leaves(params, name) for name in names}
+    elif kind == "prompts" and LORA in names:
         raise UserError(f"--format {format_name} has no place for an adapter; give --merge_lora")
     else:
-        leaves = trees.flatten(params)
+        leaves = written.leaves
     yield f"{_origin_text(origin)} -> {out} ({format_name})"
-    rows = [_plan_row("written", leaves)] if leaves else []
-    rows += [
-        _plan_row(f"PEFT folder {name or '.'}", _adapter_leaves(params, name or prompt))
-        for name in (adapters if format_name != "peft" else [""])
-    ]
+    rows = [_row("written", leaves)] if leaves else []
+    rows += [_row(f"PEFT folder {name}", adapter) for name, adapter in adapters.items()]
     yield from _columns(("", "leaves", "parameters", "memory", ""), rows)
     if format_name == "huggingface" and dtype != "float32":
         yield f"weights are written as {dtype}; --dtype float32 keeps them as they were trained"
     files.check_new(out)
     if dry_run:
         return
-    if format_name == "native":
-        pretrained.save(out, model, params, origin, beside, dtype)
-    elif format_name in t5x.WRITERS:
-        t5x.WRITERS[format_name](out, leaves)
-    elif format_name == "huggingface":
-        _write_huggingface(out, model, leaves, beside or {}, dtype)
-    for name in adapters:
-        _write_adapter(out / name, model, params, name, str(out))
-    if format_name == "peft":
-        _write_adapter(out, model, params, prompt, origin.get("checkpoint"))
+    if leaves:
+        known.save(format_name, out, dataclasses.replace(written, leaves=leaves))
+    base = str(out) if leaves else origin.get("checkpoint")
+    for name, adapter in adapters.items():
+        known.save("peft", out / name, dataclasses.replace(written, leaves=adapter, base=base))
     yield f"wrote {out}"
 
 
@@ -196,9 +187,8 @@ def _merged(model: models.Model, params: Tree, dry_run: bool) -> tuple[models.Mo
     return model.with_lora(None), merged
 
 
-def _one_adapter(prompts: Mapping[str, int], adapter: lora.Lora | None, prompt: str | None) -> str:
-    """Returns the name of the only prompt, or the one asked for, or LORA."""
-    names = [*prompts, *([LORA] if adapter else [])]
+def _one_adapter(names: Sequence[str], prompt: str | None) -> str:
+    """Returns the only name, or the one that was asked for."""
     if prompt is None and len(names) == 1:
         return names[0]
     if prompt not in names:
@@ -218,49 +208,6 @@ def _adapter_leaves(params: Tree, name: str) -> dict[str, Any]:
         for path, leaf in trees.flatten(params).items()
         if (match := trees.PROMPT.fullmatch(path)) and match[2] == name
     }
-
-
-def _write_adapter(
-    folder: pathlib.Path, model: models.Model, params: Tree, name: str, base: str | None
-) -> None:
-    leaves, config = _adapter_leaves(params, name), model.network.config
-    if name == LORA:
-        settings = architectures.describe(model)["config"]
-        rank, alpha = config.lora.rank, config.lora.alpha
-        peft.write_lora(folder, leaves, model.family, rank, alpha, settings, base)
-    else:
-        (prompt,) = leaves.values()
-        peft.write_prompt(folder, np.asarray(prompt), model.family, base)
-
-
-def _write_huggingface(
-    out: pathlib.Path,
-    model: models.Model,
-    leaves: Mapping[str, Any],
-    beside: Mapping[str, bytes],
-    dtype: str,
-) -> None:
-    vocabulary, ids, files = model.vocabulary, {}, dict(beside)
-    with tempfile.TemporaryDirectory() as scratch:
-        if vocabulary is not None and vocabularies.save(vocabulary, scratch):
-            files |= side_files.find_tokenizer(scratch)
-            # A folder of transformers that has none does without.
-            if side_files.CONFIG not in files:
-                settings = vocabularies.huggingface_settings(vocabulary)
-                files.setdefault(side_files.TOKENIZER[0], side_files.dump(settings))
-            own = isinstance(vocabulary, vocabularies.Tokenizer)
-            ids = {"eos": vocabulary.eos_id, "pad": vocabulary.eos_id if own else vocabulary.pad_id}
-    ids["decoder_start" if model.family == "t5" else "bos"] = model.start_id
-    huggingface.write(
-        out,
-        leaves,
-        model.family,
-        architectures.describe(model)["config"],
-        token_ids=ids,
-        max_positions=model.max_positions or 4096,
-        beside=files,
-        dtype=dtype,
-    )
 
 
 def _origin_text(origin: Mapping[str, Any]) -> str:
@@ -335,7 +282,7 @@ def _nearest_lines(source: Source, vocabulary: str | None, count: int) -> Iterat
         yield from _columns((trees.PROMPT.fullmatch(path)[2], "nearest tokens, cosine"), rows)
 
 
-def _plan_row(name: str, leaves: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(name: str, leaves: Mapping[str, Any]) -> tuple[str, ...]:
     some = "" if name != "initialised" else _some(list(leaves))
     return name, str(len(leaves)), f"{_count(leaves):,}", _memory(leaves), some
 

@@ -1,7 +1,6 @@
 """From a checkpoint of any format to a model and its parameters, and from a model to a folder."""
 
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -10,15 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from promot_jax import models
-from promot_jax.base import files, partitioning, trees, values
+from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints.formats import known, native, peft, side_files
 from promot_jax.checkpoints.formats import source as sources
-from promot_jax.checkpoints.formats.source import Plan, Source
+from promot_jax.checkpoints.formats.source import Content, Match, Source
 from promot_jax.data import vocabularies
 from promot_jax.models import architectures
 from promot_jax.models.networks import lora, prompt, stack
@@ -30,7 +28,7 @@ def open_model(
     """Opens a checkpoint and builds the model that it is of, its soft prompts included.
 
     Args:
-      path: a checkpoint of any format that `interop` reads.
+      path: a checkpoint of any format that `formats` reads.
       vocabulary: a SentencePiece model or a `tokenizer.json`, for a checkpoint that has none.
       **changes: fields of the network's configuration to set, such as `dtype`.
 
@@ -206,15 +204,15 @@ def load(
       seed: of the initialisation.
 
     Raises:
-      UserError: as `interop.source.plan`, or a damaged file.
+      UserError: as `formats.source.match`, or a damaged file.
     """
     _check_same_maths(source, model)
     check_rows(model.vocabulary, getattr(model.network.config, "vocab_size", None), source.path)
     expected = expected_leaves(model.unstacked(), mesh)
-    planned = sources.plan(source, expected, may_miss=may_miss, may_skip=may_skip)
+    matched = sources.match(source, expected, may_miss=may_miss, may_skip=may_skip)
     leaves = dict(sources.stream(source, expected))
-    if planned.initialised:
-        leaves |= _initialised(model, expected, planned, seed)
+    if matched.initialised:
+        leaves |= _initialised(model, expected, matched, seed)
     params = trees.unflatten(dict(sorted(leaves.items())))
     if not model.stacked:
         return params
@@ -243,13 +241,13 @@ def _check_same_maths(source: Source, model: models.Model) -> None:
             )
 
 
-def _initialised(model: models.Model, expected: Tree, planned: Plan, seed: int) -> dict[str, Any]:
+def _initialised(model: models.Model, expected: Tree, matched: Match, seed: int) -> dict[str, Any]:
     """Draws the missing leaves alone; the compiler drops the others."""
-    shardings = {path: trees.flatten(expected)[path].sharding for path in planned.initialised}
+    shardings = {path: trees.flatten(expected)[path].sharding for path in matched.initialised}
 
     def draw(rng):
         leaves = trees.flatten(model.unstacked().init(rng))
-        return {path: leaves[path] for path in planned.initialised}
+        return {path: leaves[path] for path in matched.initialised}
 
     return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
 
@@ -342,17 +340,25 @@ def save(
     Raises:
       UserError: `folder` exists or cannot be written.
     """
-    with files.new_folder(folder) as partial:
-        native.save_params(partial / "params", params)
-        for path, leaf in trees.flatten(params).items():
-            if match := trees.PROMPT.fullmatch(path):
-                np.save(partial / f"{match[2]}.npy", leaf)
-        about = {**architectures.describe(model), "origin": dict(origin), "dtype": dtype}
-        if model.end_ids:
-            about["end_ids"] = list(model.end_ids)
-        if (longest := model.max_positions) is not None:
-            about["config"]["max_positions"] = longest
-        if model.vocabulary is not None:
-            about["vocabulary"] = vocabularies.save(model.vocabulary, partial)
-        side_files.write(partial, beside or {})
-        (partial / "model.json").write_text(json.dumps(about, indent=1) + "\n")
+    native.save(folder, content(model, params, origin, beside, dtype))
+
+
+def content(
+    model: models.Model,
+    params: Tree,
+    origin: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
+    dtype: str = "float32",
+) -> Content:
+    """Returns a model as what formats write; arguments are those of `save`."""
+    return Content(
+        leaves=trees.flatten(params),
+        about=architectures.describe(model),
+        vocabulary=model.vocabulary,
+        start_id=model.start_id,
+        end_ids=model.end_ids,
+        max_positions=model.max_positions,
+        origin=origin,
+        beside=beside or {},
+        dtype=dtype,
+    )

@@ -3,8 +3,10 @@
 import pathlib
 
 from promot_jax.base import files
+from promot_jax.checkpoints.formats import WRITTEN
 from promot_jax.commands import flags
 from promot_jax.commands import models as opened
+from promot_jax.experiment.run_folder import RunFolder
 
 
 def add_import(commands) -> None:
@@ -50,7 +52,7 @@ def add_export(commands) -> None:
     export.add_argument("out", metavar="OUT", type=flags.folder, help="new folder")
     export.add_argument(
         "--format",
-        choices=("native", "huggingface", "t5x", "t5x_orbax", "peft"),
+        choices=WRITTEN,
         default="native",
         help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter",
     )
@@ -98,12 +100,11 @@ def _export(arguments, overrides) -> None:
         flags.refuse(
             arguments, ("prompt",), "goes with --format peft; other formats take all prompts"
         )
-    if (run / "config.gin").is_file():
+    if RunFolder(run).config.is_file():
         flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
         runner, method, seed = opened.open_run(run, arguments)
-        params = runner.trained_params(method, seed)
-        model = runner.experiment.model
-        model = model.with_lora(method.adapters or model.network.config.lora)
+        trained = runner.trained(method, seed)
+        model, params = trained.model, trained.params
         origin = {"run": run.name, "method": method.name, "seed": seed}
         source = runner.experiment.initial_checkpoint
         source = source and known.open_checkpoint(source)

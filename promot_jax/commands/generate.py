@@ -61,62 +61,44 @@ def add(commands) -> None:
 
 def _generate(arguments, overrides) -> None:
     flags.no_overrides(overrides)
-    _check_generate(arguments)
     if arguments.checkpoint is None:
         flags.refuse(arguments, ("vocabulary", "adapter"), "goes with --checkpoint, not with a run")
         run, *texts = arguments.words
         if not texts:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
-        runner, method, seed = models.open_run(flags.folder(run), arguments)
-        params = runner.trained_params(method, seed)
-        model, decoder = runner.experiment.model, runner.experiment.decoder
-        buckets = runner.experiment.eval_buckets
-        names = [name for stage in method.stages for name in stage.prompts]
-        adapters = method.adapters
-        if arguments.lora and adapters is None:
-            raise UserError(f"--lora: method {method.name!r} trains no adapters; leave it out")
+        model = _of_run(run, arguments)
     else:
         flags.refuse(arguments, ("method", "lora"), "goes with a run, not with --checkpoint")
         texts = arguments.words
-        model, params = models.open_checkpoint(arguments)
-        decoder, buckets, names, adapters = None, (), model.network.config.prompt_names, None
-    prompt = None if arguments.prompt == "none" else arguments.prompt
-    if prompt is not None and prompt not in names:
-        known = ", ".join([*sorted(set(filter(None, names))), "none"])
-        raise UserError(f"--prompt {prompt}: this model has none such; use {known}")
-    from promot_jax.base import partitioning, trees
-    from promot_jax.data import context
-    from promot_jax.experiment.evaluation import Evaluator
-    from promot_jax.models.attached import Attached
-
-    rows = [len(model.input_ids(text)) + arguments.max_length for text in texts]
-    prompt_length = trees.prompts_of(params)[prompt] if prompt is not None else 0
-    for warning in context.warnings(model.max_positions, rows, prompt_length):
+        model = _of_checkpoint(arguments)
+    model = model.with_prompt(None if arguments.prompt == "none" else arguments.prompt)
+    for warning in model.too_long(texts, arguments.max_length):
         print(f"warning: {warning}", file=sys.stderr)
-    attached = Attached(prompt, adapters if arguments.lora else None)
-    decoder = _decoder(arguments, decoder)
-    evaluator = Evaluator(model, partitioning.make_mesh(), decoder, len(texts), buckets)
-    print("\n".join(evaluator.answer(params, texts, arguments.max_length, attached)))
+    search = ("beams", "temperature", "top_k", "top_p")
+    decoder = model.search(
+        **{name: getattr(arguments, name) for name in search}, seed=arguments.seed or 0
+    )
+    print("\n".join(model.answer(texts, arguments.max_length, decoder)))
 
 
-def _check_generate(arguments) -> None:
-    """Raises UserError for what would fail only inside the network or the tokenizer."""
-    for text in arguments.words:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{text!a} is not UTF-8; give the text in that encoding") from None
+def _of_run(run: str, arguments):
+    """Returns the model of a run that the flags choose."""
+    runner, method, seed = models.open_run(flags.folder(run), arguments)
+    from promot_jax.experiment import loaded
+
+    if arguments.lora and method.adapters is None:
+        raise UserError(f"--lora: method {method.name!r} trains no adapters; leave it out")
+    model = loaded.of_run(runner, method, seed)
+    return model.with_lora() if arguments.lora else model
 
 
-def _decoder(arguments, usual):
-    """Returns the search that the flags ask for, else the usual one, else greedy search."""
-    from promot_jax.models import decoding
+def _of_checkpoint(arguments):
+    """Returns the model of a checkpoint with its adapters."""
+    conversion = models.checkpoint_tools()
+    from promot_jax.experiment import loaded
 
-    if arguments.temperature is not None or arguments.top_k or arguments.top_p != 1:
-        if arguments.beams is not None:
-            raise UserError("--beams searches and --temperature samples; give one of them")
-        temperature = 1.0 if arguments.temperature is None else arguments.temperature
-        return decoding.Sample(temperature, arguments.top_k, arguments.top_p, arguments.seed or 0)
-    if arguments.beams is not None:
-        return decoding.Beam(arguments.beams)
-    return usual or decoding.Greedy()
+    model = loaded.of_checkpoint(arguments.checkpoint, arguments.vocabulary)
+    for adapter in arguments.adapter:
+        name, path = conversion.named(adapter)
+        model = model.attach(path, name)
+    return model

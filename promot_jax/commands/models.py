@@ -1,39 +1,45 @@
 """Opens the models that commands are given: of runs, or of checkpoints."""
 
+import argparse
 import pathlib
 
 from promot_jax import configuration
+from promot_jax.base import files
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.run_folder import RunFolder
 
 
 def checkpoint_tools():
     """Imports what reads and writes checkpoints, without its native libraries' remarks."""
     with configuration.quiet_native_logs():
         from promot_jax.checkpoints import conversion
-        from promot_jax.experiment import evaluation  # noqa: F401
+        from promot_jax.experiment import loaded  # noqa: F401
     return conversion
 
 
-def open_checkpoint(arguments):
-    """Returns (model, parameters) of a checkpoint with its adapters."""
-    conversion = checkpoint_tools()
-    from promot_jax.base import partitioning
-    from promot_jax.checkpoints import pretrained
+def load(path: str, method: str | None, seed: int | None, vocabulary: str | None):
+    """Returns the `LoadedModel` of a run or a checkpoint, see `promot_jax.load`."""
+    checkpoint_tools()
+    from promot_jax.experiment import loaded
 
-    model, source = pretrained.open_model(arguments.checkpoint, arguments.vocabulary)
-    if model.vocabulary is None:
-        raise UserError(f"{arguments.checkpoint} has no vocabulary; give one by --vocabulary")
-    params = pretrained.load(source, model, partitioning.make_mesh())
-    for adapter in arguments.adapter:
-        model, params = pretrained.attach(model, params, *conversion.named(adapter))
-    return model, params
+    path = files.home(path)
+    if not RunFolder(pathlib.Path(path)).config.is_file():
+        if method is not None or seed is not None:
+            raise UserError(f"{path} is no run folder; leave out method and seed")
+        return loaded.of_checkpoint(path, vocabulary)
+    if vocabulary is not None:
+        raise UserError(f"{path} is a run, which has a vocabulary; leave out the one given")
+    chosen = argparse.Namespace(method=method, seed=seed)
+    return loaded.of_run(*open_run(pathlib.Path(path), chosen))
 
 
 def open_run(run: pathlib.Path, arguments):
     """Returns (runner, method, seed) of a finished run, as --method and --seed choose."""
-    config = run / "config.gin"
+    folder = RunFolder(run)
+    folder.check()
+    config = folder.config
     if not config.is_file():
-        raise UserError(f"{run} is no run folder: it has no config.gin")
+        raise UserError(f"{run} is no run folder: it has no {config.name}")
     if not config.read_bytes().strip(b"\0\n"):
         raise UserError(f"{config} is empty; give the command of the run again, which mends it")
     configuration.parse([str(config)])
@@ -46,17 +52,11 @@ def open_run(run: pathlib.Path, arguments):
         method = experiment.method(arguments.method)
     else:
         # Of all that the folder has, whatever the last call was asked to run.
-        trained = [m for m in experiment.methods if m.stages and _finished(run, seed, m)]
+        trained = [m for m in experiment.methods if m.stages and folder.finished(seed, m.folders)]
         method = (trained or experiment.selected)[-1]
-    if not _finished(run, seed, method):
+    if not folder.finished(seed, method.folders):
         raise UserError(
             f"method {method.name!r} of seed {seed} is not finished in {run}; "
             "run the experiment to its end first"
         )
     return runner, method, seed
-
-
-def _finished(run: pathlib.Path, seed: int, method) -> bool:
-    from promot_jax.training import stage_folder
-
-    return all(stage_folder.finished(run / f"seed_{seed}" / name) for name in method.folders)

@@ -9,6 +9,7 @@ from promot_jax import configuration
 from promot_jax.base import files
 from promot_jax.base.errors import UserError
 from promot_jax.commands import flags
+from promot_jax.experiment import run_folder
 from promot_jax.paper import catalog
 
 
@@ -113,7 +114,7 @@ def _run(item, model: str, arguments, overrides) -> bool:
 
     if not arguments.dry_run:
         schedule.refuse_missing(item, model, overrides)
-    runs = schedule.plan(
+    runs = schedule.runs(
         item,
         model,
         seeds=arguments.seeds,
@@ -153,14 +154,14 @@ def _pointer(item, model: str, runs_folder: pathlib.Path) -> None:
     """Says where in the runs' reports a figure or the outputs stand."""
     for run in catalog.runs_of(item, model):
         folder = runs_folder / model / run
-        drawn = item.shown.startswith("figures/")
-        if not (folder / (item.shown if drawn else "report.html")).is_file():
+        drawn = item.shown.startswith(f"{run_folder.FIGURES}/")
+        if not (folder / (item.shown if drawn else run_folder.PAGE)).is_file():
             raise UserError(
                 f"{folder} has no report with {item.id}; `promot paper {item.id} --model {model}` "
                 "makes it"
             )
         where = folder / item.shown if drawn else f"section {item.shown!r}"
-        print(f"{item.id}: {where} of {folder / 'report.html'}")
+        print(f"{item.id}: {where} of {folder / run_folder.PAGE}")
 
 
 def _call(words: list[str]) -> int:

@@ -9,6 +9,7 @@ from promot_jax import configuration
 from promot_jax.base import files, values
 from promot_jax.base.errors import UserError
 from promot_jax.commands import flags
+from promot_jax.experiment.run_folder import RunFolder
 
 
 def add(commands) -> None:
@@ -125,10 +126,12 @@ def _experiment(arguments, overrides):
     absent = []
     if arguments.experiment.startswith("paper/"):
         with configuration.quiet_native_logs():
-            from promot_jax.paper import schedule as paper_plan
+            from promot_jax.paper import schedule
 
         model = arguments.experiment.split("/")[1]
-        absent = [f"--gin.{name}='PATH'" for name in paper_plan.missing(model, overrides)]
+        absent = [f"--gin.{name}='PATH'" for name in schedule.missing(model, overrides)]
+    # A run may be planned by what it kept.
+    RunFolder(pathlib.Path(file).parent).check()
     configuration.parse([file], [*overrides, *absent])
     configuration.check_all_used([file], overrides)
     configuration.check_values(overrides)

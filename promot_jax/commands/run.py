@@ -1,15 +1,17 @@
 """`promot run`: an experiment from its configuration to its report."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from promot_jax import configuration
 from promot_jax.base import distributed, files, progress, values
 from promot_jax.base.errors import UserError
 from promot_jax.commands import flags, report
+from promot_jax.data import metrics
+from promot_jax.experiment.run_folder import RunFolder
 
 # Flags that set a macro: (flag, macro, help). `your_data` has them all.
 MACROS = (
@@ -23,7 +25,7 @@ MACROS = (
     ("test", "TEST_FILE", "file of test rows; --eval is then the validation split as a whole"),
     ("template", "TEMPLATE", "input of a row, its fields in braces: '{premise} {hypothesis}'"),
     ("target", "TARGET_TEMPLATE", "answer of a row, likewise: '{label}'"),
-    ("metric", "METRIC", "accuracy, exact_match, bleu, rouge2, or BLEU of a tokenizer: bleu-zh"),
+    ("metric", "METRIC", f"{', '.join(metrics.PLAIN)}, or BLEU of a tokenizer: bleu-zh"),
     ("checkpoint", "INITIAL_CHECKPOINT_PATH", "model to start from: " + flags.ANY_CHECKPOINT),
 )
 # These are paths, and are kept as absolute ones: a run opens from any folder.
@@ -128,15 +130,39 @@ def _add_processes(run) -> None:
     )
 
 
-def _run(arguments, overrides) -> None:
+def words(
+    experiment: str,
+    seeds: int | Sequence[int] | None,
+    methods: str | Sequence[str] | None,
+    bindings: Sequence[str],
+    settings: Mapping[str, Any],
+) -> list[str]:
+    """Returns the command line of a call from Python, see `promot_jax.run`."""
+    found = ["run", experiment]
+    for flag, chosen in (("seeds", seeds), ("methods", methods)):
+        if chosen is not None:
+            several = chosen if isinstance(chosen, list | tuple) else [chosen]
+            found.append(f"--{flag}={','.join(map(str, several))}")
+    for name, value in settings.items():
+        value = str(value) if isinstance(value, os.PathLike) else value
+        if "." in name or name != name.lower():
+            found.append(f"--gin.{name}={value!r}")
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            found += [f"--{name}={one}" for one in several]
+    return found + [f"--gin.{binding}" for binding in bindings]
+
+
+def _run(arguments, overrides) -> pathlib.Path | None:
     processes = ("distributed", "coordinator", "num_processes", "process_id")
     with distributed.joined(*(getattr(arguments, name) for name in processes)):
         if not distributed.is_main():
             progress.be_quiet()
-        _run_experiment(arguments, overrides)
+        return _run_experiment(arguments, overrides)
 
 
-def _run_experiment(arguments, overrides) -> None:
+def _run_experiment(arguments, overrides) -> pathlib.Path | None:
+    """Returns the run folder, None after a preview."""
     given = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
     read = list(given)
     if arguments.checkpoint is not None and arguments.experiment == "your_data":
@@ -147,7 +173,10 @@ def _run_experiment(arguments, overrides) -> None:
     searched = [files.home(folder) for folder in arguments.gin_search_paths.split(",") if folder]
     own, chosen = _own(arguments), _chosen(arguments)
     overrides = [*chosen.values(), *own.values(), *overrides]
-    configuration.parse(read, overrides, searched)
+    for file in given:
+        # What another run kept may be run again.
+        RunFolder(pathlib.Path(file).parent).check()
+    usual = configuration.parse(read, overrides, searched)
     for flag, binding in own.items():
         _check_takes(arguments.experiment, flag, binding, OWN)
     for flag, binding in chosen.items():
@@ -157,6 +186,7 @@ def _run_experiment(arguments, overrides) -> None:
         _check_takes(arguments.experiment, "unseen", "--gin.unseen_files.tasks.files=()", OWN)
     configuration.check_all_used(given, overrides)
     configuration.check_values(overrides)
+    configuration.check_methods_read(overrides, usual)
     if not arguments.preview and distributed.is_main():
         _check_places()
     experiment, model_dir, config = configuration.built()
@@ -168,20 +198,21 @@ def _run_experiment(arguments, overrides) -> None:
         progress.say("\n".join(looked.lines()))
         if arguments.preview:
             progress.say("\n".join(looked.bundled()))
-            return
+            return None
         settled = [f"--gin.{name}={value!r}" for name, value in looked.settled().items()]
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
         from promot_jax.base import partitioning, trees
-        from promot_jax.experiment.runner import Runner, shorten
+        from promot_jax.experiment.runner import Runner
 
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
-        partitioning.keep_compiled(model_dir / ".compiled")
-        Runner(experiment, model_dir).run(shorten())
+        partitioning.keep_compiled(RunFolder(model_dir).compiled)
+        Runner(experiment, model_dir).run(" ".join(arguments.typed))
         distributed.by_main(report.write, model_dir)
+    return model_dir
 
 
 @contextlib.contextmanager
@@ -192,7 +223,7 @@ def _held(folder: pathlib.Path, config: str) -> Iterator[None]:
       UserError: another run holds it, it belongs to another configuration, or the processes of
         this one differ in their folder or configuration.
     """
-    with locked(folder) if distributed.is_main() else contextlib.nullcontext():
+    with RunFolder(folder).locked() if distributed.is_main() else contextlib.nullcontext():
         distributed.by_main(configuration.keep, folder, config)
         distributed.check_same(config)
         distributed.check_shared(folder)
@@ -202,11 +233,13 @@ def _held(folder: pathlib.Path, config: str) -> Iterator[None]:
 def _check_places() -> None:
     """Raises UserError for folders that the run could not write, or not take stages from."""
     files.check_writable(configuration.model_dir(), "MODEL_DIR")
+    RunFolder(configuration.model_dir()).check()
     for reused in configuration.reused():
-        folder = pathlib.Path(reused)
-        if not (folder / "config.gin").is_file() and not any(folder.glob("seed_*")):
-            what = "is no run folder" if folder.is_dir() else "is no folder"
+        folder = RunFolder(pathlib.Path(reused))
+        if not folder.begun:
+            what = "is no run folder" if folder.path.is_dir() else "is no folder"
             raise UserError(f"REUSE {reused!r} {what}; name folders of earlier runs")
+        folder.check()
 
 
 def _chosen(arguments) -> dict[str, str]:
@@ -245,21 +278,3 @@ def _check_takes(experiment: str, flag: str, binding: str, mend: str) -> None:
         raise UserError(
             f"--{flag}: the experiment {experiment} does not use {macro}; {mend}"
         ) from None
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a run folder for this process alone.
-
-    Raises:
-      UserError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is running in {folder}; wait for it or choose another MODEL_DIR"
-            ) from None
-        yield

@@ -4,15 +4,15 @@ Beside `configuration` the only file that knows gin; it reads a configuration th
 builds nothing, so that no file, model or row is opened.
 """
 
-import difflib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from promot_jax.base import files, values
 from promot_jax.base.errors import UserError
 
 EXPERIMENT = "promot_jax.experiment.experiment.Experiment"
+METHOD = "promot_jax.training.stages.Method"
 MACRO = "gin.macro"
 
 # Parameters that are paths: of these `~` is expanded.
@@ -36,21 +36,36 @@ class Call(NamedTuple):
     later: bool
 
 
-def reached() -> dict[tuple[str, str], Call]:
-    """Returns {(scope, selector): what it is} of all that building the experiment can call."""
+# Says of a selector, its parameter and a reference in it whether the reference does not count.
+LeftOut = Callable[[str, str, Any], bool]
+
+
+def reached(
+    root: tuple[str, str] = ("", EXPERIMENT), left_out: LeftOut = lambda *_: False
+) -> dict[tuple[str, str], Call]:
+    """Returns {(scope, selector): what it is} of all that a call can call in turn.
+
+    Args:
+      root: scope and selector of what is called: the experiment or a method.
+      left_out: says which references do not count; none, unless told otherwise.
+    """
     from gin import config
     from promot_jax.experiment.experiment import Experiment
+    from promot_jax.training.stages import Method
 
+    what = {EXPERIMENT: Experiment, METHOD: Method}[root[1]]
     seen: dict[tuple[str, str], Call] = {}
-    waiting = [("", EXPERIMENT, Call(Experiment, later=False))]
+    waiting = [(*root, Call(what, later=False))]
     while waiting:
         scope, selector, call = waiting.pop()
         known = seen.get((scope, selector))
         if known is not None and (call.later or not known.later):
             continue
         seen[scope, selector] = call
-        for _, found in _bound(scope, selector).values():
+        for parameter, (_, found) in bound(scope, selector).items():
             for reference in config.iterate_references(found):
+                if left_out(selector, parameter, reference):
+                    continue
                 inner, called = reference.config_key
                 what = Call(reference.configurable.wrapped, not reference.evaluate)
                 waiting.append((inner or scope, called, what))
@@ -59,25 +74,29 @@ def reached() -> dict[tuple[str, str], Call]:
     return dict(sorted(seen.items(), key=lambda item: order.get(item[0], -1)))
 
 
-def _bound(scope: str, selector: str) -> dict[str, tuple[str, Any]]:
+def bound(scope: str, selector: str) -> dict[str, tuple[str, Any]]:
     """Returns {parameter: (scope of its binding, value)} of what applies in a scope."""
     from gin import config
 
     return {
-        name: (bound, value)
+        name: (where, value)
         # A binding applies where its scope begins the active one; of several the longest.
-        for bound, _ in sorted(key for key in config._CONFIG if key[1] == selector)
-        if f"{scope}/".startswith(f"{bound}/".lstrip("/"))
-        for name, value in config._CONFIG[bound, selector].items()
+        for where, _ in sorted(key for key in config._CONFIG if key[1] == selector)
+        if f"{scope}/".startswith(f"{where}/".lstrip("/"))
+        for name, value in config._CONFIG[where, selector].items()
     }
 
 
-def unset() -> list[str]:
-    """Returns the macros that the experiment refers to and that have no value."""
+def macros(reached: Iterable[tuple[str, str]]) -> set[str]:
+    """Returns the names of the macros among what is reached."""
+    return {scope for scope, selector in reached if selector == MACRO}
+
+
+def unset(root: tuple[str, str] = ("", EXPERIMENT)) -> list[str]:
+    """Returns the macros that a call refers to and that have no value; see `reached`."""
     from gin import config
 
-    macros = {scope for scope, selector in reached() if selector == MACRO}
-    return sorted(name for name in macros if (name, MACRO) not in config._CONFIG)
+    return sorted(name for name in macros(reached(root)) if (name, MACRO) not in config._CONFIG)
 
 
 def check(typed: Mapping[str, str]) -> None:
@@ -95,7 +114,6 @@ def check(typed: Mapping[str, str]) -> None:
             value = " ".join(typed.get(named.name, "").split()) or values.shown(named.value)
             raise UserError(values.complaint(named.name, value, found))
     _check_complete()
-    _check_methods()
 
 
 def _settings() -> Iterator[tuple[str, Any, Any]]:
@@ -103,10 +121,10 @@ def _settings() -> Iterator[tuple[str, Any, Any]]:
     seen = set()
     for (scope, selector), call in reached().items():
         hints = values.hints(call.what)
-        for parameter, (bound, value) in _bound(scope, selector).items():
-            if parameter in hints and (bound, selector, parameter) not in seen:
-                seen.add((bound, selector, parameter))
-                yield _full_name(bound, selector, parameter), _resolved(value), hints[parameter]
+        for parameter, (where, value) in bound(scope, selector).items():
+            if parameter in hints and (where, selector, parameter) not in seen:
+                seen.add((where, selector, parameter))
+                yield _full_name(where, selector, parameter), resolved(value), hints[parameter]
     yield "MODEL_DIR", _macro("MODEL_DIR"), values.Text
 
 
@@ -126,12 +144,12 @@ def _macro(name: str, through: Sequence[str] = ()) -> Any:
         return values.Made(Any, f"%{name}")
     if name in through:
         raise UserError(f"{name} = {bound['value']}: it stands for itself; give it a value")
-    value = _resolved(bound["value"], (*through, name))
+    value = resolved(bound["value"], (*through, name))
     unset = isinstance(value, values.Made) and value.by is Any
     return value if unset or isinstance(value, values.Named) else values.Named(name, value)
 
 
-def _resolved(value: Any, through: Sequence[str] = ()) -> Any:
+def resolved(value: Any, through: Sequence[str] = ()) -> Any:
     """Returns a bound value with its macros replaced and its calls described."""
     from gin import config
 
@@ -142,9 +160,9 @@ def _resolved(value: Any, through: Sequence[str] = ()) -> Any:
         kind = values.Made if value.evaluate else values.Taken
         return kind(value.configurable.wrapped, repr(value))
     if type(value) in (tuple, list):
-        return type(value)(_resolved(item, through) for item in value)
+        return type(value)(resolved(item, through) for item in value)
     if type(value) is dict:
-        return {key: _resolved(item, through) for key, item in value.items()}
+        return {key: resolved(item, through) for key, item in value.items()}
     return value
 
 
@@ -154,34 +172,15 @@ def _check_complete() -> None:
         if call.later or selector == MACRO:
             # Whoever calls it later gives some of them.
             continue
-        bound = _bound(scope, selector)
+        given = bound(scope, selector)
         for name, parameter in inspect.signature(call.what).parameters.items():
             variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            if parameter.default is parameter.empty and not variable and name not in bound:
+            if parameter.default is parameter.empty and not variable and name not in given:
                 full = _full_name("", selector, name)
                 raise UserError(f"{full} has no value; give one by --gin.{full}=VALUE")
 
 
-def _check_methods() -> None:
-    """Raises UserError for a method to run that the experiment has not."""
-    bound = _bound("", EXPERIMENT)
-    if "only" not in bound or "methods" not in bound:
-        return
-    asked = _resolved(bound["only"][1])
-    listed = [_resolved(_name_of(method)) for method in _literal(bound["methods"][1])]
-    known = [name.value if isinstance(name, values.Named) else name for name in listed]
-    wanted = asked.value if isinstance(asked, values.Named) else asked
-    for name in wanted or ():
-        if name not in known and all(isinstance(one, str) for one in known):
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f"; did you mean {near[0]!r}? It has " if near else "; it has "
-            raise UserError(
-                f"{getattr(asked, 'name', 'experiment.Experiment.only')} = {values.shown(wanted)}: "
-                f"no method {name!r} in this experiment{meant}{', '.join(known)}"
-            )
-
-
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """Returns what a macro holds, its references as they are; () for what is not known."""
     from gin import config
 
@@ -189,14 +188,6 @@ def _literal(value: Any) -> Any:
         scope, selector = value.config_key
         value = config._CONFIG.get((scope, MACRO), {}).get("value", ()) if selector == MACRO else ()
     return value
-
-
-def _name_of(method: Any) -> Any:
-    from gin import config
-
-    if not isinstance(method, config.ConfigurableReference):
-        return None
-    return _bound(*method.config_key).get("name", ("", None))[1]
 
 
 def value_of(full: str) -> Any:

@@ -110,7 +110,8 @@ def _equal_targets(judge: Judge, further: Sequence[str]) -> list[str]:
 
     Several answers to one row are meant to be equal and do not count.
     """
-    form = metrics.form(judge.metric_fns[0])
+    known = metrics.of_function(judge.metric_fns[0])
+    form = known.form if known else str.strip
     targets = itertools.chain(judge.plain_targets(), further)
     texts = dict.fromkeys(text.strip() for target in targets if (text := _first(target)))
     groups: dict[str, set[str]] = collections.defaultdict(set)

@@ -36,7 +36,9 @@ def listed() -> list[str]:
     for name in sorted(seqio.MixtureRegistry.names()):
         mixture = seqio.MixtureRegistry.get(name)
         parts = " and ".join(part.name for part in mixture.tasks)
-        rows.append((name, f"mixture of {parts}", ", ".join(mixture.splits), ""))
+        # A mixture keeps its splits as a set.
+        splits = dict.fromkeys(split for part in mixture.tasks for split in part.splits)
+        rows.append((name, f"mixture of {parts}", ", ".join(splits), ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

@@ -10,7 +10,7 @@ import jax
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching
+from promot_jax.data import batching, metrics
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.models import Model, decoding
 from promot_jax.models.attached import Attached
@@ -149,9 +149,12 @@ class Experiment:
 def _metrics(task) -> list[str]:
     """Returns the names of a task's metrics; none where they do not take plain texts."""
     names: list[str] = []
-    for metric in getattr(task, "predict_metric_fns", ()):
+    for score in getattr(task, "predict_metric_fns", ()):
+        if known := metrics.of_function(score):
+            names.append(known.name)
+            continue
         try:
-            names += metric(["a"], ["a"])
+            names += score(["a"], ["a"])
         except Exception:  # of a person's own functions
             return []
     return names

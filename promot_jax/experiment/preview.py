@@ -17,7 +17,7 @@ import numpy as np
 import seqio
 
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.data import batching, context, oracle, registered, scoring
+from promot_jax.data import batching, context, metrics, oracle, registered, scoring
 from promot_jax.data.continuation import continuing
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
@@ -195,7 +195,7 @@ class Preview:
             lines += [f"  (no more than the first {LIMIT} rows of a split are looked at)"]
         for inputs, targets in texts["train"][:3]:
             lines += ["", f"  input   {_short(inputs)}", f"  target  {_short(targets)}"]
-        if task.metric == "accuracy":
+        if _has_classes(task):
             lines += ["", _classes(texts["train"])]
         lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes.values(), lengths)]
@@ -246,7 +246,7 @@ class Preview:
             if twice := sum(inputs in trained for inputs, _ in texts[split]):
                 found.append(f"{twice} of {len(texts[split])} {split} inputs are in train too")
             unknown = {t.strip() for _, t in texts[split]} - {t.strip() for _, t in texts["train"]}
-            if task.metric == "accuracy" and unknown:
+            if _has_classes(task) and unknown:
                 names = ", ".join(_short(label, 40) for label in sorted(unknown)[:5])
                 found.append(f"{split} has labels that train has not: {names}")
         inputs, targets = texts["train"][0]
@@ -297,6 +297,10 @@ def _dealt(source) -> list[str]:
         f"  {name} is dealt to validation, which chooses the checkpoint, and to test, which is",
         "  read once, at the end; --test FILE leaves it to validation as a whole",
     ]
+
+
+def _has_classes(task: EvalTask) -> bool:
+    return task.metric in metrics.METRICS and metrics.METRICS[task.metric].classes
 
 
 def _classes(rows: Sequence[Texts]) -> str:

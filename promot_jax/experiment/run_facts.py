@@ -4,12 +4,41 @@ import datetime
 import os
 import platform
 import resource
+import time
 from typing import Any
 
 import jax
 
-from promot_jax.base import trees
+from promot_jax.base import distributed, trees
 from promot_jax.experiment.evaluation import EvalTask
+from promot_jax.experiment.run_folder import RunFolder
+
+
+class Facts:
+    """`run.json` while a run goes on: whatever is killed has the time until its last writing."""
+
+    def __init__(self, folder: RunFolder, experiment: Any, command: str):
+        """Begins to count the time; see `gather`."""
+        self._started, self._folder = time.monotonic(), folder
+
+        def begin() -> dict[str, Any]:
+            facts = gather(experiment, command, folder.about_before())
+            return {"experiment": folder.path.name, **facts}
+
+        self._facts = distributed.by_main(begin)
+
+    def write(self, *, finished: bool = False) -> None:
+        """Writes the file; every process calls this."""
+        distributed.by_main(self._write, finished)
+
+    def write_alone(self) -> None:
+        """Writes the file in the main process, whatever the others do."""
+        if distributed.is_main():
+            self._write(finished=False)
+
+    def _write(self, finished: bool) -> None:
+        seconds = time.monotonic() - self._started
+        self._folder.write_about(after(self._facts, seconds, finished=finished))
 
 
 def gather(experiment: Any, command: str, before: dict[str, Any]) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def load(
     missing = [p for p in wanted if trees.PROMPT.fullmatch(p) and p not in source.leaves]
     if missing and prompt_init is None:
         raise _no_prompt(source, trees.PROMPT.fullmatch(missing[0])[2])
-    planned = sources.plan(
+    planned = sources.match(
         source, expected, may_miss=list(map(re.escape, missing)), may_skip=(trees.PROMPT.pattern,)
     )
     leaves = dict(sources.stream(source, expected))

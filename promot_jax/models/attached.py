@@ -1,6 +1,7 @@
 """What is attached to a model while it reads a task: a soft prompt, low-rank adapters, nothing."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,12 +29,13 @@ class Attached:
 
         Equal structure means one compiled program for every method.
         """
-        params = trees.keep_prompts(params, () if self.prompt is None else (self.prompt,))
-        return params if self._adapters(model) else lora.remove(params)
+        prompts = () if self.prompt is None else (self.prompt,)
+        return only(params, prompts, in_force(model, self.adapters))
 
     def model(self, model: Model, params: Tree) -> Model:
         """Returns the bare model with what is attached; `params` are those of `Attached.params`."""
-        return model.with_prompts(trees.prompts_of(params)).with_lora(self._adapters(model))
+        adapters = in_force(model, self.adapters)
+        return model.with_prompts(trees.prompts_of(params)).with_lora(adapters)
 
     def batch(self, batch: Batch) -> Batch:
         """Returns the batch with the prompt's number in every row."""
@@ -42,8 +44,16 @@ class Attached:
         rows = len(batch["encoder_input_tokens"])
         return {**batch, "prompt_ids": np.zeros(rows, np.int32)}
 
-    def _adapters(self, model: Model) -> Lora | None:
-        return self.adapters or model.network.config.lora
-
 
 BARE = Attached()
+
+
+def in_force(model: Model, added: Lora | None) -> Lora | None:
+    """Returns the adapters in force: those that stages added, else what the model came with."""
+    return added or model.network.config.lora
+
+
+def only(params: Tree, prompts: Sequence[str], adapters: Lora | None) -> Tree:
+    """Returns the tree with these prompts alone, and with adapters only if any are in force."""
+    params = trees.keep_prompts(params, prompts)
+    return params if adapters else lora.remove(params)

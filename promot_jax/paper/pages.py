@@ -7,6 +7,7 @@ import pathlib
 import textwrap
 
 from promot_jax.base import files
+from promot_jax.experiment import run_folder
 from promot_jax.paper import catalog
 from promot_jax.paper.results import AVERAGE, Cell, Comparison, Ordering
 from promot_jax.report.numbers import scores
@@ -59,7 +60,7 @@ def markdown(comparison: Comparison) -> str:
     ]:
         if notes:
             parts += [f"## {title}", "\n".join(f"- {note}" for note in notes)]
-    links = [f"[{run}]({run}/report.md)" for run in comparison.folders]
+    links = [f"[{run}]({run}/{run_folder.MARKDOWN})" for run in comparison.folders]
     parts.append(f"Reports of the runs: {', '.join(links)}")
     return "\n\n".join(parts) + "\n"
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.paper import catalog, numbers
 from promot_jax.paper.catalog import Item
 from promot_jax.paper.numbers import Column
@@ -109,7 +110,7 @@ def compare(item: Item, model: str, runs_folder: pathlib.Path) -> Comparison:
         folder = runs_folder / model / run
         columns = [column for column in item.columns if column.run == run]
         records = None
-        if (folder / "run.json").is_file():
+        if RunFolder(folder).about.is_file():
             records = run_records.read(folder)
             folders[run] = folder
         else:

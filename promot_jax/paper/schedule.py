@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Sequence
 
 from promot_jax import configuration
-from promot_jax.base import metric_writers
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.paper import catalog
 from promot_jax.paper.catalog import Item
 
 
 @dataclasses.dataclass(frozen=True)
-class StagePlan:
+class ScheduledStage:
     """One stage of a run: the methods that it serves and the seeds that have finished it."""
 
     folder: str
@@ -23,7 +23,7 @@ class StagePlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunPlan:
+class ScheduledRun:
     """One call of `promot run`.
 
     Attributes:
@@ -39,7 +39,7 @@ class RunPlan:
     folder: pathlib.Path
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
-    stages: tuple[StagePlan, ...]
+    stages: tuple[ScheduledStage, ...]
     scored: int
     wanted: int
     arguments: tuple[str, ...]
@@ -55,14 +55,14 @@ class RunPlan:
         return " ".join(["promot", *map(_quoted, self.arguments)])
 
 
-def plan(
+def runs(
     item: Item,
     model: str,
     *,
     seeds: str | None = None,
     overrides: Sequence[str] = (),
     runs_folder: pathlib.Path = catalog.RUNS_FOLDER,
-) -> list[RunPlan]:
+) -> list[ScheduledRun]:
     """Returns the runs of a table or figure, in order; nothing is loaded, run or written.
 
     Args:
@@ -87,8 +87,8 @@ def missing(model: str, overrides: Sequence[str]) -> list[str]:
     return [name for name in catalog.REQUIRED.get(model, ()) if name not in given]
 
 
-def lines(run: RunPlan) -> list[str]:
-    """Returns a plan as text, one item a line."""
+def lines(run: ScheduledRun) -> list[str]:
+    """Returns a run as text, one item a line."""
     count = len(run.seeds)
     width = max([len("stage"), *(len(stage.folder) for stage in run.stages)])
     text = [f"{run.experiment}  in {run.folder}, seeds {', '.join(map(str, run.seeds))}"]
@@ -108,7 +108,7 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\\\!') else shlex.quote(word)
 
 
-def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
+def _run(experiment, methods, seeds, overrides, folder) -> ScheduledRun:
     file = configuration.experiment_file(experiment)
     model = experiment.split("/")[1]
     overrides = [*overrides, *(f"--gin.{name}='PATH'" for name in missing(model, overrides))]
@@ -123,12 +123,14 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
     using: dict[str, list[str]] = {}
     steps: dict[str, int] = {}
     for method in found:
-        for stage_folder, stage in zip(method.folders, method.stages, strict=True):
-            using.setdefault(stage_folder, []).append(method.name)
-            steps[stage_folder] = stage.steps
+        for name, stage in zip(method.folders, method.stages, strict=True):
+            using.setdefault(name, []).append(method.name)
+            steps[name] = stage.steps
     numbers = tuple(built.seeds)
+    kept = RunFolder(folder)
+    kept.check()
     stages = [
-        StagePlan(name, steps[name], tuple(users), _finished(folder, name, numbers))
+        ScheduledStage(name, steps[name], tuple(users), _finished(kept, name, numbers))
         for name, users in using.items()
     ]
     wanted = {
@@ -139,25 +141,20 @@ def _run(experiment, methods, seeds, overrides, folder) -> RunPlan:
     }
     arguments = ["run", experiment, "--methods", ",".join(methods)]
     arguments += [] if seeds is None else ["--seeds", seeds]
-    return RunPlan(
+    return ScheduledRun(
         experiment=experiment,
         folder=folder,
         methods=tuple(methods),
         seeds=numbers,
         stages=tuple(stages),
-        scored=len(wanted & _recorded(folder)),
+        scored=len(wanted & kept.recorded()),
         wanted=len(wanted),
         arguments=(*arguments, *flags),
     )
 
 
-def _finished(folder: pathlib.Path, stage: str, seeds: Sequence[int]) -> tuple[int, ...]:
-    return tuple(s for s in seeds if (folder / f"seed_{s}" / stage / "stage.json").is_file())
-
-
-def _recorded(folder: pathlib.Path) -> set[tuple]:
-    rows = metric_writers.read_jsonl(folder / "results.jsonl")
-    return {(row.get("method"), row.get("seed"), row.get("task")) for row in rows}
+def _finished(run: RunFolder, stage: str, seeds: Sequence[int]) -> tuple[int, ...]:
+    return tuple(seed for seed in seeds if run.finished(seed, [stage]))
 
 
 def refuse_missing(item: Item, model: str, overrides: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from promot_jax.data import batching
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.models.attached import BARE, Attached
-from promot_jax.training import adafactor, train
+from promot_jax.training import train_state
 from promot_jax.training.stages import Method, Stage
 from promot_jax.training.train_step import make_train_step
 
@@ -145,11 +145,10 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
     def trace(mesh):
         _check(stage, rows, mesh)
         bare = dataclasses.replace(experiment.model, vocabulary=Tokens())
-        model = train.staged_model(stage, bare)
-        state = train.abstract_state(stage, bare, mesh)
+        state = train_state.abstract_state(stage, bare, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        tx = adafactor.layer_by_layer(stage.optimizer())
-        step = make_train_step(model, stage, tx, mesh, shardings)
+        tx = stage.transformation()
+        step = make_train_step(bare, stage, tx, mesh, shardings)
         batch = _batch(mesh, rows, inputs, targets, bool(stage.prompts))
         with partitioning.activate(mesh):
             traced = step.compiled.trace(

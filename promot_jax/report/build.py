@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from promot_jax.base import files
 from promot_jax.base.errors import UserError
+from promot_jax.experiment import run_folder
+from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.report.charts import charts, figures, palette
 from promot_jax.report.pages import exports, markdown, page
 from promot_jax.report.records import merge, records
@@ -45,13 +47,13 @@ def write(found: Records) -> pathlib.Path:
     styles = palette.styles(found)
     drawn = figures.draw(charts.charts(found), styles, folder)
     for name, text in (
-        ("report.md", markdown.markdown(found, drawn)),
-        ("scores.csv", exports.scores_csv(found)),
-        ("scores.json", exports.scores_json(found)),
-        ("report.html", page.page(found, styles, drawn)),
+        (run_folder.MARKDOWN, markdown.markdown(found, drawn)),
+        (run_folder.TABLE, exports.scores_csv(found)),
+        (run_folder.VALUES, exports.scores_json(found)),
+        (run_folder.PAGE, page.page(found, styles, drawn)),
     ):
         files.write_text(folder / name, text)
-    return folder / "report.html"
+    return folder / run_folder.PAGE
 
 
 def _out(run_dirs: Sequence[Folder], out: Folder | None) -> pathlib.Path:
@@ -63,6 +65,6 @@ def _out(run_dirs: Sequence[Folder], out: Folder | None) -> pathlib.Path:
     folder = pathlib.Path(out)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder")
-    if (folder / "run.json").exists():
+    if RunFolder(folder).about.exists():
         raise UserError(f"--out {folder} is a run folder itself; name another, such as a new one")
     return folder

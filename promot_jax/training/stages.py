@@ -9,9 +9,12 @@ import optax
 
 from promot_jax.base import partitioning, values
 from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
 from promot_jax.data import batching
+from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
+from promot_jax.training import adafactor
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -93,6 +96,27 @@ class Stage:
         if isinstance(self.prompt, Mapping):
             return tuple(dict.fromkeys(self.prompt.values()))
         return () if self.prompt is None else (self.prompt,)
+
+    def adapters(self, model: Model) -> Lora | None:
+        """Returns the low-rank adapters in force while it trains, given the bare model."""
+        return attached.in_force(model, self.lora)
+
+    def model(self, bare: Model) -> Model:
+        """Returns the model that it trains: with its prompts, in order of names, adapters, dropout.
+
+        Of a model that is complete already this is the same one.
+        """
+        prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
+        model = bare.with_lora(self.adapters(bare)).with_prompts(prompts)
+        return model.with_dropout(self.dropout_rate)
+
+    def params(self, params: Tree, model: Model) -> Tree:
+        """Returns the parameters of its model: what it does not attach is left out."""
+        return attached.only(params, self.prompts, self.adapters(model))
+
+    def transformation(self) -> optax.GradientTransformation:
+        """Returns its optimizer, which takes stacked layers one by one where it can."""
+        return adafactor.layer_by_layer(self.optimizer())
 
     def attached_for(self, task: str) -> Attached:
         """Returns what is attached to the rows of a task of the mixture.

@@ -5,18 +5,18 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from promot_jax.base import distributed, metric_writers, partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.files import write_json
 from promot_jax.base.progress import Progress
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.models import Model
-from promot_jax.training import adafactor, lineage, stage_checkpoints, stage_folder, train_state
+from promot_jax.training import stage_checkpoints, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 from promot_jax.training.train_step import make_train_step
@@ -29,6 +29,32 @@ SAMPLE = 1024
 Evaluate = Callable[[Tree], dict[str, float]]
 
 
+class Folder(Protocol):
+    """Where a stage is kept, as `experiment.stage_folder` writes and reads it.
+
+    Attributes:
+      path: of the folder.
+      checkpoints, metrics: where checkpoints and scalars go.
+      summary: what says that the stage is finished.
+      stages: names of the stages that led here, this one last.
+    """
+
+    path: pathlib.Path
+    checkpoints: pathlib.Path
+    metrics: pathlib.Path
+    summary: pathlib.Path
+    stages: list[str]
+
+    def open(self, lineage: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Returns the summary of a finished stage, and what its checkpoints come from."""
+
+    def course(self) -> Any:
+        """Returns what was measured of checkpoints so far, to go on with it."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Marks the stage as finished."""
+
+
 @dataclasses.dataclass(frozen=True)
 class StageRun:
     """One stage of one method and seed.
@@ -39,11 +65,11 @@ class StageRun:
       seed: decides the order of the data and the dropout.
       label: its name in progress lines.
       evaluate: measures parameters at each evaluation.
-      lineage: what the stage comes from, see `lineage`; written down when it begins.
+      lineage: what the stage comes from, in a few characters; written down when it begins.
     """
 
     stage: Stage
-    folder: pathlib.Path
+    folder: Folder
     seed: int
     label: str
     evaluate: Evaluate
@@ -51,44 +77,37 @@ class StageRun:
 
 
 def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
-    """Trains one stage and returns all parameters as its best checkpoint has them.
+    """Trains one stage and returns its parameters as its best checkpoint has them.
 
     A stage that was interrupted continues from its latest checkpoint and ends with the same bits
     as if it had not been; a finished one only loads its best checkpoint.
 
     Args:
       run: the stage and where it is kept.
-      params: all parameters, the attached prompt included. The stage takes over the arrays of the
+      params: those of the stage's model, see `Stage.params`. The stage takes over the arrays of the
         leaves that it trains, so that the devices hold these once: they are deleted in `params`.
-      model: model without prompts.
+      model: bare model.
       mesh: devices.
 
     Raises:
       UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
         checkpoints, a stage that was begun from something else.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
-    state = sharded_state(run.stage, params, model, mesh)
+    run.folder.path.mkdir(parents=True, exist_ok=True)
+    state = train_state.sharded_state(run.stage, params, model, mesh)
     _, frozen = trees.partition(params, run.stage.trainable)
-    summary = distributed.by_main(stage_folder.finished, run.folder)
-    if summary is None:
-        came_from = distributed.by_main(stage_folder.begin, run.folder, run.lineage)
-    else:
-        came_from = summary.get("fingerprint")
-        if not lineage.differs(came_from, run.lineage):
-            # One of an earlier version says nothing; its checkpoints may.
-            came_from = run.lineage
+    summary, came_from = distributed.by_main(run.folder.open, run.lineage)
     kept = stage_checkpoints.StageCheckpoints(
-        run.folder / "checkpoints", frozen, _rank(state.trainable), came_from
+        run.folder.checkpoints, frozen, _rank(state.trainable), came_from
     )
     try:
         if summary is None:
             state, best = _continue(run, state, model, mesh, kept, came_from)
         else:
             best = summary.get("best_step", kept.best())
-            kept.require(best, f"of which {run.folder / 'stage.json'} and the scores speak")
+            kept.require(best, f"of which {run.folder.summary} and the scores speak")
         if best != int(state.step):
-            mend = f"put it back as it was, or remove {run.folder} to train the stage anew"
+            mend = f"put it back as it was, or remove {run.folder.path} to train the stage anew"
             state = kept.restore(best, state, mend)
         return trees.combine(state.trainable, frozen)
     finally:
@@ -97,7 +116,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
 
 def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
     """Trains from the latest checkpoint on; returns the last state and the best step."""
-    course = stage_folder.Course(run.folder) if distributed.is_main() else None
+    course = run.folder.course() if distributed.is_main() else None
 
     def best_until(step):
         return course.best(step, kept.rank)
@@ -131,72 +150,18 @@ def _rank(trainable: Tree) -> stage_checkpoints.Rank:
     return stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
 
 
-def staged_model(stage: Stage, model: Model) -> Model:
-    """Returns a bare model with the prompts, adapters and dropout of a stage."""
-    lora = stage.lora or model.network.config.lora
-    prompts = dict.fromkeys(stage.prompts, stage.prompt_length)
-    return model.with_lora(lora).with_prompts(prompts).with_dropout(stage.dropout_rate)
-
-
-def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
-    """Returns shapes and shardings of the state at step 0 of a stage, without memory.
-
-    Args:
-      stage: what to train.
-      model: bare model.
-      mesh: devices, which need not be here.
-    """
-    shapes, axes = staged_model(stage, model).shapes_and_axes()
-    return _abstract(stage, shapes, axes, mesh)
-
-
-def _abstract(stage, params, axes, mesh) -> TrainState:
-    tx = adafactor.layer_by_layer(stage.optimizer())
-    shapes = jax.eval_shape(
-        lambda params: train_state.begin(params, stage.trainable, tx, stage.frozen_dtype), params
-    )
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        train_state.state_sharding(mesh, axes, shapes),
-    )
-
-
-def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
-    """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
-
-    Leaves that are in their place already are those of `params` themselves, also those that train:
-    the first training step deletes them. Frozen ones are others where the stage keeps them in
-    another dtype.
-    """
-    tx = adafactor.layer_by_layer(stage.optimizer())
-    _, axes = model.with_prompts(trees.prompts_of(params)).shapes_and_axes()
-    abstract = _abstract(stage, params, axes, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    trainable, frozen = trees.partition(params, stage.trainable)
-    trainable = jax.device_put(trainable, shardings.trainable)
-    frozen = jax.device_put(frozen, shardings.frozen)
-
-    def begin(trainable):
-        return train_state.begin(trainable, (".*",), tx).replace(trainable={})
-
-    begin = jax.jit(begin, out_shardings=shardings.replace(trainable={}, frozen={}))
-    frozen = train_state.cast(frozen, stage.frozen_dtype)
-    return begin(trainable).replace(trainable=trainable, frozen=frozen)
-
-
 def _train(run, state, model, mesh, kept, course) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
-    model = model.with_prompts(prompts := trees.prompts_of(state.params))
-    numbers = _prompt_numbers(stage, list(prompts))
+    model = stage.model(model)
+    numbers = _prompt_numbers(stage, model.network.config.prompt_names)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    tx = adafactor.layer_by_layer(stage.optimizer())
+    tx = stage.transformation()
     step_fn = make_train_step(model, stage, tx, mesh, shardings)
     whole = partitioning.replicated(mesh)
     rng = jax.jit(lambda: jax.random.key(run.seed), out_shardings=whole)()
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
-    writer = metric_writers.create(run.folder, resume_from=first or -1)
+    writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
     pending = []
     with Progress(run.label, stage.steps, first) as progress:
         if first == 0:
@@ -287,7 +252,7 @@ def _mean(pending, run, step) -> dict[str, float]:
 
 
 def _write_summary(run, state, best_step, seconds, came_from) -> None:
-    """Writes `stage.json`, which also marks the stage as finished."""
+    """Writes the summary, which also marks the stage as finished."""
     summary = {
         "name": run.stage.name,
         "mixture": run.stage.mixture,
@@ -296,12 +261,12 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
         "steps": run.stage.steps,
         "best_step": best_step,
         "seconds": round(seconds, 1),
-        "lineage": run.folder.name.split("-"),
+        "lineage": run.folder.stages,
         "fingerprint": came_from,
         "trainable": _size(state.trainable),
         "frozen": _size(state.frozen),
     }
-    write_json(run.folder / "stage.json", summary)
+    run.folder.finish(summary)
 
 
 def _size(tree: Tree) -> dict[str, int]:

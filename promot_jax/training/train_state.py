@@ -9,6 +9,8 @@ import optax
 
 from promot_jax.base import partitioning, trees
 from promot_jax.base.trees import Tree
+from promot_jax.models import Model
+from promot_jax.training.stages import Stage
 
 
 @flax.struct.dataclass
@@ -142,3 +144,50 @@ def state_sharding(mesh: jax.sharding.Mesh, axes: Tree, state: TrainState) -> Tr
         frozen=partitioning.params_sharding(mesh, axes, state.frozen),
         opt_state=jax.tree_util.tree_map_with_path(slot, state.opt_state),
     )
+
+
+def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns shapes and shardings of the state at step 0 of a stage, without memory.
+
+    Args:
+      stage: what to train.
+      model: bare model.
+      mesh: devices, which need not be here.
+    """
+    shapes, axes = stage.model(model).shapes_and_axes()
+    return _abstract(stage, shapes, axes, mesh)
+
+
+def _abstract(stage, params, axes, mesh) -> TrainState:
+    tx = stage.transformation()
+    shapes = jax.eval_shape(
+        lambda params: begin(params, stage.trainable, tx, stage.frozen_dtype), params
+    )
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_sharding(mesh, axes, shapes),
+    )
+
+
+def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
+    """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
+
+    Leaves that are in their place already are those of `params` themselves, also those that train:
+    the first training step deletes them. Frozen ones are others where the stage keeps them in
+    another dtype.
+    """
+    tx = stage.transformation()
+    _, axes = stage.model(model).shapes_and_axes()
+    abstract = _abstract(stage, params, axes, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    trainable, frozen = trees.partition(params, stage.trainable)
+    trainable = jax.device_put(trainable, shardings.trainable)
+    frozen = jax.device_put(frozen, shardings.frozen)
+
+    def begun(trainable):
+        return begin(trainable, (".*",), tx).replace(trainable={})
+
+    begun = jax.jit(begun, out_shardings=shardings.replace(trainable={}, frozen={}))
+    frozen = cast(frozen, stage.frozen_dtype)
+    return begun(trainable).replace(trainable=trainable, frozen=frozen)

@@ -25,12 +25,13 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `(state, batch, rng) -> (state, metrics)`; `state` is donated but for frozen leaves.
 
+    `model` is the bare one; what trains is `stage.model` of it.
     Gradients are taken with respect to `state.trainable` alone, and added up over the stage's
     microbatches. `rng` is the stage's key: the dropout of a step depends on it and on the step's
     number only. Metrics are device scalars: `loss` (a mean per target token), `accuracy` (of
     teacher-forced tokens) and `grad_norm`.
     """
-    model = model.with_dropout(stage.dropout_rate)
+    model = stage.model(model)
 
     def train_step(state, frozen, batch, rng):
         dropout_rng = jax.random.fold_in(rng, state.step) if stage.dropout_rate else None

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from pyarrow import parquet
 
 from promot_jax.base.errors import UserError
+from promot_jax.data.metrics import METRICS
 from promot_jax.tasks import files
 
 ROWS = [{"text": f"thing {i}", "label": "yes" if i % 3 else "no"} for i in range(12)]
@@ -23,8 +24,8 @@ def write(path, rows=ROWS):
 
 
 def splits(train, evaluation, **changes):
-    settings = {"template": "is {text}? answer:", "target": "{label}", "metric": "accuracy"}
-    settings |= {"test": None} | changes
+    settings = {"template": "is {text}? answer:", "target": "{label}"}
+    settings |= {"metric": METRICS["accuracy"], "test": None} | changes
     return files.Data(train, evaluation, **settings).splits()
 
 
@@ -271,5 +272,5 @@ def test_what_is_missing_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl")
     with pytest.raises(UserError, match=r"EVAL_FILE \(--eval\) is not set"):
         files.task(path, None, "{text}", "{label}")
-    with pytest.raises(UserError, match="'f1' is unknown; use accuracy, exact_match, bleu, rouge2"):
-        register(path, metric="f1")
+    with pytest.raises(UserError, match="'meteor' is unknown; use accuracy, exact_match, "):
+        register(path, metric="meteor")

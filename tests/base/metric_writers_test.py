@@ -5,7 +5,7 @@ import json
 import pytest
 
 from promot_jax.base import files, metric_writers
-from promot_jax.base.metric_writers import append_jsonl, read_jsonl
+from promot_jax.base.jsonl import append_jsonl, read_jsonl
 
 MARKS = ("\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\n", "ü中")
 RECORDS = [{"text": f"a{mark}b"} for mark in MARKS]

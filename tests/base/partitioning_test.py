@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
-from promot_jax.training import stages, train, train_state
+from promot_jax.training import stages, train_state
 from tests import tiny
 
 # Three steps that train everything, and a beam search, on meshes of data x fsdp x model.
@@ -25,7 +25,7 @@ from promot_jax.models import chunked_loss
 from promot_jax.data import batching
 from promot_jax import models
 from promot_jax.base import partitioning, trees
-from promot_jax.training import train
+from promot_jax.training import train_state
 from promot_jax.models.attached import Attached
 from promot_jax.experiment.evaluation import EvalTask, Evaluator
 from promot_jax.models.decoding import Beam
@@ -44,7 +44,7 @@ found = {}
 for name, (data_size, fsdp, model_parallel) in partitioning_test.SHAPES.items():
     devices = jax.devices()[: data_size * fsdp * model_parallel]
     mesh = partitioning.make_mesh(model_parallel, fsdp, devices)
-    state = train.sharded_state(stage, params, tiny.model(), mesh)
+    state = train_state.sharded_state(stage, params, tiny.model(), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(model, stage, stage.optimizer(), mesh, shardings)
     losses = []
@@ -205,7 +205,8 @@ def test_rules_map_axes_and_leave_what_does_not_divide():
 def test_optimizer_slots_are_sharded_like_their_parameters():
     mesh = partitioning.make_mesh()
     params = trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
-    state = train.sharded_state(tiny.stage(trainable=(".*",)), params, tiny.model(), mesh)
+    stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3)
+    state = train_state.sharded_state(stage, params, tiny.model(), mesh)
     _, axes = tiny.model().with_prompts({"rte": 3}).shapes_and_axes()
     found = train_state.state_sharding(abstract(), axes, state)
     slots = jax.tree_util.tree_leaves_with_path(found.opt_state)
@@ -217,8 +218,8 @@ def test_the_abstract_state_is_that_of_a_stage():
     mesh = partitioning.make_mesh()
     stage = tiny.prompt_stage(frozen_dtype="bfloat16")
     params = trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", np.ones((3, 16), "f4"))
-    state = train.sharded_state(stage, params, tiny.model(), mesh)
-    found = train.abstract_state(stage, tiny.model(), mesh)
+    state = train_state.sharded_state(stage, params, tiny.model(), mesh)
+    found = train_state.abstract_state(stage, tiny.model(), mesh)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True))
     assert len(pairs) > 20

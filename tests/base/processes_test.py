@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from promot_jax.base.metric_writers import read_jsonl
-from promot_jax.commands import run as run_command
+from promot_jax.base.jsonl import read_jsonl
+from promot_jax.experiment.run_folder import RunFolder
 from tests.commands.cli_test import SHRINK, at, fails
 
 # Each of the four devices holds a quarter of the parameters.
@@ -252,7 +252,7 @@ def test_a_killed_process_ends_the_others(tmp_path, sent, number):
 
 
 def test_a_held_folder_ends_all_in_one_line(tmp_path):
-    with run_command.locked(tmp_path):
+    with RunFolder(tmp_path).locked():
         found = group("same", tmp_path)
     for code, _, error in found:
         assert code == 2

@@ -207,7 +207,6 @@ def _schedule(monkeypatch, method, *flags):
     """Returns the schedule of the first stage of a method."""
     flags = [f"--gin.{flag}" for flag in flags]
     files = [configuration.experiment_file("mini")]
-    files.append(str(configuration.GIN_FOLDER / "methods" / "baselines.gin"))
     configuration.parse(files, flags)
     configuration.check_all_used(files, flags)
     configuration.check_values(flags)

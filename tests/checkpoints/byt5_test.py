@@ -8,11 +8,12 @@ import transformers
 
 from promot_jax.base import partitioning
 from promot_jax.checkpoints import conversion, pretrained
-from promot_jax.checkpoints.formats import byt5, huggingface, known, t5x
+from promot_jax.checkpoints.formats import byt5, huggingface, known
 from promot_jax.data import vocabularies
 from promot_jax.experiment.evaluation import Evaluator
 from promot_jax.models import decoding
 from tests.checkpoints import tiny_transformers as tiny
+from tests.checkpoints.t5x_writers import WRITERS
 
 TEXTS = ["question: the box is red", "É 北京 <x>", "a\tb\n", ""]
 SETTINGS = tiny._T5 | {"feed_forward_proj": "gated-gelu", "eos_token_id": 1, "pad_token_id": 0}
@@ -82,6 +83,6 @@ def test_what_tells_that_a_folder_is_byt5(folder):
 def test_t5x_checkpoints_of_byt5_have_its_vocabulary(folder, tmp_path):
     source = known.open_checkpoint(folder)
     leaves = {path: source.read(path) for path in source.leaves}
-    t5x.WRITERS["t5x"](tmp_path / "checkpoint_1", leaves)
+    WRITERS["t5x"](tmp_path / "checkpoint_1", leaves)
     found = known.open_checkpoint(tmp_path / "checkpoint_1").vocabulary
     assert vocabularies.load(found, "") == vocabularies.ByteVocabulary(125)

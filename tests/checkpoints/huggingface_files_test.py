@@ -143,7 +143,7 @@ def test_missing_extra_and_misshapen_leaves(broken):
     )
 
     def plan(leaves):
-        sources.plan(huggingface.open_checkpoint(str(broken(leaves))), expected)
+        sources.match(huggingface.open_checkpoint(str(broken(leaves))), expected)
 
     plan({})
     name = "encoder.block.0.layer.0.SelfAttention.q.weight"
@@ -156,9 +156,9 @@ def test_missing_extra_and_misshapen_leaves(broken):
     # Without output weights of its own, a file that unties them is short of a leaf.
     folder = broken({"lm_head.weight": None}, tie_word_embeddings=False)
     source = huggingface.open_checkpoint(str(folder))
-    tiny.fails("missing decoder/logits_dense/kernel", sources.plan, source, expected)
+    tiny.fails("missing decoder/logits_dense/kernel", sources.match, source, expected)
     wrong = tiny.network("t5", {**source.config, "mlp_activations": ("relu",)})
-    tiny.fails("is another model", sources.plan, source, tiny.expected_leaves(wrong, "t5"))
+    tiny.fails("is another model", sources.match, source, tiny.expected_leaves(wrong, "t5"))
 
 
 def test_tied_output_that_differs(broken):

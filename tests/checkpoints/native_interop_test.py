@@ -51,7 +51,7 @@ def test_the_bundled_model_is_recognised_and_read_exactly():
     source = native.open_checkpoint(str(BUNDLED))
     assert source.family == "t5"
     assert t5.T5Config(**source.config) == MINI
-    assert sources.plan(source, expected).skipped == ()
+    assert sources.match(source, expected).skipped == ()
     with ocp.StandardCheckpointer() as checkpointer:
         loaded = trees.flatten(checkpointer.restore(BUNDLED / "params", expected))
     assert len(loaded) == 56

@@ -57,7 +57,7 @@ def loaded(opened, vocabulary):
     """The model and its parameters."""
     model = architectures.build("decoder", opened.config, vocabulary)
     shapes, _ = model.shapes_and_axes()
-    planned = sources.plan(opened, shapes)
+    planned = sources.match(opened, shapes)
     assert not planned.initialised
     assert not planned.skipped
     assert len(planned.loaded) == 272

@@ -26,6 +26,7 @@ from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats import stores, t5x, t5x_legacy
 from promot_jax.models.networks import t5
 from tests.checkpoints import t5x_layout
+from tests.checkpoints.t5x_writers import WRITERS
 
 CONFIG = t5.T5Config(40, 8, 2, 4, 16, 1, 2)
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -149,13 +150,13 @@ def test_optimizer_slots_are_those_of_t5x(tmp_path, shape, expected):
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-@pytest.mark.parametrize("layout", sorted(t5x.WRITERS))
+@pytest.mark.parametrize("layout", sorted(WRITERS))
 def test_both_layouts_keep_every_bit_of_a_model(tmp_path, layout, dtype):
     config = dataclasses.replace(CONFIG, prompt_names=("rte", "wic"), prompt_length=3)
     expected = shapes_of(config)
     leaves = random_leaves(expected, dtype)
     out = tmp_path / "model"
-    t5x.WRITERS[layout](out, leaves, step=20, dtype=dtype)
+    WRITERS[layout](out, leaves, step=20, dtype=dtype)
     assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
     for path in (out, out / "checkpoint_20"):
         assert t5x.is_format(str(path))
@@ -163,14 +164,14 @@ def test_both_layouts_keep_every_bit_of_a_model(tmp_path, layout, dtype):
         assert_reads(source, leaves)
         assert source.family == "t5"
         assert "state" in "".join(source.ignored)
-        assert sources.plan(source, expected).initialised == ()
+        assert sources.match(source, expected).initialised == ()
     loaded = dict(sources.stream(source, expected))
     assert {leaf.dtype for leaf in loaded.values()} == {np.dtype(np.float32)}
 
 
 def test_casts_as_asked(tmp_path):
     leaves = {"a/kernel": np.full((3, 300), 1 / 3, np.float32)}
-    for layout, write in t5x.WRITERS.items():
+    for layout, write in WRITERS.items():
         write(tmp_path / layout, leaves, dtype="bfloat16")
         source = t5x.open_checkpoint(str(tmp_path / layout))
         assert_reads(source, {"a/kernel": leaves["a/kernel"].astype(ml_dtypes.bfloat16)})
@@ -194,7 +195,7 @@ def test_the_prompt_of_the_ancestor_is_ours(tmp_path):
     )
     source = t5x.open_checkpoint(str(tmp_path))
     config = dataclasses.replace(CONFIG, prompt_names=("prompt",), prompt_length=5)
-    sources.plan(source, shapes_of(config))
+    sources.match(source, shapes_of(config))
     np.testing.assert_array_equal(source.read("encoder/prompt/prompt/prompt"), prompt)
 
 
@@ -345,7 +346,7 @@ def test_foreign_folders_are_not_taken(tmp_path):
 
 
 def test_a_damaged_orbax_tree_is_named(tmp_path):
-    t5x.WRITERS["t5x_orbax"](tmp_path / "out", {"a/kernel": np.ones((300, 300), np.float32)})
+    WRITERS["t5x_orbax"](tmp_path / "out", {"a/kernel": np.ones((300, 300), np.float32)})
     state = tmp_path / "out" / "checkpoint_0" / "state"
     source = t5x.open_checkpoint(str(tmp_path / "out"))
     data = [file for file in state.rglob("*") if file.parent.name == "d"]
@@ -359,9 +360,9 @@ def test_a_damaged_orbax_tree_is_named(tmp_path):
     assert str(state) in error_of(t5x.open_checkpoint, str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("layout", sorted(t5x.WRITERS))
+@pytest.mark.parametrize("layout", sorted(WRITERS))
 def test_writers_refuse_what_they_cannot_write(tmp_path, layout):
-    write, leaves = t5x.WRITERS[layout], {"a": np.ones(3, np.float32)}
+    write, leaves = WRITERS[layout], {"a": np.ones(3, np.float32)}
     (tmp_path / "out").mkdir()
     assert str(tmp_path / "out") in error_of(write, tmp_path / "out", leaves)
     assert "float16" in error_of(write, tmp_path / "new", leaves, dtype="float16")
@@ -370,7 +371,7 @@ def test_writers_refuse_what_they_cannot_write(tmp_path, layout):
     assert [folder.name for folder in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("layout", sorted(t5x.WRITERS))
+@pytest.mark.parametrize("layout", sorted(WRITERS))
 def test_an_interrupted_write_leaves_nothing_under_the_name(tmp_path, layout):
     class Broken(dict):
         def __getitem__(self, path):
@@ -380,9 +381,9 @@ def test_an_interrupted_write_leaves_nothing_under_the_name(tmp_path, layout):
 
     leaves = {"a": np.ones((200, 200), np.float32), "b": np.ones(3, np.float32)}
     with pytest.raises(KeyboardInterrupt):
-        t5x.WRITERS[layout](tmp_path / "out", Broken(leaves))
+        WRITERS[layout](tmp_path / "out", Broken(leaves))
     assert not (tmp_path / "out").exists()
-    t5x.WRITERS[layout](tmp_path / "out", leaves)
+    WRITERS[layout](tmp_path / "out", leaves)
     assert_reads(t5x.open_checkpoint(str(tmp_path / "out")), leaves)
 
 
@@ -391,7 +392,7 @@ def test_reading_holds_one_leaf(tmp_path):
     megabytes, count = 16, 10
     array = np.full((megabytes * 2**8, 2**10), 0.5, np.float32)
     leaves = {f"layers_{number}/kernel": array for number in range(count)}
-    for layout, write in t5x.WRITERS.items():
+    for layout, write in WRITERS.items():
         write(tmp_path / layout, leaves)
         script = textwrap.dedent(f"""
             import resource

@@ -130,7 +130,7 @@ def load(folder):
     source = huggingface.open_checkpoint(str(folder))
     module = network(source.family, source.config)
     expected = expected_leaves(module, source.family)
-    plan = sources.plan(source, expected)
+    plan = sources.match(source, expected)
     assert plan.loaded
     assert not plan.initialised
     return source, module, trees.unflatten(dict(sources.stream(source, expected)))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from promot_jax import cli, configuration
-from promot_jax.commands import run as run_command
+from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.tasks import mini_entailment, mini_pretrain
 
 # The miniature's experiment, shrunk to a run of a few steps of a tiny model.
@@ -116,7 +116,7 @@ def test_a_folder_of_another_configuration_is_refused(run, capsys):
 
 
 def test_one_process_at_a_time(run, capsys):
-    with run_command.locked(run):
+    with RunFolder(run).locked():
         assert "another process is running" in fails(capsys, "run", "mini", at(run), *MINI)
 
 
@@ -247,7 +247,7 @@ def test_other_models_run_both_stages(tmp_path, capsys, experiment, settings):
     "command",
     [
         [],
-        *(["run"], ["report"], ["paper"], ["tasks"]),
+        *(["run"], ["report"], ["paper"], ["tasks"], ["methods"]),
         *(["generate"], ["inspect"], ["import"], ["export"]),
     ],
 )

@@ -32,6 +32,7 @@ def test_every_task_is_listed(capsys):
         "accuracy",
     ]
     assert found["rte"][0].startswith("tfds super_glue/rte:")
+    assert found["rte_wmt14_enfr"] == ["mixture of rte and wmt14_enfr", "train, validation, test"]
 
 
 def test_rows_are_shown_as_texts_and_tokens(capsys):

@@ -113,15 +113,14 @@ def test_your_task_runs(tmp_path, monkeypatch, capsys):
 
 def test_your_model_runs(tmp_path):
     texts = dict(blocks("your_model.md"))
-    write_rows(tmp_path, "train.jsonl", "validation.jsonl", "test.jsonl")
-    (tmp_path / "my_task.py").write_text(texts["python"])
-    (tmp_path / "my_experiment.gin").write_text(texts["gin"])
+    write_rows(tmp_path, "train.jsonl", "dev.jsonl")
+    (tmp_path / "questions.jsonl").write_text(texts["json"])
     write_small_model(tmp_path)
     run, *others = texts["bash"].strip().splitlines()
     typed(run, tmp_path)
-    assert (tmp_path / "runs/my_task/report.html").exists()
-    assert others
+    assert (tmp_path / "runs/my_model/report.html").exists()
+    assert len(others) == 3
     for line in others:
         # An untrained model may answer nothing.
         assert typed(line, tmp_path).endswith("\n")
-    assert (tmp_path / "hf/my_task/my_task/adapter_config.json").exists()
+    assert (tmp_path / "hf/my_model/your_data/adapter_config.json").exists()

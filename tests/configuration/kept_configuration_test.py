@@ -1,5 +1,7 @@
 """What a run folder accepts as its own configuration, and what it refuses."""
 
+import re
+
 import pytest
 
 from promot_jax import configuration
@@ -52,6 +54,9 @@ def kept(folder, config):
         KEPT.replace("REMAT = 'none'", "REMAT = 'full'\nSCAN_LAYERS = True"),
         KEPT + "stages.Stage.pack = False\n",
         KEPT.replace("unused/stages.Stage.steps = 7\n", ""),
+        # Nothing in the folder's configuration calls these, in no scope or in one that it has.
+        KEPT + "lora.Lora.rank = 2\n",
+        KEPT + "fine_tuning/lora.Lora.rank = 2\n",
     ],
 )
 def test_a_folder_takes_what_changes_nothing_in_it(config, tmp_path):
@@ -87,6 +92,34 @@ def test_a_folder_refuses_what_changes_its_results(config, difference, tmp_path)
         kept(tmp_path, config)
     assert f"(first difference: {difference}" in str(caught.value)
     assert (tmp_path / "config.gin").read_text() == KEPT
+
+
+SCHEDULED = """\
+LEARNING_RATE = @optimizers.warmup_cosine()
+OTHER_RATE = 0.1
+standard/optimizers.adafactor.learning_rate = %LEARNING_RATE
+optimizers.warmup_cosine.peak = 0.1
+stages.Method.optimizer = @optimizers.adafactor
+"""
+
+
+@pytest.mark.parametrize(
+    ("further", "refused"),
+    [
+        ("LEARNING_RATE/optimizers.warmup_cosine.warmup_steps = 2\n", True),
+        ("OTHER_RATE/optimizers.warmup_cosine.warmup_steps = 2\n", True),
+        ("FURTHER_RATE/optimizers.warmup_cosine.warmup_steps = 2\n", False),
+        ("OTHER_RATE/optimizers.warmup_linear.warmup_steps = 2\n", False),
+        ("optimizers.adafactor.momentum = 2\n", True),
+    ],
+)
+def test_a_setting_counts_where_the_folder_s_configuration_calls_it(further, refused, tmp_path):
+    configuration.keep(tmp_path, SCHEDULED)
+    if not refused:
+        configuration.keep(tmp_path, SCHEDULED + further)
+        return
+    with pytest.raises(UserError, match=re.escape(f"first difference: {further.strip()}")):
+        configuration.keep(tmp_path, SCHEDULED + further)
 
 
 def test_a_method_may_be_added_to_an_experiment_of_one_s_own(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from promot_jax import checkpoints, configuration
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.experiment.evaluation import Evaluator
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.attached import BARE, Attached

@@ -9,7 +9,7 @@ from rouge_score import rouge_scorer, scoring
 
 from promot_jax.data import metrics
 
-ALL = (metrics.accuracy, metrics.exact_match, metrics.bleu, metrics.rouge2)
+ALL = [metric.score for metric in metrics.METRICS.values()]
 TEXTS = ["the cat sat on the mat today", "she went to the old town hall"]
 
 
@@ -125,14 +125,12 @@ def test_bleu_is_tokenised_for_the_script_of_the_targets(texts, tokenizer) -> No
 
 
 def test_bleu_of_a_fixed_tokenizer() -> None:
-    metric = metrics.named("bleu-13a")
+    metric = metrics.METRICS["bleu-13a"].score
     targets, predictions = ["a b, c d – e (f)."], ["a b, c d (f)."]
     assert metric.__name__ == "bleu-13a"
     assert metric(targets, predictions) == {
         "bleu-13a": pytest.approx(sacrebleu.corpus_bleu(predictions, [targets]).score)
     }
-    assert metrics.named("bleu-klingon") is metrics.named("f1") is None
-    assert metrics.named("bleu") is metrics.bleu
 
 
 def test_rouge2_of_ascii_texts_is_that_of_t5() -> None:
@@ -187,6 +185,41 @@ def test_rouge2_is_the_f1_of_word_pairs() -> None:
     # Pairs of the target: 4; of the prediction: 3; common: 2 (pilot rosa, rosa goes).
     score = metrics.rouge2(["pilot rosa goes to delhi"], ["pilot rosa goes home"])["rouge2"]
     assert score == pytest.approx(100 * 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+
+
+@pytest.mark.parametrize(
+    ("answers", "prediction", "expected"),
+    [
+        ("Denver Broncos", "the Denver Broncos.", 1),
+        # One word of one is right, and it is one of three.
+        ("the Panama Canal Zone", "Panama", 2 * 1 * (1 / 3) / (1 + 1 / 3)),
+        # Two of three words are right, and they are two of two.
+        ("Super Bowl", "Super Bowl 50", 2 * (2 / 3) * 1 / (2 / 3 + 1)),
+        ("new york city", "york new city", 1),
+        # A word that stands there once counts once.
+        ("very good", "very very very", 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2)),
+        (["Spider-Man", "U.S.A."], "usa", 1),
+        (["1867", "in the year 1867"], "year 1867", 2 * 1 * (2 / 3) / (1 + 2 / 3)),
+        ("lima", "", 0),
+        ("lima", "quito", 0),
+        # Nothing is left of either, or of one.
+        ("The", "a", 1),
+        ("The", "lima", 0),
+        # A character is a word: one of two is right, and it is one of three.
+        ("北京市", "北门", 2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3)),
+        ("l’été à Nice", "l’été", 2 * 1 * (1 / 3) / (1 + 1 / 3)),
+    ],
+)
+def test_f1_is_that_of_squad(answers, prediction, expected) -> None:
+    found = metrics.f1([answers], [prediction])
+    assert found == {"f1": pytest.approx(100 * expected)}
+
+
+def test_f1_is_the_mean_over_rows() -> None:
+    targets = ["Panama Canal", ["lima"], "quito"]
+    assert metrics.f1(targets, ["Panama", "bogota", "quito"])["f1"] == pytest.approx(
+        100 * (2 / 3 + 0 + 1) / 3
+    )
 
 
 def test_label_share_ignores_space_and_trailing_punctuation_only() -> None:

@@ -8,7 +8,7 @@ import seqio
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from promot_jax.data import batching, oracle, scoring, vocabularies, written
+from promot_jax.data import batching, metrics, oracle, scoring, vocabularies, written
 from promot_jax.tasks import files, mini, templates
 
 NUMBERS = itertools.count()
@@ -75,7 +75,7 @@ def test_an_unknown_token_of_a_tokenizer_file_says_nothing():
     assert write.target({"start": 3}) == {"start": 3}
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "exact_match", "bleu", "rouge2"])
+@pytest.mark.parametrize("metric", metrics.PLAIN)
 @pytest.mark.parametrize(
     "targets",
     [
@@ -95,7 +95,7 @@ def test_perfect_answers_score_100(tmp_path, targets, metric):
         assert found.score == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize("metric", ["exact_match", "bleu", "rouge2"])
+@pytest.mark.parametrize("metric", [name for name in metrics.PLAIN if name != "accuracy"])
 @pytest.mark.parametrize("targets", [("我喜欢吃苹果，", "北京"), ("привет,  мир!", "да")])
 def test_perfect_answers_of_other_scripts(tmp_path, targets, metric):
     task = registered(tmp_path, targets, metric)
@@ -125,6 +125,7 @@ def test_labels_with_signs_are_told_apart(tmp_path):
         ),
         (("yes,", "yes，"), "accuracy", "'yes,' and 'yes，'"),
         (("C++", "C"), "rouge2", "'C' and 'C++'"),
+        (("red box", "the box, red"), "f1", "'red box' and 'the box, red'"),
         (("one  two", "one two"), "bleu", "'one  two' and 'one two'"),
     ],
 )
@@ -173,7 +174,7 @@ def test_what_post_processing_or_the_metric_spoils_is_named():
 def test_the_rule_of_post_processing_is_chosen_once(tmp_path, monkeypatch):
     task = batching.with_vocabulary(registered(tmp_path, ["yes", "no"]), mini.vocabulary())
     assert task.postprocess_fn("yes. The", is_target=False) == "yes"
-    monkeypatch.setattr(files.Source, "rows", lambda self: pytest.fail("read again"))
+    monkeypatch.setattr(files.RowSource, "rows", lambda self: pytest.fail("read again"))
     again = batching.with_vocabulary(task.name, mini.vocabulary())
     assert again.postprocess_fn("no. The", is_target=False) == "no"
 

@@ -14,7 +14,7 @@ import pytest
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import append_jsonl, read_jsonl
+from promot_jax.base.jsonl import append_jsonl, read_jsonl
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.networks import prompt
 from promot_jax.training import stage_checkpoints
@@ -35,7 +35,7 @@ die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 if moment == "step":
     mean = train._mean
     def interrupted(pending, run, at):
-        if run.folder.name == stage_name and at == int(step):
+        if run.folder.path.name == stage_name and at == int(step):
             die()
         return mean(pending, run, at)
     train._mean = interrupted
@@ -66,9 +66,9 @@ def test_methods_share_the_stages_they_begin_with(finished):
 
 def test_stage_two_starts_from_the_best_of_stage_one(finished):
     runner = Runner(tiny.tiny_experiment(), finished)
-    base = jax.device_get(runner.starting_point(0))
+    base = jax.device_get(runner.start.params(0))
     prompted, both = (
-        jax.device_get(runner.trained_params(runner.experiment.method(name), 0))
+        jax.device_get(runner.trained(runner.experiment.method(name), 0).params)
         for name in ("prompt_tuning", "promot")
     )
     kept = json.loads((finished / "seed_0/prompt/stage.json").read_text())
@@ -86,13 +86,13 @@ def test_a_starting_point_is_loaded_again_when_a_stage_has_taken_it_over(finishe
     fine_tuning, prompt_tuning = (
         runner.experiment.method(name) for name in ("fine_tuning", "prompt_tuning")
     )
-    base = runner.starting_point(0)
+    base = runner.start.params(0)
     expected = jax.device_get(base)
-    runner.trained_params(prompt_tuning, 0)
-    assert runner.starting_point(0) is base
-    runner.trained_params(fine_tuning, 0)
+    runner.trained(prompt_tuning, 0)
+    assert runner.start.params(0) is base
+    runner.trained(fine_tuning, 0)
     assert base["token_embedder"]["embedding"].is_deleted()
-    assert tiny.leaves_equal(runner.starting_point(0), expected)
+    assert tiny.leaves_equal(runner.start.params(0), expected)
 
 
 def test_every_method_and_task_is_recorded_once(finished):
@@ -135,7 +135,7 @@ def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path, where):
         assert whole == resumed
     method = settings.methods[0]
     whole, resumed = (
-        runner.trained_params(method, 0)
+        runner.trained(method, 0).params
         for runner in (Runner(settings, finished), Runner(settings, tmp_path))
     )
     assert tiny.leaves_equal(whole, resumed)

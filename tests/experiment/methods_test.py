@@ -13,9 +13,9 @@ import pytest
 from promot_jax import configuration
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.data import batching
-from promot_jax.experiment import evaluation
+from promot_jax.experiment import attachments, evaluation
 from promot_jax.experiment.runner import Runner
 from promot_jax.models import decoding
 from promot_jax.models.attached import Attached
@@ -78,7 +78,7 @@ def test_each_stage_trains_its_leaves_and_keeps_every_bit_of_the_others(
     tmp_path, monkeypatch, name, expected
 ):
     settings = built(name, monkeypatch)
-    assert [method.name for method in settings.methods] == list(expected)
+    assert [method.name for method in settings.selected] == list(expected)
     seen = []
 
     def recorded(run, params, model, mesh, train_stage=train.train_stage):
@@ -89,10 +89,10 @@ def test_each_stage_trains_its_leaves_and_keeps_every_bit_of_the_others(
 
     monkeypatch.setattr("promot_jax.experiment.runner.train_stage", recorded)
     runner = Runner(settings, tmp_path)
-    base = set(trees.flatten(runner.starting_point(0)))
-    for method in settings.methods:
+    base = set(trees.flatten(runner.start.params(0)))
+    for method in settings.selected:
         seen.clear()
-        params = trees.flatten(runner.trained_params(method, 0))
+        params = trees.flatten(runner.trained(method, 0).params)
         assert len(seen) == len(expected[method.name])
         for trains, (stage, before, after) in zip(expected[method.name], seen, strict=True):
             changed = {p for p in before if (before[p] != after[p]).any()}
@@ -112,13 +112,13 @@ def test_stages_that_methods_share_train_once(tmp_path, monkeypatch):
     trained = []
 
     def counted(run, *arguments, train=train.train_stage):
-        trained.append(run.folder.name)
+        trained.append(run.folder.path.name)
         return train(run, *arguments)
 
     monkeypatch.setattr("promot_jax.experiment.runner.train_stage", counted)
     runner = Runner(settings, tmp_path)
     for name in ("prompt_tuning", "promot"):
-        runner.trained_params(settings.method(name), 0)
+        runner.trained(settings.method(name), 0)
     written = [file.parent.name for file in tmp_path.glob("seed_0/*/stage.json")]
     assert sorted(written) == ["prompt", "prompt-model"]
     assert trained == ["prompt", "prompt", "prompt-model"]
@@ -154,14 +154,13 @@ def small(**changes):
     )
 
 
-def test_each_target_is_read_as_its_method_trained_on_it(tmp_path):
+def test_each_target_is_read_as_its_method_trained_on_it():
     settings = small()
-    runner = Runner(settings, tmp_path)
     found = {
-        (method.name, task.label): (runner.attached(method, task)[0].name, attached)
+        (method.name, task.label): (attachments.of_target(method, task)[0].name, attached)
         for method in settings.methods
         for task in settings.targets
-        for attached in [runner.attached(method, task)[1]]
+        for attached in [attachments.of_target(method, task)[1]]
     }
     adapters = settings.method("adapted").adapters
     assert found == {
@@ -200,13 +199,14 @@ def test_results_of_later_calls_are_added(tmp_path):
 def test_adapters_are_attached_to_their_target_alone(tmp_path):
     settings = small(only=["adapted"])
     runner = Runner(settings, tmp_path)
-    base = runner.starting_point(0)
-    params = runner.trained_params(settings.method("adapted"), 0)
-    adapters = settings.method("adapted").adapters
+    base = runner.start.params(0)
+    trained = runner.trained(settings.method("adapted"), 0)
+    params, adapters = trained.params, trained.adapters
+    assert adapters == settings.method("adapted").adapters == trained.model.network.config.lora
     task = settings.targets[0]
     options = {"split": "test", "limit": 8}
     bare, same, adapted = (
-        runner.evaluator.loss(tree, task, attached=attached, **options)
+        runner.measurements.evaluator.loss(tree, task, attached=attached, **options)
         for tree, attached in [
             (base, Attached()),
             (params, Attached()),
@@ -334,7 +334,7 @@ def test_what_leaves_the_model_as_it_is_is_evaluated_once(tmp_path, monkeypatch)
     def numbered(params, task, **options):
         return evaluation.Evaluation(float(next(calls)), {}, *([["a"]] * 4))
 
-    monkeypatch.setattr(run.evaluator, "evaluate", numbered)
+    monkeypatch.setattr(run.measurements.evaluator, "evaluate", numbered)
     run.run("test")
     results = read_jsonl(tmp_path / "results.jsonl")
     unseen = {(r["method"], r["seed"]): r["score"] for r in results if "trivia" in r["task"]}
@@ -353,7 +353,7 @@ def test_the_starting_point_of_stages_is_asked_the_unseen_tasks_once(tmp_path, m
     def numbered(params, task, **options):
         return evaluation.Evaluation(float(next(calls)), {}, *([["a"]] * 4))
 
-    monkeypatch.setattr(run.evaluator, "evaluate", numbered)
+    monkeypatch.setattr(run.measurements.evaluator, "evaluate", numbered)
     run.run("test")
     one, two = (
         {m["step"]: m.get("unseen/score") for m in lines}
@@ -368,7 +368,7 @@ def test_an_interrupted_run_keeps_the_time_and_memory_of_what_it_finished(tmp_pa
     settings = tiny.tiny_experiment(methods=[Method("one", "1", []), Method("two", "2", [])])
     clock, done = itertools.count(step=100), []
     own_time = types.SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr("promot_jax.experiment.runner.time", own_time)
+    monkeypatch.setattr("promot_jax.experiment.run_facts.time", own_time)
 
     def method(self, method, seed):
         if len(done) == 1:

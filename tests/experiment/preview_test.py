@@ -177,7 +177,10 @@ def test_a_run_refuses_other_rows(run, capsys):
         (["run", "your_data"], "TRAIN_FILE (--train) is not set"),
         (["run", "your_data", "--train", "lost.jsonl"], "EVAL_FILE (--eval) is not set"),
         (["run", "your_data", "FILES", "--train", "lost.jsonl"], "lost.jsonl: there is no such"),
-        (["run", "your_data", "FILES", "--metric", "f1"], "METRIC (--metric) 'f1' is unknown"),
+        (
+            ["run", "your_data", "FILES", "--metric", "meteor"],
+            "METRIC (--metric) 'meteor' is unknown",
+        ),
         (["run", "your_data", "FILES", "--template", "{txt}"], "line 1: no field 'txt'; it has"),
         (
             ["run", "your_data", "FILES", "--methods", "promt"],

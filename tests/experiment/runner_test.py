@@ -7,7 +7,7 @@ import types
 import pytest
 
 from promot_jax.base.errors import UserError
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.experiment import evaluation
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.attached import BARE, Attached
@@ -37,9 +37,10 @@ def runner_of(folder, **changes):
 def probed(tmp_path, probes, stage):
     method = Method("m", "M", [stage])
     runner = runner_of(tmp_path, probes=[*map(Probe, probes)], targets=TARGETS, methods=[method])
-    runner._evaluate = lambda *given, **options: types.SimpleNamespace(score=1.0)
-    runner.evaluator.loss = lambda *given, **options: 1.0
-    found = runner._measure({}, method=method, stage=stage)
+    measurements = runner.measurements
+    measurements.evaluate = lambda *given, **options: types.SimpleNamespace(score=1.0)
+    measurements.evaluator.loss = lambda *given, **options: 1.0
+    found = measurements.in_course({}, method, stage)
     return [found[f"probe/{task}"] for task in probes]
 
 
@@ -55,27 +56,26 @@ def test_a_probe_reads_its_task_with_what_is_attached_to_that(tmp_path):
 
 
 def test_answers_of_the_start_are_kept_by_all_that_they_depend_on(tmp_path):
-    runner, asked = runner_of(tmp_path), []
+    measurements, asked = runner_of(tmp_path).measurements, []
 
     def evaluate(params, task, **options):
         asked.append((task, options))
         return len(asked)
 
-    runner.evaluator.evaluate = evaluate
-    runner._start = None, (params := {"leaf": object()})
+    measurements.evaluator.evaluate = evaluate
+    measurements._start._params = params = {"leaf": object()}
     task = TARGETS[0]
     lengths = [{"inputs": 8, "targets": 4}, {"inputs": 64, "targets": 8}]
     others = [dataclasses.replace(task, task_feature_lengths=value) for value in lengths]
     others += [dataclasses.replace(task, metric="exact_match"), TARGETS[1]]
     for _ in range(2):
-        found = [runner._evaluate(params, t, BARE, "test", 8) for t in (task, *others)]
-        found += [
-            runner._evaluate(params, task, BARE, *rows) for rows in (("validation", 8), ("test", 9))
-        ]
+        found = [measurements.evaluate(params, t, BARE, "test", 8) for t in (task, *others)]
+        for rows in (("validation", 8), ("test", 9)):
+            found.append(measurements.evaluate(params, task, BARE, *rows))
         assert found == [1, 2, 3, 4, 5, 6, 7]
     # What has something attached, or is no starting point, is asked anew.
-    assert runner._evaluate(params, task, Attached("rte"), "test", 8) == 8
-    assert runner._evaluate({"leaf": object()}, task, BARE, "test", 8) == 9
+    assert measurements.evaluate(params, task, Attached("rte"), "test", 8) == 8
+    assert measurements.evaluate({"leaf": object()}, task, BARE, "test", 8) == 9
 
 
 def found_of(score):
@@ -89,25 +89,26 @@ def test_a_method_that_is_killed_between_two_tasks_has_its_time_and_answers_once
     methods = [Method("one", "1", [])]
     now, killed = [0.0], []
     clock = types.SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr("promot_jax.experiment.runner.time", clock)
+    monkeypatch.setattr("promot_jax.experiment.run_facts.time", clock)
 
     def run(kill):
         runner = runner_of(tmp_path, targets=TARGETS, methods=methods)
-        runner.trained_params = lambda method, seed: {}
+        measured = runner.measurements
+        runner._trained_params = lambda method, seed: {}
 
         def evaluate(params, task, attached, split, limit):
             now[0] += 10.0
             if task.name == kill:
                 # As `kill -9` leaves it: nothing runs any more, but the samples were written.
                 killed.append((tmp_path / "run.json").read_text())
-                runner._record(
-                    {"method": "one", "seed": None, "task": kill}, task, BARE, found_of(1)
-                )
+                key = {"method": "one", "seed": None, "task": kill}
+                result = measured.result(task, BARE, found_of(1))
+                runner.folder.record(key, result, measured.samples(found_of(1)))
                 killed.append((tmp_path / "results.jsonl").read_text())
                 raise KeyboardInterrupt
             return found_of(50.0)
 
-        runner._evaluate = evaluate
+        measured.evaluate = evaluate
         runner.run("test")
 
     with pytest.raises(KeyboardInterrupt):

@@ -21,6 +21,7 @@ from promot_jax.models.networks import decoder, prompt, t5
 from promot_jax.models.networks.lora import Lora
 from promot_jax.tasks import mini
 from tests import tiny
+from tests.checkpoints.t5x_writers import WRITERS
 from tests.quick import quick_jit
 
 PROMPT = "encoder/prompt/rte/prompt"
@@ -35,8 +36,8 @@ def folders(tmp_path_factory):
     bare, prompted = tiny.model(), tiny.model(prompt_names=("rte",), prompt_length=3)
     params = drawn(prompted)
     leaves = trees.flatten(params)
-    t5x.WRITERS["t5x"](folder / "prompted", leaves)
-    t5x.WRITERS["t5x"](folder / "bare", {k: v for k, v in leaves.items() if k != PROMPT})
+    WRITERS["t5x"](folder / "prompted", leaves)
+    WRITERS["t5x"](folder / "bare", {k: v for k, v in leaves.items() if k != PROMPT})
     pretrained.save(folder / "ours", prompted, params, {})
     assert bare.network.config != prompted.network.config
     return {file.name: str(file) for file in folder.iterdir()}
@@ -281,7 +282,7 @@ def test_steps_of_pretraining_are_not_counted():
 
 def test_a_folder_of_another_stage_is_refused(tmp_path):
     leaves = {"a/kernel": np.ones((2, 3)), "b/scale": np.ones(2)}
-    t5x.WRITERS["t5x_orbax"](tmp_path / "run", leaves, step=4)
+    WRITERS["t5x_orbax"](tmp_path / "run", leaves, step=4)
     state = {"target": trees.unflatten(leaves), "state": t5x.t5x_orbax.t5x_state.fresh({}, 4)}
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     state["state"] = t5x.t5x_orbax.t5x_state.fresh(shapes, 4)

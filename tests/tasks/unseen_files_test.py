@@ -67,7 +67,10 @@ def test_fields_of_other_names_take_a_template(tmp_path):
     ("names", "message"),
     [
         ((), "UNSEEN_FILES (--unseen) names no file; give at least one"),
-        (("f1=a.jsonl",), "--unseen f1=a.jsonl: no metric 'f1'; use accuracy, exact_match, bleu, "),
+        (
+            ("meteor=a.jsonl",),
+            "--unseen meteor=a.jsonl: no metric 'meteor'; use accuracy, exact_match, ",
+        ),
         (("a.jsonl", "b/a.jsonl"), "--unseen: two files are named 'a'; rename one"),
         (("gone.jsonl",), "gone.jsonl: there is no such file; check the path"),
         (("b/other.jsonl",), "b/other.jsonl, line 1: no field 'input'; it has question"),

@@ -12,7 +12,8 @@ import pytest
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
-from promot_jax.training import optimizers, train, train_step
+from promot_jax.experiment.stage_folder import StageFolder
+from promot_jax.training import optimizers, train, train_state, train_step
 from tests import tiny
 
 
@@ -34,9 +35,10 @@ def run_stage(folder, stage, params=None, scores=RISING, evaluations=None, model
             evaluations.append(checkpoints_to_host(params))
         return {"validation/score": float(left.pop(0)), "validation/loss": float(len(left))}
 
-    run = train.StageRun(stage, folder, seed=3, label=stage.name, evaluate=evaluate)
+    run = train.StageRun(stage, StageFolder(folder), seed=3, label=stage.name, evaluate=evaluate)
     params = params_with_prompt() if params is None else jax.tree.map(jnp.copy, params)
-    return train.train_stage(run, params, model or tiny.model(), mesh)
+    model = model or tiny.model()
+    return train.train_stage(run, stage.params(params, model), model, mesh)
 
 
 def checkpoints_to_host(params):
@@ -54,7 +56,7 @@ STAGES = {
 @pytest.mark.parametrize("name", STAGES)
 def test_trainable_leaves_change_and_frozen_ones_keep_every_bit(tmp_path, name):
     stage = STAGES[name]
-    before = params_with_prompt()
+    before = stage.params(params_with_prompt(), tiny.model())
     after = run_stage(tmp_path, stage, before)
     chosen = trees.select(trees.flatten(before), stage.trainable)
     old, new = trees.flatten(before), trees.flatten(after)
@@ -103,7 +105,7 @@ def test_a_scanned_model_trains_and_resumes_like_an_unrolled_one(tmp_path):
 
 
 def test_gradients_and_slots_exist_for_trainable_leaves_only():
-    state = train.sharded_state(
+    state = train_state.sharded_state(
         tiny.prompt_stage(), params_with_prompt(), tiny.model(), partitioning.make_mesh()
     )
     assert set(trees.flatten(state.trainable)) == {"encoder/prompt/rte/prompt"}
@@ -152,7 +154,8 @@ def test_the_devices_hold_what_trains_once(tmp_path):
             return {"validation/score": -float(len(left)), "validation/loss": 0.0}
 
         stage = tiny.stage(steps=steps, eval_period=2)
-        stage_run = train.StageRun(stage, tmp_path, seed=3, label="model", evaluate=evaluate)
+        folder = StageFolder(tmp_path)
+        stage_run = train.StageRun(stage, folder, seed=3, label="model", evaluate=evaluate)
         train.train_stage(stage_run, given, model, mesh)
         assert json.loads((tmp_path / "stage.json").read_text())["best_step"] == 2
         return leaf(given), seen
@@ -191,10 +194,10 @@ def test_resumed_equals_never_interrupted(tmp_path):
 def step_of(stage):
     """Returns (step, state, mesh, a host batch at full length)."""
     mesh = partitioning.make_mesh()
-    state = train.sharded_state(stage, params_with_prompt(), tiny.model(), mesh)
-    model = tiny.model().with_prompts({"rte": 3})
+    params = stage.params(params_with_prompt(), tiny.model())
+    state = train_state.sharded_state(stage, params, tiny.model(), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = train_step.make_train_step(model, stage, stage.optimizer(), mesh, shardings)
+    step = train_step.make_train_step(tiny.model(), stage, stage.optimizer(), mesh, shardings)
     rows = batching.train_batches("mini_rte", tiny.LENGTHS, batching.FixedBatches(8), seed=0)
     return step, state, mesh, next(rows)
 

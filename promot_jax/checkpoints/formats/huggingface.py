@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,8 @@ from promot_jax.checkpoints.formats import (
 )
 from promot_jax.checkpoints.formats import huggingface_names as names
 from promot_jax.checkpoints.formats.safetensors_files import Tensor
-from promot_jax.checkpoints.formats.source import Source
+from promot_jax.checkpoints.formats.source import Content, Source
+from promot_jax.data import vocabularies
 
 SHARD_BYTES = 1 << 30
 DTYPES = {
@@ -227,6 +229,32 @@ def _adds_tokens(folder: pathlib.Path) -> bool:
     file = folder / "tokenizer.json"
     added = read_json(file).get("added_tokens", []) if file.is_file() else []
     return any(not re.fullmatch(r"<(pad|unk|/?s|extra_id_\d+)>", t["content"]) for t in added)
+
+
+def save(folder: pathlib.Path, content: Content) -> None:
+    """Writes a model with its tokenizer, see `write`."""
+    vocabulary, ids, files = content.vocabulary, {}, dict(content.beside)
+    with tempfile.TemporaryDirectory() as scratch:
+        if vocabulary is not None and vocabularies.save(vocabulary, scratch):
+            files |= side_files.find_tokenizer(scratch)
+            # A folder of transformers that has none does without.
+            if side_files.CONFIG not in files:
+                settings = vocabularies.huggingface_settings(vocabulary)
+                files.setdefault(side_files.TOKENIZER[0], side_files.dump(settings))
+            own = isinstance(vocabulary, vocabularies.Tokenizer)
+            ids = {"eos": vocabulary.eos_id, "pad": vocabulary.eos_id if own else vocabulary.pad_id}
+    family = content.about["family"]
+    ids["decoder_start" if family == "t5" else "bos"] = content.start_id
+    write(
+        folder,
+        content.leaves,
+        family,
+        content.about["config"],
+        token_ids=ids,
+        max_positions=content.max_positions or 4096,
+        beside=files,
+        dtype=content.dtype,
+    )
 
 
 def write(

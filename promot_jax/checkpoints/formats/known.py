@@ -1,12 +1,12 @@
-"""Opens a checkpoint of whatever format it is."""
+"""Opens a checkpoint of whatever format it is, and writes one in a format by name."""
 
+import importlib
 import os
+import pathlib
 
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.checkpoints.formats import gguf, huggingface, native, t5x
-from promot_jax.checkpoints.formats.source import Source
-
-READERS = (native, huggingface, gguf, t5x)
+from promot_jax.checkpoints import formats
+from promot_jax.checkpoints.formats.source import Content, Source
 
 
 def open_checkpoint(path: str | os.PathLike) -> Source:
@@ -16,7 +16,8 @@ def open_checkpoint(path: str | os.PathLike) -> Source:
       UserError: nothing there, or nothing that one of the formats recognises.
     """
     path = os.fspath(path)
-    for reader in READERS:
+    for name in filter(None, (about.reader for about in formats.FORMATS.values())):
+        reader = _module(name)
         if _is_format(reader, path):
             return reader.open_checkpoint(path)
     if "://" not in path and not os.path.exists(path):
@@ -25,6 +26,24 @@ def open_checkpoint(path: str | os.PathLike) -> Source:
         f"{path} holds no model checkpoint: expected a folder of promot_jax (model.json), of "
         "Hugging Face (config.json and safetensors) or of T5X (checkpoint_N), or a .gguf file"
     )
+
+
+def save(format_name: str, folder: pathlib.Path, content: Content) -> None:
+    """Writes a model, or an adapter, into a new folder.
+
+    Args:
+      format_name: one of `formats.WRITTEN`.
+      folder: must not exist.
+      content: what to write.
+
+    Raises:
+      UserError: content that the format cannot express, a folder that exists or cannot be written.
+    """
+    _module(formats.FORMATS[format_name].writer).save(folder, content)
+
+
+def _module(name: str):
+    return importlib.import_module(f"{formats.__name__}.{name}")
 
 
 def _is_format(reader, path: str) -> bool:

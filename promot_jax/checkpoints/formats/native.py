@@ -1,17 +1,21 @@
 """Our own model folders: `params`, an orbax tree, and `model.json`, which says what it is."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from promot_jax.base import trees
 from promot_jax.base.errors import UserError, cause
-from promot_jax.base.files import read_json
+from promot_jax.base.files import new_folder, read_json
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints.formats import orbax_leaves, side_files, stores, t5x
-from promot_jax.checkpoints.formats.source import Source
+from promot_jax.checkpoints.formats.source import Content, Source
+from promot_jax.data import vocabularies
 
 FORMAT = "promot_jax"
 # Fields of models, besides their network's configuration, that `model.json` may have.
@@ -81,12 +85,31 @@ def _vocabulary(named: Mapping[str, Any] | None, folder: epath.Path) -> Mapping[
     return {**named, "file": str(folder / named["file"])}
 
 
-def save_params(folder: pathlib.Path, params: Tree) -> None:
-    """Writes a parameter tree into a new folder, as `open_checkpoint` reads it.
+def save(folder: pathlib.Path, content: Content) -> None:
+    """Writes a model folder: `params`, `model.json`, the vocabulary, each soft prompt as `.npy`.
+
+    The parameters are float32; `model.json` notes the dtype that they had.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the folder exists or cannot be written.
     """
+    with new_folder(folder) as partial:
+        _save_params(partial / "params", trees.unflatten(dict(content.leaves)))
+        for path, leaf in content.leaves.items():
+            if match := trees.PROMPT.fullmatch(path):
+                np.save(partial / f"{match[2]}.npy", leaf)
+        about = {**content.about, "origin": dict(content.origin), "dtype": content.dtype}
+        if content.end_ids:
+            about["end_ids"] = list(content.end_ids)
+        if content.max_positions is not None:
+            about["config"] = {**about["config"], "max_positions": content.max_positions}
+        if content.vocabulary is not None:
+            about["vocabulary"] = vocabularies.save(content.vocabulary, partial)
+        side_files.write(partial, content.beside)
+        (partial / "model.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _save_params(folder: pathlib.Path, params: Tree) -> None:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder.absolute(), params)

@@ -18,6 +18,7 @@ from promot_jax.base.files import new_folder, read_json
 from promot_jax.checkpoints.formats import hub, peft_lora, safetensors_files
 from promot_jax.checkpoints.formats import huggingface_names as names
 from promot_jax.checkpoints.formats.peft_lora import Adapter
+from promot_jax.checkpoints.formats.source import Content
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PROMPT = "prompt_embeddings"
@@ -125,6 +126,17 @@ def _write(
         safetensors_files.write(
             partial / _WEIGHTS, shapes, np.dtype(np.float32), tensors.__getitem__
         )
+
+
+def save(folder: pathlib.Path, content: Content) -> None:
+    """Writes the one soft prompt, or the low-rank adapter, that the leaves are."""
+    family, config = content.about["family"], content.about["config"]
+    prompts = [leaf for path, leaf in content.leaves.items() if trees.PROMPT.fullmatch(path)]
+    if prompts:
+        write_prompt(folder, np.asarray(prompts[0]), family, content.base)
+    else:
+        rank, alpha = config["lora"]["rank"], config["lora"]["alpha"]
+        write_lora(folder, content.leaves, family, rank, alpha, config, content.base)
 
 
 def write_prompt(

@@ -59,7 +59,36 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Content:
+    """A model, or an adapter of one, on its way into a file.
+
+    Attributes:
+      leaves: {our path: array}; of the soft prompts and adapters those that the format holds.
+      about: the model as plain values: `family`, `config` and further fields.
+      vocabulary: None for none.
+      start_id: token that answers begin behind, None for none.
+      end_ids: further tokens that end an answer.
+      max_positions: tokens that the model was made for, None where nothing tells.
+      origin: where the model comes from, for people.
+      base: name or folder of the model that an adapter belongs to, None where it has none.
+      beside: {name: content} of the files beside the weights, see `side_files`.
+      dtype: of the weights, for the formats that have a choice; the others note it.
+    """
+
+    leaves: Mapping[str, Any]
+    about: Mapping[str, Any]
+    vocabulary: Any = None
+    start_id: int | None = None
+    end_ids: Sequence[int] = ()
+    max_positions: int | None = None
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    base: str | None = None
+    beside: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
     """What loading would do, by path: `loaded` and `initialised` leaves, `skipped` names."""
 
     loaded: tuple[str, ...]
@@ -67,13 +96,13 @@ class Plan:
     skipped: tuple[str, ...]
 
 
-def plan(
+def match(
     source: Source,
     expected: Tree,
     *,
     may_miss: Sequence[str] = (),
     may_skip: Sequence[str] = (),
-) -> Plan:
+) -> Match:
     """Compares a checkpoint with the tree that it shall fill.
 
     Args:
@@ -104,7 +133,7 @@ def plan(
     if lines:
         more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise UserError(f"{source.path} is another model: {'; '.join(sorted(lines)[:3])}{more}")
-    return Plan(
+    return Match(
         loaded=tuple(path for path in wanted if path in source.leaves),
         initialised=tuple(missing),
         skipped=(*beyond, *source.ignored),

@@ -16,9 +16,6 @@ from promot_jax.base.errors import UserError
 from promot_jax.checkpoints.formats import byt5, stores, t5x_legacy, t5x_orbax
 from promot_jax.checkpoints.formats.source import Source
 
-# By the names of formats that a user may give.
-WRITERS = {"t5x": t5x_legacy.write, "t5x_orbax": t5x_orbax.write}
-
 
 def is_format(path: str) -> bool:
     """Returns whether `path` is a T5X checkpoint, or a model directory that holds some."""

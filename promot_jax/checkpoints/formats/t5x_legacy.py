@@ -23,7 +23,7 @@ from flax import serialization
 from promot_jax.base import files, trees
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.checkpoints.formats import stores, t5x_state
-from promot_jax.checkpoints.formats.source import Source
+from promot_jax.checkpoints.formats.source import Content, Source
 
 FORMAT = "T5X (legacy)"
 VERSION = 3
@@ -119,6 +119,11 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 def _relative(spec: Mapping[str, Any]) -> str:
     # TensorStore before 0.1.14 had the path beside the kvstore.
     return (spec["kvstore"].get("path") or spec["path"]).rstrip("/")
+
+
+def save(folder: pathlib.Path, content: Content) -> None:
+    """Writes a model and its soft prompts, see `write`."""
+    write(folder, content.leaves)
 
 
 def write(

@@ -17,7 +17,7 @@ from etils import epath
 from promot_jax.base import files, trees
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.checkpoints.formats import orbax_leaves, t5x_state
-from promot_jax.checkpoints.formats.source import Source
+from promot_jax.checkpoints.formats.source import Content, Source
 
 FORMAT = "T5X (orbax)"
 
@@ -44,6 +44,11 @@ def open_state(folder: epath.Path) -> Source:
         where={path: f"target/{path} in {folder}" for path in leaves},
         ignored=dict.fromkeys(rest, t5x_state.NOT_PARAMETERS),
     )
+
+
+def save(folder: pathlib.Path, content: Content) -> None:
+    """Writes a model and its soft prompts, see `write`."""
+    write(folder, content.leaves)
 
 
 def write(

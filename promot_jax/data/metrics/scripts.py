@@ -40,7 +40,7 @@ def words(text: str) -> list[str]:
     Of ASCII texts these are what rouge-score's tokenizer finds without stemming.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
-    return [word for run in _runs(text) for word in _divided(run)]
+    return [word for run in _runs(text) for word in divided(run)]
 
 
 def bleu_tokenizer(targets: Iterable[str]) -> str:
@@ -59,13 +59,7 @@ def bleu_tokenizer(targets: Iterable[str]) -> str:
     return "zh" if chinese else "char"
 
 
-def _runs(text: str) -> Iterable[str]:
-    for inside, run in itertools.groupby(text, in_word):
-        if inside:
-            yield "".join(run)
-
-
-def _divided(run: str) -> list[str]:
+def divided(run: str) -> list[str]:
     """Makes words of the characters of scripts without spaces, each with its marks."""
     parts: list[str] = []
     before = None
@@ -78,3 +72,9 @@ def _divided(run: str) -> list[str]:
             parts.append(character)
         before = now
     return parts
+
+
+def _runs(text: str) -> Iterable[str]:
+    for inside, run in itertools.groupby(text, in_word):
+        if inside:
+            yield "".join(run)

@@ -1,10 +1,12 @@
-"""Scores of free texts: how much of the target's words, in their order, a prediction has."""
+"""Scores of free texts: how much of the target's words a prediction has."""
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 
 from promot_jax.data.metrics import scripts
 from promot_jax.data.metrics.answers import Answers, accepted, check_lengths
+from promot_jax.data.metrics.t5 import normalize_squad
 
 # Those of sacrebleu that need neither a further package nor a download.
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "none")
@@ -77,6 +79,41 @@ def rouge2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, 
         equal = not count and not prediction.strip()
         total += equal or scores["rouge2" if count > 1 else "rouge1"].fmeasure
     return {"rouge2": 100.0 * total / len(targets)}
+
+
+def f1(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, float]:
+    """Returns the mean F1 of words (Rajpurkar et al., 2016), in per cent.
+
+    A prediction counts by the accepted answer that it shares most with. The order of words does
+    not count.
+
+    Args:
+      targets: for each prediction one answer or several accepted ones.
+      predictions: the predicted texts.
+    """
+    check_lengths(targets, predictions)
+    total = sum(
+        max(_f1(answer, prediction) for answer in accepted(target))
+        for target, prediction in zip(targets, predictions, strict=True)
+    )
+    return {"f1": 100.0 * total / len(targets)}
+
+
+def _f1(answer: str, prediction: str) -> float:
+    wanted, said = squad_words(answer), squad_words(prediction)
+    # Of what has no words nothing is near, as in SQuAD 2.0.
+    if not wanted or not said:
+        return float(wanted == said)
+    return 2 * (wanted & said).total() / (wanted.total() + said.total())
+
+
+def squad_words(text: str) -> collections.Counter[str]:
+    """Returns how often each word stands in a text, by SQuAD's clean-up (`t5.normalize_squad`).
+
+    Words stand between spaces; of scripts without spaces each character is one.
+    """
+    parts = normalize_squad(text).split()
+    return collections.Counter(word for part in parts for word in scripts.divided(part))
 
 
 class _Tokenizer:

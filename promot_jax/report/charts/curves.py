@@ -8,7 +8,7 @@ from promot_jax.report.charts.chart import Chart, Curve, Name, Panel
 from promot_jax.report.numbers import following
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.tables import labels_name
-from promot_jax.report.records.records import Records, StageRun, Task
+from promot_jax.report.records.records import Records, StageRecord, TaskRecord
 
 _STEPS = "step of the stage"
 _SEEDS = (
@@ -140,7 +140,7 @@ def _told(chart: Chart) -> Chart:
 
 
 def _targets(
-    records: Records, targets: Sequence[Task], stages: set[str] | None = None
+    records: Records, targets: Sequence[TaskRecord], stages: set[str] | None = None
 ) -> list[Panel]:
     """Returns a panel for each of some targets."""
     found = following.targets(records, targets)
@@ -157,7 +157,7 @@ def _stages_with(records: Records, followed: Followed) -> set[str]:
 
 def _curves(
     records: Records,
-    series: Callable[[StageRun], dict[int, float]],
+    series: Callable[[StageRecord], dict[int, float]],
     stages: set[str] | None = None,
 ) -> tuple[Curve, ...]:
     """Returns one curve a stage that has measured the series; `stages` restricts them."""

@@ -5,6 +5,7 @@ import pathlib
 import statistics
 import textwrap
 
+from promot_jax.experiment.run_folder import FIGURES
 from promot_jax.report.charts import palette
 from promot_jax.report.charts.chart import Chart, Cloud, Curve, Name, Panel
 from promot_jax.report.charts.palette import Paper, Style
@@ -33,10 +34,10 @@ class Figure:
 
 def draw(charts: list[Chart], styles: dict[str, Style], folder: pathlib.Path) -> list[Figure]:
     """Writes `figures/NAME.png` and `figures/NAME-dark.png` in `folder` for every chart."""
-    (folder / "figures").mkdir(exist_ok=True)
+    (folder / FIGURES).mkdir(exist_ok=True)
     drawn = []
     for chart in charts:
-        figure = Figure(chart, f"figures/{chart.name}.png", f"figures/{chart.name}-dark.png")
+        figure = Figure(chart, f"{FIGURES}/{chart.name}.png", f"{FIGURES}/{chart.name}-dark.png")
         _save(chart, styles, palette.LIGHT, folder / figure.light)
         _save(chart, styles, palette.DARK, folder / figure.dark)
         drawn.append(figure)

@@ -7,7 +7,7 @@ from promot_jax.report.charts.curves import name_of
 from promot_jax.report.numbers import following
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.tables import metric_name, shots_name
-from promot_jax.report.records.records import Method, Records, Task
+from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 _MEANS = " The large open mark is the mean over seeds."
 
@@ -31,7 +31,7 @@ def finals(records: Records) -> list[Chart]:
     return charts
 
 
-def _final(records: Records, target: Task, panels: list[Panel]) -> Chart:
+def _final(records: Records, target: TaskRecord, panels: list[Panel]) -> Chart:
     several = any(len(cloud.points) > 1 for panel in panels for cloud in panel.clouds)
     return Chart(
         name=_file_name("trade_off", records, target),
@@ -46,7 +46,7 @@ def _final(records: Records, target: Task, panels: list[Panel]) -> Chart:
 
 
 def _final_points(
-    records: Records, method: Method, target: Task, shots: int
+    records: Records, method: MethodRecord, target: TaskRecord, shots: int
 ) -> tuple[tuple[float, float], ...]:
     """Returns (target, mean of the others) of every seed that has all scores."""
     learned = records.results.get((method.name, target.name), {})
@@ -81,7 +81,7 @@ def along_training(records: Records) -> list[Chart]:
     return charts
 
 
-def _axes(records: Records) -> list[tuple[Task | None, Followed]]:
+def _axes(records: Records) -> list[tuple[TaskRecord | None, Followed]]:
     """Returns each target with what was measured of it; None where only their mean was."""
     found = [(target, following.targets(records, [target])) for target in records.targets]
     single = [(target, followed[0]) for target, followed in found if len(followed) == 1]
@@ -98,11 +98,11 @@ def _step_clouds(records: Records, learned: Followed, kept: Followed) -> tuple[C
     return tuple(Cloud(name, tuple(sorted(points))) for name, points in found.items())
 
 
-def _learned(records: Records, target: Task | None) -> str:
+def _learned(records: Records, target: TaskRecord | None) -> str:
     return f"Learned {target.label}" if target and len(records.targets) > 1 else "What was learned"
 
 
-def _file_name(name: str, records: Records, target: Task | None) -> str:
+def _file_name(name: str, records: Records, target: TaskRecord | None) -> str:
     """Returns the name of a target's figure; there is one only for most runs."""
     several = target is not None and len(records.targets) > 1
     return f"{name}-{target.name}" if several else name

@@ -12,7 +12,7 @@ from promot_jax.report.numbers import following
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.numbers.tables import labels_name
-from promot_jax.report.records.records import Method, Records, StageRun, Task
+from promot_jax.report.records.records import MethodRecord, Records, StageRecord, TaskRecord
 
 # Points of the target's score.
 MARGIN = 1.0
@@ -25,7 +25,7 @@ class Line:
     `share` is the per cent of outputs in the targets' label set, None where it was not followed.
     """
 
-    method: Method
+    method: MethodRecord
     seeds: int
     steps: Spread | None
     target: Spread | None
@@ -49,7 +49,7 @@ class Pair:
     `difference` is, seed by seed, what the method kept more than the first one.
     """
 
-    method: Method
+    method: MethodRecord
     level: Spread
     first_kept: Spread
     kept: Spread
@@ -67,14 +67,14 @@ class Table:
 
     caption: str
     heads: tuple[str, ...]
-    rows: tuple[tuple[Method, list[str]], ...]
+    rows: tuple[tuple[MethodRecord, list[str]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """What was compared on one target: all at the first method's level, then pair by pair."""
 
-    target: Task
+    target: TaskRecord
     lines: tuple[Line, ...]
     pairs: tuple[Pair, ...]
 
@@ -117,7 +117,9 @@ def comparisons(records: Records) -> list[Comparison]:
     return found
 
 
-def _curves(records: Records, learned: Followed, kept: Followed) -> dict[Method, list[StageRun]]:
+def _curves(
+    records: Records, learned: Followed, kept: Followed
+) -> dict[MethodRecord, list[StageRecord]]:
     """Returns the last stage of each method and seed that followed both quantities."""
     found = {}
     for method in records.methods:
@@ -128,7 +130,10 @@ def _curves(records: Records, learned: Followed, kept: Followed) -> dict[Method,
 
 
 def _lines(
-    curves: dict[Method, list[StageRun]], learned: Followed, kept: Followed, share: Followed | None
+    curves: dict[MethodRecord, list[StageRecord]],
+    learned: Followed,
+    kept: Followed,
+    share: Followed | None,
 ) -> tuple[Line, ...]:
     first = next(iter(curves.values()))
     levels = {run.seed: max(learned.series(run).values()) - MARGIN for run in first}
@@ -146,7 +151,7 @@ def _lines(
 
 
 def _pairs(
-    curves: dict[Method, list[StageRun]], learned: Followed, kept: Followed
+    curves: dict[MethodRecord, list[StageRecord]], learned: Followed, kept: Followed
 ) -> tuple[Pair, ...]:
     (_, first), *others = curves.items()
     by_seed = {run.seed: run for run in first}
@@ -167,7 +172,7 @@ def _pairs(
     return tuple(pairs)
 
 
-def _best(run: StageRun, learned: Followed, kept: Followed) -> float | None:
+def _best(run: StageRecord, learned: Followed, kept: Followed) -> float | None:
     """Returns the best score of the steps that count."""
     steps = kept.series(run).keys() - {0}
     return max(
@@ -175,7 +180,7 @@ def _best(run: StageRun, learned: Followed, kept: Followed) -> float | None:
     )
 
 
-def _first(run: StageRun, learned: Followed, kept: Followed, level: float) -> int | None:
+def _first(run: StageRecord, learned: Followed, kept: Followed, level: float) -> int | None:
     """Returns the first step at a level at which the unseen tasks were scored too.
 
     Step 0 is none: what the stage started from is another method's.

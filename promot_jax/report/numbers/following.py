@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from promot_jax.report.numbers.tables import metric_name, shots_name
-from promot_jax.report.records.records import Records, StageRun, Task
+from promot_jax.report.records.records import Records, StageRecord, TaskRecord
 
 SCORE = "unseen/score"
 LABEL_SHARE = "unseen/label_share"
@@ -24,12 +24,12 @@ class Followed:
     keys: tuple[str, ...]
     family: str = ""
 
-    def series(self, run: StageRun) -> dict[int, float]:
+    def series(self, run: StageRecord) -> dict[int, float]:
         """Returns step → value in one stage of one seed."""
         return run.mean_series(self.keys)
 
 
-def targets(records: Records, chosen: Sequence[Task]) -> list[Followed]:
+def targets(records: Records, chosen: Sequence[TaskRecord]) -> list[Followed]:
     """Returns the validation score of each of some targets.
 
     Runs without series of single targets have their mean alone.
@@ -47,7 +47,7 @@ def targets(records: Records, chosen: Sequence[Task]) -> list[Followed]:
     return [Followed(f"mean of {labels}, validation", (_TARGET,))]
 
 
-def _target(target: Task, key: str) -> Followed:
+def _target(target: TaskRecord, key: str) -> Followed:
     return Followed(f"{target.label} {metric_name(target.metric)}, validation", (key,))
 
 
@@ -77,7 +77,7 @@ def questions(records: Records, kind: str) -> Followed | None:
     return next(iter([*wanted, *found]), None)
 
 
-def _followed_tasks(records: Records, kind: str) -> list[Task]:
+def _followed_tasks(records: Records, kind: str) -> list[TaskRecord]:
     found = [task for task in records.tasks if _measured(records, f"{kind}/{task.name}")]
     if kind == LABEL_SHARE:
         found = [task for task in found if task.generative]
@@ -86,7 +86,7 @@ def _followed_tasks(records: Records, kind: str) -> list[Task]:
 
 
 def _mean(
-    records: Records, label: str, kind: str, tasks: Sequence[Task], family: str = ""
+    records: Records, label: str, kind: str, tasks: Sequence[TaskRecord], family: str = ""
 ) -> Followed:
     shots = f" ({shots_name(tasks[0].shots)})" if len(records.shots) > 1 else ""
     return Followed(label + shots, tuple(f"{kind}/{task.name}" for task in tasks), family)

@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterable
 
-from promot_jax.report.records.records import Method, Records, Result, Task
+from promot_jax.report.records.records import MethodRecord, Records, Result, TaskRecord
 
 # Two means that print the same with one decimal are called equal.
 PRINTED_STEP = 0.05
@@ -73,12 +73,14 @@ def level(a: Spread, b: Spread) -> bool:
     return abs(a.mean - b.mean) <= max(reach, PRINTED_STEP)
 
 
-def task_score(records: Records, method: Method, task: Task) -> Spread | None:
+def task_score(records: Records, method: MethodRecord, task: TaskRecord) -> Spread | None:
     """Returns a method's scores on a task over seeds, None where there is none."""
     return _mean_over_tasks(records, method, (task,), lambda result: result.score)
 
 
-def normalized_average(records: Records, method: Method, shots: int | None = None) -> Spread | None:
+def normalized_average(
+    records: Records, method: MethodRecord, shots: int | None = None
+) -> Spread | None:
     """Returns "Norm. Avg." over seeds: the plain mean of the unseen tasks (paper, 5.1).
 
     A seed counts only where every task is scored, else means over different tasks would mix.
@@ -91,7 +93,7 @@ def normalized_average(records: Records, method: Method, shots: int | None = Non
     return _mean_over_tasks(records, method, records.unseen(shots), lambda result: result.score)
 
 
-def label_share(records: Records, method: Method, shots: int | None = None) -> Spread | None:
+def label_share(records: Records, method: MethodRecord, shots: int | None = None) -> Spread | None:
     """Returns the per cent of outputs in the targets' label set, mean over generative tasks.
 
     `shots` chooses tasks as in `normalized_average`.
@@ -107,8 +109,8 @@ def difference(spread: Spread | None, base: Spread | None) -> float | None:
 
 def _mean_over_tasks(
     records: Records,
-    method: Method,
-    tasks: Iterable[Task],
+    method: MethodRecord,
+    tasks: Iterable[TaskRecord],
     value: Callable[[Result], float | None],
 ) -> Spread | None:
     by_task = [

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from promot_jax.report.numbers import scores
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.numbers.tables import labels_name, metric_name, shots_name
-from promot_jax.report.records.records import Method, Records, Task
+from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 # So many groups of methods are named one by one; of the others only how many there are.
 _TIERS = 4
@@ -30,7 +30,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _target(records: Records, target: Task) -> str:
+def _target(records: Records, target: TaskRecord) -> str:
     spreads = {m.label: scores.task_score(records, m, target) for m in records.methods}
     itself = " itself" if records.tasks else ""
     return _ranking(f"On {target.label}{itself}, {metric_name(target.metric)} is", spreads)
@@ -53,12 +53,12 @@ def _average(records: Records, shots: int) -> str:
     return f"{before} {after}".rstrip()
 
 
-def _base(records: Records, method: Method, shots: int) -> Spread | None:
+def _base(records: Records, method: MethodRecord, shots: int) -> Spread | None:
     base = records.base(method)
     return scores.normalized_average(records, base, shots) if base else None
 
 
-def _counted(records: Records, kind: str, tasks: Sequence[Task], shots: int) -> str:
+def _counted(records: Records, kind: str, tasks: Sequence[TaskRecord], shots: int) -> str:
     """Returns such as "8 other tasks"; with several numbers of shots "8 other 1-shot tasks".
 
     A single one is "other task", to stand behind an article.

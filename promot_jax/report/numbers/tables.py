@@ -3,19 +3,13 @@
 import dataclasses
 import itertools
 
+from promot_jax.data.metrics import METRICS
 from promot_jax.report.numbers import scores
 from promot_jax.report.numbers.scores import Spread
-from promot_jax.report.records.records import Method, Records, Task
+from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 # More labels than this are not named one by one.
 _LABELS = 4
-
-_METRICS = {
-    "accuracy": "accuracy",
-    "exact_match": "exact match",
-    "bleu": "BLEU",
-    "rouge2": "ROUGE-2",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Row:
     label: str
     unit: str
     cells: tuple[Cell, ...]
-    task: Task | None = None
+    task: TaskRecord | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +72,9 @@ class ScoreTable:
 
 
 def metric_name(metric: str) -> str:
-    """Returns a metric's name as it is printed."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    """Returns a metric's name as it is printed; a person's own has no other."""
+    known = METRICS.get(metric)
+    return known.printed if known else metric.replace("_", " ")
 
 
 def labels_name(records: Records) -> str:
@@ -93,7 +88,7 @@ def shots_name(shots: int) -> str:
     return f"{shots}-shot"
 
 
-def with_shots(records: Records, task: Task) -> str:
+def with_shots(records: Records, task: TaskRecord) -> str:
     """Returns a task's label, with its number of shots where the run has several."""
     several = len(records.shots) > 1 and task not in records.targets
     return f"{task.label} ({shots_name(task.shots)})" if several else task.label
@@ -138,13 +133,13 @@ def _block(records: Records, shots: int) -> Block:
     )
 
 
-def _average(records: Records, method: Method, shots: int) -> Cell:
+def _average(records: Records, method: MethodRecord, shots: int) -> Cell:
     base = records.base(method)
     spread = scores.normalized_average(records, method, shots)
     before = scores.normalized_average(records, base, shots) if base else None
     return Cell(spread, scores.difference(spread, before))
 
 
-def _task_row(records: Records, task: Task) -> Row:
+def _task_row(records: Records, task: TaskRecord) -> Row:
     cells = [Cell(scores.task_score(records, method, task)) for method in records.methods]
     return Row(task.label, metric_name(task.metric), tuple(cells), task)

@@ -5,7 +5,7 @@ import io
 import json
 
 from promot_jax.report.numbers.tables import Cell, Row, score_table
-from promot_jax.report.records.records import Method, Records, Task
+from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 COLUMNS = (
     *("run", "method", "method_label", "seed", "kind", "task", "task_label", "family", "shots"),
@@ -14,23 +14,34 @@ COLUMNS = (
 
 
 def scores_csv(records: Records) -> str:
-    """Returns one line a method, task and seed, as CSV with a line of `COLUMNS`.
-
-    `kind` is "target" or "unseen"; `seed` is empty for a method without training; `score` is from
-    0 to 100, `count` the number of examples behind it, `label_share` per cent of outputs.
-    """
+    """Returns `score_rows` as CSV with a line of `COLUMNS`; what is None is empty."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for method in records.methods:
-        for task in (*records.targets, *records.tasks):
-            found = records.results.get((method.name, task.name), {})
-            for seed in sorted(found, key=lambda seed: (seed is not None, seed or 0)):
-                writer.writerow(_csv_row(records, method, task, seed))
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(score_rows(records))
     return text.getvalue()
 
 
-def _csv_row(records: Records, method: Method, task: Task, seed: int | None) -> list[object]:
+def score_rows(records: Records) -> list[dict[str, object]]:
+    """Returns one row a method, task and seed, with the keys `COLUMNS`.
+
+    `kind` is "target" or "unseen"; `seed` is None for a method without training; `score` is from
+    0 to 100, `count` the number of examples behind it, `label_share` per cent of outputs.
+    """
+    return [
+        dict(zip(COLUMNS, _values(records, method, task, seed), strict=True))
+        for method in records.methods
+        for task in (*records.targets, *records.tasks)
+        for seed in sorted(
+            records.results.get((method.name, task.name), {}),
+            key=lambda seed: (seed is not None, seed or 0),
+        )
+    ]
+
+
+def _values(
+    records: Records, method: MethodRecord, task: TaskRecord, seed: int | None
+) -> list[object]:
     result = records.results[method.name, task.name][seed]
     kind = "target" if task in records.targets else "unseen"
     return [

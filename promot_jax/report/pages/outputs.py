@@ -2,13 +2,13 @@
 
 import string
 
-from promot_jax.report.records.records import Records, Sample, Task
+from promot_jax.report.records.records import Records, Sample, TaskRecord
 
 # More examples than this a task stay in samples.jsonl.
 MOST = 5
 
 
-def samples_by_task(records: Records) -> list[tuple[Task, list[dict[str, Sample]]]]:
+def samples_by_task(records: Records) -> list[tuple[TaskRecord, list[dict[str, Sample]]]]:
     """Returns each task's examples, each as method name → sample of that method's first seed.
 
     Examples that tell methods apart come first: those where one answers a label of the target
@@ -33,7 +33,7 @@ def samples_by_task(records: Records) -> list[tuple[Task, list[dict[str, Sample]
     ]
 
 
-def _telling(records: Records, task: Task, examples: dict) -> list[dict[str, Sample]]:
+def _telling(records: Records, task: TaskRecord, examples: dict) -> list[dict[str, Sample]]:
     """Returns the examples of a task, those first that tell methods apart."""
 
     def rank(place: tuple[int, str]) -> tuple:
@@ -45,7 +45,7 @@ def _telling(records: Records, task: Task, examples: dict) -> list[dict[str, Sam
     return [examples[place] for place in sorted(examples, key=rank)][:MOST]
 
 
-def leaked_from(records: Records, task: Task, sample: Sample) -> str:
+def leaked_from(records: Records, task: TaskRecord, sample: Sample) -> str:
     """Returns the targets whose label is the whole answer to an unseen task of free text, if any.
 
     It is a text such as "RTE", empty where nothing leaked.

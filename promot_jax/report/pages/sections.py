@@ -9,7 +9,7 @@ from promot_jax.report.numbers import equal_target as equal
 from promot_jax.report.numbers import facts
 from promot_jax.report.numbers.tables import with_shots
 from promot_jax.report.pages import outputs
-from promot_jax.report.records.records import Method, Records, Sample, Task
+from promot_jax.report.records.records import MethodRecord, Records, Sample, TaskRecord
 
 # Texts of more examples than this a task stay folded.
 _OPEN_SAMPLES = 1
@@ -83,7 +83,7 @@ def samples(records: Records, places: dict[str, int]) -> str:
     )
 
 
-def _sample(records, places, task: Task, answers: dict[str, Sample]) -> str:
+def _sample(records, places, task: TaskRecord, answers: dict[str, Sample]) -> str:
     example = next(iter(answers.values()))
     outputs = "".join(
         f'<dt class="m{places[method.name]}"><span class="swatch"></span>'
@@ -98,7 +98,7 @@ def _sample(records, places, task: Task, answers: dict[str, Sample]) -> str:
     )
 
 
-def _answer(records: Records, task: Task, sample: Sample) -> str:
+def _answer(records: Records, task: TaskRecord, sample: Sample) -> str:
     text = escape(sample.prediction) if sample.prediction.strip() else "<em>(empty)</em>"
     if targets := outputs.leaked_from(records, task, sample):
         return f'{text}<span class="mark leak">answer of {escape(targets)}</span>'
@@ -139,7 +139,7 @@ def _stage_row(run: Records, name: str) -> str:
     return f'<tr><th scope="row">{escape(name)}{lineage}</th><td>{escape(users)}</td>{cells}</tr>'
 
 
-def _part(method: Method, stage: str) -> str:
+def _part(method: MethodRecord, stage: str) -> str:
     """Returns "ProMoT (1 of 2)" for a method of several stages, its label for one of one."""
     if len(method.stages) == 1:
         return method.label

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from promot_jax.base.errors import UserError
-from promot_jax.report.records.records import Method, Records, Result, Task
+from promot_jax.report.records.records import MethodRecord, Records, Result, TaskRecord
 
 
 def merge(runs: Sequence[Records], folder: pathlib.Path) -> Records:
@@ -65,7 +65,7 @@ def _names(runs: Sequence[Records]) -> list[str]:
     return names
 
 
-def _targets(runs: Sequence[Records]) -> tuple[Task, ...]:
+def _targets(runs: Sequence[Records]) -> tuple[TaskRecord, ...]:
     """Returns the targets of all runs; each run shares one with the first."""
     first = runs[0]
     for run in runs[1:]:
@@ -77,16 +77,18 @@ def _targets(runs: Sequence[Records]) -> tuple[Task, ...]:
     return _united([run.targets for run in runs], runs)
 
 
-def _tasks(runs: Sequence[Records]) -> tuple[Task, ...]:
+def _tasks(runs: Sequence[Records]) -> tuple[TaskRecord, ...]:
     aims = {task.name for run in runs for task in run.targets}
     return tuple(
         task for task in _united([run.tasks for run in runs], runs) if task.name not in aims
     )
 
 
-def _united(several: Sequence[Sequence[Task]], runs: Sequence[Records]) -> tuple[Task, ...]:
+def _united(
+    several: Sequence[Sequence[TaskRecord]], runs: Sequence[Records]
+) -> tuple[TaskRecord, ...]:
     """Returns each task once, in the order of the runs."""
-    found: dict[str, Task] = {}
+    found: dict[str, TaskRecord] = {}
     for tasks, run in zip(several, runs, strict=True):
         for task in tasks:
             kept = found.setdefault(task.name, task)
@@ -98,7 +100,7 @@ def _united(several: Sequence[Sequence[Task]], runs: Sequence[Records]) -> tuple
     return tuple(found.values())
 
 
-def _listed(tasks: Sequence[Task]) -> str:
+def _listed(tasks: Sequence[TaskRecord]) -> str:
     return ", ".join(task.name for task in tasks)
 
 
@@ -133,14 +135,14 @@ def _renamed(run: Records, name: str, labels: tuple[str, ...]) -> Records:
     )
 
 
-def _methods(parts: Sequence[Records]) -> tuple[tuple[Method, ...], dict, dict[str, str]]:
+def _methods(parts: Sequence[Records]) -> tuple[tuple[MethodRecord, ...], dict, dict[str, str]]:
     """Returns the methods of all runs and their results, equal pretrained models once.
 
     The third is the name of each pretrained model that went into another → the other's name.
     """
     results = {key: value for part in parts for key, value in part.results.items()}
     kept: dict[str, str] = {}
-    bases: list[tuple[Method, dict]] = []
+    bases: list[tuple[MethodRecord, dict]] = []
     for part in parts:
         if part.pretrained is None:
             continue
@@ -163,7 +165,7 @@ def _methods(parts: Sequence[Records]) -> tuple[tuple[Method, ...], dict, dict[s
     return _labelled(methods), results, kept
 
 
-def _own(results: dict, method: Method) -> dict:
+def _own(results: dict, method: MethodRecord) -> dict:
     return {task: found for (name, task), found in results.items() if name == method.name}
 
 
@@ -177,7 +179,7 @@ def _scored(found: dict[int | None, Result]) -> dict:
     return {seed: (result.score, result.count) for seed, result in found.items()}
 
 
-def _labelled(methods: Sequence[Method]) -> tuple[Method, ...]:
+def _labelled(methods: Sequence[MethodRecord]) -> tuple[MethodRecord, ...]:
     """Names the run in the labels that two methods have."""
     counts = Counter(method.label for method in methods)
     return tuple(
@@ -189,7 +191,10 @@ def _labelled(methods: Sequence[Method]) -> tuple[Method, ...]:
 
 
 def _gaps(
-    runs: Sequence[Records], names: list[str], targets: Sequence[Task], tasks: Sequence[Task]
+    runs: Sequence[Records],
+    names: list[str],
+    targets: Sequence[TaskRecord],
+    tasks: Sequence[TaskRecord],
 ) -> list[str]:
     """Names the rows that a run does not have, and rows over different numbers of examples."""
     notes = []
@@ -210,7 +215,7 @@ def _gaps(
     return notes
 
 
-def _counts(runs: Sequence[Records], task: Task) -> set[int]:
+def _counts(runs: Sequence[Records], task: TaskRecord) -> set[int]:
     """Returns the numbers of examples that a task's scores rest on."""
     return {
         result.count

@@ -1,23 +1,23 @@
 """What a run folder holds, finished or not, as plain objects.
 
-A run folder has `run.json` (what was run), `results.jsonl` (one score a line), `samples.jsonl`
-(outputs to look at), `config.gin`, and `seed_<S>/<stage>/{metrics.jsonl,stage.json}`. Only
-`run.json` must be there; what else is absent or damaged becomes a sentence in `Records.notes`.
+Only its `run.json` must be there (see `experiment.run_folder`); what else is absent or damaged
+becomes a sentence in `Records.notes`.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
-import re
 import statistics
 from collections.abc import Sequence
 
+from promot_jax.base import jsonl
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.run_folder import RunFolder
+from promot_jax.experiment.stage_folder import StageFolder
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TaskRecord:
     """A task that scores are measured on; scores are 0 to 100.
 
     `shots` counts the solved examples in each input; `labels` are the answers a target knows.
@@ -33,7 +33,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class MethodRecord:
     """A column of the results: stage folders in order, none for the pretrained model.
 
     `name` is unique in its `Records`; `kind` is the name that its own run gives it, and `run` that
@@ -82,7 +82,7 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class StageRun:
+class StageRecord:
     """One stage of one seed: its summary (empty while it runs) and its scalars over steps."""
 
     seed: int
@@ -117,13 +117,13 @@ class Records:
 
     folder: pathlib.Path
     about: dict
-    targets: tuple[Task, ...]
-    tasks: tuple[Task, ...]
-    methods: tuple[Method, ...]
+    targets: tuple[TaskRecord, ...]
+    tasks: tuple[TaskRecord, ...]
+    methods: tuple[MethodRecord, ...]
     seeds: tuple[int, ...]
     results: dict[tuple[str, str], dict[int | None, Result]]
     samples: tuple[Sample, ...]
-    stages: tuple[StageRun, ...]
+    stages: tuple[StageRecord, ...]
     configuration: str
     notes: tuple[str, ...]
     runs: tuple["Records", ...] = ()
@@ -144,16 +144,18 @@ class Records:
         return tuple(sorted({task.shots for task in self.tasks}))
 
     @property
-    def pretrained(self) -> Method | None:
+    def pretrained(self) -> MethodRecord | None:
         """The method without stages; the first of them where runs with different ones meet."""
         return next((method for method in self.methods if not method.stages), None)
 
-    def base(self, method: Method) -> Method | None:
+    def base(self, method: MethodRecord) -> MethodRecord | None:
         """Returns the pretrained model that a method is compared with, None for itself."""
         names = {other.name: other for other in self.methods}
         return names.get(method.pretrained) if method.pretrained != method.name else None
 
-    def unseen(self, shots: int | None = None, *, generative: bool = False) -> tuple[Task, ...]:
+    def unseen(
+        self, shots: int | None = None, *, generative: bool = False
+    ) -> tuple[TaskRecord, ...]:
         """Returns the unseen tasks with a number of shots (None: all), or those of free text."""
         return tuple(
             task
@@ -175,27 +177,28 @@ def read(run_dir: str | pathlib.Path) -> Records:
     Raises:
       UserError: the folder is no run folder, or its `run.json` cannot be understood.
     """
-    folder = pathlib.Path(run_dir)
-    about = _read_about(folder)
+    folder = RunFolder(pathlib.Path(run_dir))
+    about = folder.read_about()
     notes: list[str] = []
     try:
         # Runs of before there could be several have one "target".
         targets = tuple(map(_task, about.get("targets") or [about["target"]]))
-        methods = _methods(about["methods"], _name(about, folder))
+        methods = _methods(
+            about["methods"], str(about.get("experiment") or folder.path.resolve().name)
+        )
         aims = {target.name for target in targets}
         tasks = tuple(_task(task) for task in about["tasks"] if task["task"] not in aims)
         seeds = tuple(int(seed) for seed in about.get("seeds") or ())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder / 'run.json'}: targets, tasks, methods or seeds are not as `promot run` "
+            f"{folder.about}: targets, tasks, methods or seeds are not as `promot run` "
             f"writes them ({type(error).__name__}: {error}); restore the file or run again"
         ) from error
-    config = folder / "config.gin"
     results = _read_results(folder, {m.name for m in methods}, {*targets, *tasks}, notes)
     samples = _read_samples(folder, notes)
     stages = _read_stages(folder, methods, notes)
     return Records(
-        folder=folder,
+        folder=folder.path,
         about=about,
         targets=targets,
         tasks=tasks,
@@ -204,41 +207,16 @@ def read(run_dir: str | pathlib.Path) -> Records:
         results=results,
         samples=samples,
         stages=stages,
-        configuration=_text(config) if config.is_file() else "",
+        configuration=folder.read_config(),
         notes=tuple(notes),
     )
 
 
-def _text(path: pathlib.Path) -> str:
-    """Returns a file's text; bytes that are no UTF-8 (a write cut in half) are replaced."""
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _read_about(folder: pathlib.Path) -> dict:
-    path = folder / "run.json"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is no run folder: there is no run.json in it; "
-            "name the folder that `promot run` wrote"
-        )
-    try:
-        about = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}); restore the file or run again") from error
-    if not isinstance(about, dict):
-        raise UserError(f"{path} holds no JSON object; restore the file or run again")
-    return about
-
-
-def _name(about: dict, folder: pathlib.Path) -> str:
-    return str(about.get("experiment") or folder.resolve().name)
-
-
-def _methods(entries: list[dict], run: str) -> tuple[Method, ...]:
+def _methods(entries: list[dict], run: str) -> tuple[MethodRecord, ...]:
     """Returns the columns; all are compared with the first that has no stages."""
     pretrained = next((entry["name"] for entry in entries if not entry.get("stages")), None)
     return tuple(
-        Method(
+        MethodRecord(
             name=entry["name"],
             label=entry.get("label", entry["name"]),
             stages=tuple(entry.get("stages") or ()),
@@ -250,8 +228,8 @@ def _methods(entries: list[dict], run: str) -> tuple[Method, ...]:
     )
 
 
-def _task(entry: dict) -> Task:
-    return Task(
+def _task(entry: dict) -> TaskRecord:
+    return TaskRecord(
         name=entry["task"],
         label=entry.get("label", entry["task"]),
         metric=entry.get("metric", ""),
@@ -264,29 +242,19 @@ def _task(entry: dict) -> Task:
 
 def _read_jsonl(path: pathlib.Path, shown: str, notes: list[str]) -> list[dict]:
     """Returns the objects of a JSONL file; lines that are none are left out with a note."""
-    # Not splitlines(): JSON strings may hold other line separators, such as U+2028.
-    lines = _text(path).split("\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    rows = []
-    for index, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif index == len(lines):
+    found = jsonl.read_lines(path)
+    for place, line in enumerate(found, start=1):
+        if line is None and place == len(found):
             notes.append(f"The last line of {shown} is incomplete and was left out.")
-        else:
-            notes.append(f"Line {index} of {shown} is not a JSON object and was left out.")
-    return rows
+        elif line is None:
+            notes.append(f"Line {place} of {shown} is not a JSON object and was left out.")
+    return [line for line in found if line is not None]
 
 
-def _read_results(folder, methods: set[str], tasks: set[Task], notes: list[str]) -> dict:
-    path = folder / "results.jsonl"
+def _read_results(folder, methods: set[str], tasks: set[TaskRecord], notes: list[str]) -> dict:
+    path = folder.results
     if not path.is_file():
-        notes.append("There is no results.jsonl: nothing has been evaluated yet.")
+        notes.append(f"There is no {path.name}: nothing has been evaluated yet.")
         return {}
     names = {task.name for task in tasks}
     results: dict = {}
@@ -305,16 +273,16 @@ def _read_results(folder, methods: set[str], tasks: set[Task], notes: list[str])
         )
     if unknown:
         notes.append(
-            f"{unknown} line{'s' * (unknown > 1)} of results.jsonl without a score, or with a "
-            "method or task that run.json does not name, left out."
+            f"{unknown} line{'s' * (unknown > 1)} of {path.name} without a score, or with a "
+            f"method or task that {folder.about.name} does not name, left out."
         )
     return results
 
 
-def _read_samples(folder: pathlib.Path, notes: list[str]) -> tuple[Sample, ...]:
-    path = folder / "samples.jsonl"
+def _read_samples(folder: RunFolder, notes: list[str]) -> tuple[Sample, ...]:
+    path = folder.samples
     if not path.is_file():
-        notes.append("There is no samples.jsonl: no outputs to show.")
+        notes.append(f"There is no {path.name}: no outputs to show.")
         return ()
     return tuple(
         Sample(
@@ -339,32 +307,26 @@ def _sample_targets(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else (_sample_text(value),)
 
 
-def _read_stages(folder, methods: tuple[Method, ...], notes: list[str]) -> tuple[StageRun, ...]:
+def _read_stages(
+    folder: RunFolder, methods: tuple[MethodRecord, ...], notes: list[str]
+) -> tuple[StageRecord, ...]:
     order = list(dict.fromkeys(stage for method in methods for stage in method.stages))
-    stages = []
-    for seed_folder in folder.glob("seed_*"):
-        if not (match := re.fullmatch(r"seed_(\d+)", seed_folder.name)):
-            continue
-        for name in order:
-            stage = _read_stage(seed_folder / name, int(match[1]), name, notes)
-            if stage is not None:
-                stages.append(stage)
-    return tuple(sorted(stages, key=lambda stage: (order.index(stage.name), stage.seed)))
+    read = (
+        _read_stage(folder.stage(seed, name), seed, name, notes)
+        for name in order
+        for seed in folder.seeds
+    )
+    return tuple(stage for stage in read if stage is not None)
 
 
-def _read_stage(path: pathlib.Path, seed: int, name: str, notes: list[str]) -> StageRun | None:
-    shown = f"seed_{seed}/{name}"
-    metrics, summary = path / "metrics.jsonl", path / "stage.json"
-    if not metrics.is_file() and not summary.is_file():
+def _read_stage(folder: StageFolder, seed: int, name: str, notes: list[str]) -> StageRecord | None:
+    metrics, shown = folder.metrics, folder.path.relative_to(folder.path.parent.parent)
+    if not metrics.is_file() and not folder.summary.is_file():
         return None
-    lines = _read_jsonl(metrics, f"{shown}/{metrics.name}", notes) if metrics.is_file() else []
-    about: object = {}
-    if summary.is_file():
-        try:
-            about = json.loads(_text(summary))
-        except json.JSONDecodeError:
-            about = None
-        if not isinstance(about, dict):
-            notes.append(f"{shown}/{summary.name} is not a JSON object and was left out.")
-            about = {}
-    return StageRun(seed, name, about, tuple(lines))
+    lines = _read_jsonl(metrics, str(shown / metrics.name), notes)
+    try:
+        summary = folder.read_summary()
+    except UserError:
+        notes.append(f"{shown / folder.summary.name} is not a JSON object and was left out.")
+        summary = None
+    return StageRecord(seed, name, summary or {}, tuple(lines))

@@ -1,0 +1,117 @@
+"""What stages attach: to parameters before they train, to the rows of a target or of a probe."""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import jax
+
+from promot_jax.base import trees
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.data import batching
+from promot_jax.experiment.evaluation import EvalTask
+from promot_jax.models.attached import BARE, Attached
+from promot_jax.models.networks import lora
+from promot_jax.training.stages import Method, Stage
+
+
+def names_in(stage: Stage, target: EvalTask) -> list[str]:
+    """Returns the tasks of the stage's mixture that are the target or a variant of it."""
+    known = (target.name, *target.variants)
+    return [name for name in batching.task_names(stage.mixture) if name in known]
+
+
+def seed_of(seed: int, name: str) -> int:
+    """Mixes a seed with a name, so that stages of one seed draw independent numbers."""
+    return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
+
+
+def add(params: Tree, stage: Stage, seed: int) -> Tree:
+    """Adds, initialised, the prompts and adapters of a stage that no earlier one made.
+
+    Raises:
+      UserError: a prompt is there with another number of rows.
+    """
+    embedding = params["token_embedder"]["embedding"]
+    for name in stage.prompts:
+        rows = trees.prompts_of(params).get(name)
+        if rows not in (None, stage.prompt_length):
+            raise UserError(
+                f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
+                f"{stage.prompt_length}; set PROMPT_LENGTH to {rows}"
+            )
+        if rows is None:
+            rng = jax.random.key(seed_of(seed, name))
+            prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
+            params = trees.add_prompt(params, name, prompt)
+    if stage.lora and not lora.adapters(params):
+        params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
+    return params
+
+
+def of_target(method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
+    """Returns a target as the method trained on it, and what it then reads it with.
+
+    That is the task under the name, with the lengths, and with the prompt or adapters of the last
+    stage whose mixture holds it; the target itself and nothing where no stage does.
+    """
+    for stage in reversed(method.stages):
+        if names := names_in(stage, target):
+            if names[0] == target.name:
+                return target, stage.attached_for(target.name)
+            return as_in(stage, target, names[0]), stage.attached_for(names[0])
+    return target, BARE
+
+
+def as_in(stage: Stage, target: EvalTask, name: str) -> EvalTask:
+    """Returns a target under the name, and with the lengths, that a stage trains on it with."""
+    lengths = stage.task_feature_lengths
+    return dataclasses.replace(target, name=name, task_feature_lengths=lengths)
+
+
+def of_probe(stage: Stage, task: str, targets: Sequence[EvalTask]) -> Attached:
+    """Returns what a stage attaches to the rows of a probe's task.
+
+    That is what it attaches to the task, or to the variant of it that it trains on. Rows of a task
+    that it does not train on are read with what all its tasks share.
+
+    Raises:
+      UserError: the stage attaches something else to each of its tasks, and trains on no variant of
+        the probe's.
+    """
+    names = batching.task_names(stage.mixture)
+    if task in names:
+        return stage.attached_for(task)
+    for target in targets:
+        if task in (target.name, *target.variants) and (own := names_in(stage, target)):
+            return stage.attached_for(own[0])
+    shared = {stage.attached_for(name) for name in names}
+    if len(shared) > 1:
+        raise UserError(
+            f"a probe reads {task!r}, but stage {stage.name!r} attaches another prompt to each of "
+            f"its tasks ({', '.join(names)}); give one of them as the probe's task"
+        )
+    return shared.pop()
+
+
+def check(stage: Stage, targets: Sequence[EvalTask], probed: Sequence[str]) -> None:
+    """Checks that a stage trains on a target, and that probes can read their tasks with it.
+
+    Args:
+      stage: the stage.
+      targets: of the experiment.
+      probed: tasks of its probes.
+
+    Raises:
+      UserError: it does not, or they cannot.
+    """
+    if not any(names_in(stage, target) for target in targets):
+        known = ", ".join(target.name for target in targets)
+        raise UserError(
+            f"stage {stage.name!r} trains on {stage.mixture!r}, which holds no target ({known}); "
+            "make it a target, or a variant of one"
+        )
+    if stage.follow_unseen:
+        for task in probed:
+            of_probe(stage, task, targets)

@@ -1,0 +1,124 @@
+"""The catalogue of methods: experiments have those that they can set up, and pick by name."""
+
+import re
+
+import pytest
+
+from promot_jax import configuration
+from promot_jax.base.errors import UserError
+from promot_jax.configuration import methods
+
+HALF = """
+half_fine_tuning/stages.Method:
+    name = 'half_fine_tuning'
+    label = 'Decoder fine-tuning'
+    stages = [@fine_tuning/half/stages.Stage()]
+
+fine_tuning/half/stages.Stage:
+    name = 'model_half'
+    trainable = ('decoder/.*',)
+"""
+ALONE = """
+from __gin__ import dynamic_registration
+from promot_jax.training import stages
+"""
+CATALOGUE = configuration.GIN_FOLDER / "methods"
+
+
+def parsed(*flags, files=(), name="mini", searched=()):
+    """Returns the experiment, as `promot run` reads it."""
+    read = [configuration.experiment_file(name), *files]
+    flags = [f"--gin.{flag}" for flag in flags]
+    usual = configuration.parse(read, flags, searched)
+    configuration.check_all_used(read, flags)
+    configuration.check_values(flags)
+    configuration.check_methods_read(flags, usual)
+    return configuration.built()[0]
+
+
+def names(methods):
+    return [method.name for method in methods]
+
+
+@pytest.mark.parametrize("where", ["a file beside the experiment", "the catalogue's own file"])
+def test_a_method_of_parts_that_there_are_is_one_gin_file(where, tmp_path):
+    if where.endswith("experiment"):
+        (tmp_path / "half.gin").write_text(ALONE + HALF)
+        given = {"files": [str(tmp_path / "half.gin")]}
+    else:
+        (tmp_path / "methods").mkdir()
+        whole = (CATALOGUE / "single_task.gin").read_text() + HALF
+        (tmp_path / "methods/single_task.gin").write_text(whole)
+        given = {"searched": [str(tmp_path)]}
+    experiment = parsed("METHODS=('fine_tuning', 'half_fine_tuning')", **given)
+    assert names(experiment.selected) == ["fine_tuning", "half_fine_tuning"]
+    assert names(experiment.methods)[-1] == "half_fine_tuning"
+    whole, half = (method.stages[0] for method in experiment.selected)
+    assert (half.name, half.trainable) == ("model_half", ("decoder/.*",))
+    assert (half.steps, half.batches, half.mixture) == (whole.steps, whole.batches, whole.mixture)
+    assert "half_fine_tuning" not in names(parsed().methods)
+
+
+@pytest.mark.parametrize("name", ["mini", "your_data", "smollm2/enfr", "paper/mt5_xl/enfr"])
+def test_experiments_with_one_target_share_one_list(name):
+    configuration.parse([configuration.experiment_file(name)])
+    text = (CATALOGUE / "single_task.gin").read_text()
+    assert methods.listed() == re.findall(r"^(\w+)/stages\.Method:", text, re.MULTILINE)
+
+
+def test_the_miniature_runs_what_it_did_and_takes_others():
+    assert names(parsed().selected) == ["pretrained", "fine_tuning", "prompt_tuning", "promot"]
+    chosen = ("promot_1shot", "lora_fine_tuning", "gentle_fine_tuning")
+    found = parsed(f"METHODS={chosen}").selected
+    # In the order of the catalogue, not of the command line.
+    assert names(found) == [*reversed(chosen)]
+    gentle, adapted, shot = found
+    assert gentle.stages[0].name == "model_gentle"
+    assert adapted.unseen.adapters == adapted.stages[0].lora
+    assert [stage.mixture for stage in shot.stages] == ["mini_rte_1shot"] * 2
+
+
+def test_an_experiment_with_two_targets_has_what_needs_no_prompt_of_one():
+    found = names(parsed(name="paper/mini/multitask").methods)
+    assert {"sequential_promot", "gentle_fine_tuning", "lora_fine_tuning"} <= {*found}
+    assert not {"promot", "prompt_tuning"} & {*found}
+    with pytest.raises(UserError, match="no method 'promot' in this experiment; it needs PROMPT;"):
+        parsed("METHODS=('promot',)", name="paper/mini/multitask")
+    both = ["PROMPT='both'", "METHODS=('promot',)"]
+    assert names(parsed(*both, name="paper/mini/multitask").selected) == ["promot"]
+
+
+def test_an_unknown_method_is_one_line_with_the_nearest_name_and_all_of_them():
+    with pytest.raises(UserError) as caught:
+        parsed("METHODS=('promt', 'fine_tuning')")
+    line = str(caught.value)
+    assert line.startswith("METHODS = ('promt', 'fine_tuning'): no method 'promt' in this")
+    assert "did you mean 'promot'? It has pretrained, fine_tuning, gentle_fine_tuning," in line
+    assert line.endswith("promot_lora_r4")
+    assert "\n" not in line
+
+
+def test_a_list_of_one_s_own_is_left_alone():
+    only = "experiment.Experiment.methods=[@promot/stages.Method()]"
+    assert names(parsed(only, "METHODS=None").methods) == ["promot"]
+
+
+def test_a_value_that_only_other_methods_read_is_an_error():
+    with pytest.raises(UserError) as caught:
+        parsed("GENTLE_LEARNING_RATE=0.1")
+    assert str(caught.value) == (
+        "no method that runs uses GENTLE_LEARNING_RATE; to run one that does, name it in "
+        "--methods: gentle_fine_tuning, gentle_promot"
+    )
+    gentle = "METHODS=('gentle_promot',)"
+    assert parsed("GENTLE_LEARNING_RATE=0.1", gentle)
+    # What runs by default may be set for a call that runs a part of it.
+    assert parsed("PROMPT_TRAIN_STEPS=7", "METHODS=('fine_tuning',)")
+    assert parsed("LORA_FINE_TUNING_RANK=2", "METHODS=None")
+
+
+def test_later_definitions_replace_a_method(tmp_path):
+    (tmp_path / "mine.gin").write_text(ALONE + "promot/stages.Method.label = 'Mine'\n")
+    experiment = parsed(files=[str(tmp_path / "mine.gin")])
+    assert experiment.method("promot").label == "Mine"
+    assert names(experiment.methods) == names(parsed().methods)
