@@ -50,7 +50,8 @@ install() {
   "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null ||
     die "$python is not CPython 3.11 to 3.13, which promot_jax needs; set PYTHON to one of them"
   [ -x .venv/bin/python ] || run "$python" -m venv .venv
-  run .venv/bin/pip install --quiet --disable-pip-version-check --editable ".${1:-}"
+  # Few of the 20,000 modules that come along are ever imported, and those are compiled then.
+  run .venv/bin/pip install --quiet --disable-pip-version-check --no-compile --editable ".${1:-}"
 }
 
 dry_run=false

@@ -15,6 +15,8 @@ from benchmarks.shapes import SHAPES, UNEVEN
 from promot_jax.base import partitioning
 from promot_jax.models import architectures
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 

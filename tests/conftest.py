@@ -1,15 +1,20 @@
 """All tests of a session, and the processes they start, share what they compile."""
 
+import atexit
 import gc
 import os
 import pathlib
+import shutil
 import tempfile
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # The folder is new for each session: pytest-xdist's workers find it in their environment.
 if "PROMOT_TEST_CACHE" not in os.environ:
     os.environ["PROMOT_TEST_CACHE"] = tempfile.mkdtemp(prefix="promot-test-")
+    atexit.register(shutil.rmtree, os.environ["PROMOT_TEST_CACHE"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(os.environ["PROMOT_TEST_CACHE"], "jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # The tests of meshes set their own number.
@@ -20,6 +25,18 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Takes what is slow for long too, and puts what is long first.
+
+    A worker that got a long file last would end after the others.
+    """
+    for item in items:
+        if any(map(item.get_closest_marker, ("slow", "smollm2"))):
+            item.add_marker("long")
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish():

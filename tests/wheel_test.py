@@ -5,7 +5,11 @@ import subprocess
 import sys
 import sysconfig
 
+import pytest
+
 from tests.commands.cli_test import MINI, at
+
+pytestmark = pytest.mark.long
 
 ROOT = pathlib.Path(__file__).parent.parent
 

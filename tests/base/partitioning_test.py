@@ -16,6 +16,8 @@ from promot_jax.data import batching
 from promot_jax.training import stages, train_state
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 # Three steps that train everything, and a beam search, on meshes of data x fsdp x model.
 SHAPES = {"one": (1, 1, 1), "data": (8, 1, 1), "mixed": (2, 2, 2), "sharded": (1, 4, 2)}
 ON_MESHES = """

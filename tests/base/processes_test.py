@@ -16,6 +16,8 @@ from promot_jax.base.jsonl import read_jsonl
 from promot_jax.experiment.run_folder import RunFolder
 from tests.commands.cli_test import SHRINK, at, fails
 
+pytestmark = pytest.mark.long
+
 # Each of the four devices holds a quarter of the parameters.
 RUN = [
     *SHRINK,

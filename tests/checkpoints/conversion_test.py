@@ -18,6 +18,8 @@ from promot_jax.tasks import mini
 from tests import tiny
 from tests.commands.cli_test import fails
 
+pytestmark = pytest.mark.long
+
 LORA = lora.Lora(r".*attention/(query|value)/kernel", rank=2, alpha=4.0)
 
 

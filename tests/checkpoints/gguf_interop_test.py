@@ -18,6 +18,8 @@ from promot_jax.checkpoints.formats import gguf, gguf_tokenizer
 from promot_jax.data import vocabularies
 from promot_jax.models.networks import decoder
 
+pytestmark = pytest.mark.long
+
 CONFIGS = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),

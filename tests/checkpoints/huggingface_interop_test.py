@@ -15,6 +15,8 @@ from promot_jax.base import trees
 from promot_jax.checkpoints.formats import huggingface
 from promot_jax.checkpoints.formats import huggingface_names as names
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tiny = pytest.importorskip("tests.tiny_transformers")

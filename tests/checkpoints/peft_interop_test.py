@@ -14,6 +14,8 @@ from promot_jax.checkpoints.formats import huggingface, peft, peft_lora, safeten
 from promot_jax.checkpoints.formats import huggingface_names as names
 from promot_jax.models.networks.lora import Lora
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 theirs = pytest.importorskip("peft")

@@ -13,6 +13,8 @@ from promot_jax.checkpoints.formats import huggingface, peft, safetensors_files
 from tests.checkpoints import tiny_transformers as tiny
 from tests.checkpoints.peft_interop_test import their_logits, theirs, trained
 
+pytestmark = pytest.mark.long
+
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 

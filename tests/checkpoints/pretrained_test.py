@@ -17,6 +17,8 @@ from promot_jax.models.networks import decoder
 from promot_jax.tasks import mini
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -11,6 +11,8 @@ from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import known, side_files
 from promot_jax.models import decoding
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 round_trip = pytest.importorskip("tests.round_trip")

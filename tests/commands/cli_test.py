@@ -12,6 +12,8 @@ from promot_jax import cli, configuration
 from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.tasks import mini_entailment, mini_pretrain
 
+pytestmark = pytest.mark.long
+
 # The miniature's experiment, shrunk to a run of a few steps of a tiny model.
 SHRINK = [
     f"--gin.{binding}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 import tokenizers
 from tokenizers import decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
@@ -17,6 +18,8 @@ from promot_jax.checkpoints import pretrained
 from promot_jax.data import vocabularies
 from promot_jax.models.networks import decoder
 from tests.commands.cli_test import MINI
+
+pytestmark = pytest.mark.long
 
 DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 ROW = {"text": "the box is blue", "label": "yes"}

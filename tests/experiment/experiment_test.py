@@ -21,6 +21,8 @@ from promot_jax.training import stage_checkpoints
 from promot_jax.training.stages import Method
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 KILLED = """
 import os, pathlib, signal, sys
 from promot_jax.training import train

@@ -22,6 +22,8 @@ from promot_jax.training import optimizers
 from promot_jax.training.stages import Method
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 
 def lineage_of(parent="base", seed=0, measured="", embedding=(1280, 16), **changes):
     embedding = np.zeros(embedding, np.float32)

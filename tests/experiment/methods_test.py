@@ -25,6 +25,8 @@ from promot_jax.training.stages import Method
 from tests import tiny
 from tests.models.models_test import decoder_model
 
+pytestmark = pytest.mark.long
+
 QUICK = ["TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_TRAIN_STEPS=2", "PROMPT_EVAL_PERIOD=2"]
 QUICK += ["BATCH_SIZE=8", "PROMPT_LENGTH=3"]
 

@@ -14,6 +14,8 @@ from promot_jax.tasks import mini
 from tests.commands.cli_test import MINI, at, fails
 from tests.commands.your_task_test import write_small_model
 
+pytestmark = pytest.mark.long
+
 WORDS = ("red", "blue", "heavy", "green", "long", "short", "old", "new", "cold", "warm")
 ROWS = [
     {"text": f"the box is {word}", "label": "yes" if i % 4 else "no"}

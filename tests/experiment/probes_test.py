@@ -29,6 +29,8 @@ from tests import tiny
 from tests.models import jaxprs
 from tests.quick import quick_jit
 
+pytestmark = pytest.mark.long
+
 # With the inputs of `mini_rte` and any words as answers: the two gradients differ a lot, so that
 # a comparison of cosines can fail.
 OTHER = "probes_rte_with_other_answers"

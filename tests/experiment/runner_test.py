@@ -14,6 +14,8 @@ from promot_jax.models.attached import BARE, Attached
 from promot_jax.training.stages import Method
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 TARGETS = [
     evaluation.EvalTask(name, name, "accuracy", tiny.LENGTHS, generative=False, variants=variants)
     for name, variants in {"mini_rte": ("mini_rte_1shot",), "mini_wmt_enfr": ()}.items()

@@ -17,6 +17,8 @@ from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.training import train
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 PROMPT = "encoder/prompt/rte/prompt"
 OURS, OTHERS = "2:" + "a" * 16, "2:" + "b" * 16
 # At step 0, which is no checkpoint, and at steps 2, 4 and 6: the best is 2, the latest 6.

@@ -12,6 +12,8 @@ import pytest
 from gin import config_parser
 from promot_jax import configuration
 
+pytestmark = pytest.mark.long
+
 FOLDER = configuration.GIN_FOLDER / "t5x"
 RECIPES = ("promot_stage1", "promot_stage2", "finetune", "eval", "infer")
 SHARED = ("model", "train", "model_tuning", "best")

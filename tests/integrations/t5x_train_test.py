@@ -28,6 +28,8 @@ from promot_jax.tasks import mini
 from promot_jax.training import optimizers, stages, train
 from tests.checkpoints.t5x_writers import WRITERS
 
+pytestmark = pytest.mark.long
+
 REASON = (
     "T5X is not installed; it is not on PyPI: "
     "pip install git+https://github.com/google-research/t5x (docs/t5x.md tells what else it needs)"

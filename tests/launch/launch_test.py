@@ -87,6 +87,7 @@ def checkout(tmp_path):
 # --- this machine ---
 
 FLAGS = ["--seeds", "0", "--gin.TITLE='it\"s $5'"]
+TOGETHER = ["--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ FLAGS = ["--seeds", "0", "--gin.TITLE='it\"s $5'"]
     [
         ("local", ".", [".venv/bin/promot", "run", "mini"]),
         ("cpu_smoke", ".", [".venv/bin/promot", "run", "cpu_smoke"]),
-        ("test", ".[test]", [".venv/bin/python", "-m", "pytest", "--numprocesses=2"]),
+        ("test", ".[test]", [".venv/bin/python", "-m", "pytest", *TOGETHER]),
     ],
 )
 def test_local_scripts_run_what_a_dry_run_prints(name, extras, last, checkout, tmp_path):

@@ -19,6 +19,8 @@ from tests import tiny
 from tests.models.losses_test import reference
 from tests.quick import quick_jit
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):

@@ -20,6 +20,8 @@ from promot_jax.models.networks.lora import Lora
 from tests.checkpoints import tiny_transformers
 from tests.quick import quick_jit
 
+pytestmark = pytest.mark.long
+
 VOCAB, EOS = 61, 7
 SIZES = {
     "vocab_size": VOCAB,

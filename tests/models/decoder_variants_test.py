@@ -18,6 +18,8 @@ from promot_jax.models import architectures, decoding
 from promot_jax.models.networks import decoder
 from tests.checkpoints import tiny_transformers as tiny
 
+pytestmark = pytest.mark.long
+
 CLOSE = {"rtol": 1e-4, "atol": 2e-4}
 TOKENS = np.random.default_rng(0).integers(3, 64, (2, 40))
 ROPE = {"rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 8}

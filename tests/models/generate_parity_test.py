@@ -12,6 +12,8 @@ from promot_jax.models import decoding
 from promot_jax.models.networks import t5
 from tests.models import huggingface_parity_test as parity
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip("torch")
 
 EOS = 1

@@ -10,6 +10,8 @@ import pytest
 from promot_jax.models import losses
 from promot_jax.models.networks import t5
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -13,6 +13,8 @@ from promot_jax.checkpoints.formats import huggingface
 from promot_jax.checkpoints.formats import source as sources
 from tests.checkpoints import tiny_transformers as tiny
 
+pytestmark = pytest.mark.long
+
 
 def folder_of(path, model, rename=lambda name: name):
     model.save_pretrained(path)

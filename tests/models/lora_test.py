@@ -15,6 +15,8 @@ from promot_jax.models.networks.lora import Lora
 from tests.models import jaxprs
 from tests.quick import quick_jit
 
+pytestmark = pytest.mark.long
+
 CONFIG = t5.T5Config(
     vocab_size=32,
     emb_dim=8,

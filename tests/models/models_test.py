@@ -19,6 +19,8 @@ from promot_jax.tasks import mini
 from tests import tiny
 from tests.quick import quick_jit
 
+pytestmark = pytest.mark.long
+
 
 def decoder_model(vocab_size=1280, vocabulary=None, num_layers=1, **options):
     names = {"prefix_lm", "start_id"} & options.keys()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from promot_jax.models.networks import relative, t5
 
+pytestmark = pytest.mark.long
+
 CONFIG = t5.T5Config(
     vocab_size=32,
     emb_dim=8,

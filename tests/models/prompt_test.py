@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as arrays
 from promot_jax.base.errors import UserError
 from promot_jax.models.networks import decoder, prompt, t5
 
+pytestmark = pytest.mark.long
+
 CONFIG = t5.T5Config(
     vocab_size=32,
     emb_dim=8,

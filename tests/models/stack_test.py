@@ -18,6 +18,8 @@ from promot_jax.models.networks.lora import Lora
 from tests.models import jaxprs
 from tests.quick import quick_jit
 
+pytestmark = pytest.mark.long
+
 run_quickly = functools.partial(quick_jit, static_argnums=0)
 
 CONFIG = t5.T5Config(

@@ -21,6 +21,8 @@ from promot_jax.plan.costs import Costs
 from promot_jax.plan.measure import Measured, Memory
 from promot_jax.plan.programs import Held, Program
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("name", "chip", "shape"),

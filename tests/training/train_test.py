@@ -16,6 +16,8 @@ from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.training import optimizers, train, train_state, train_step
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 
 def params_with_prompt(rows=3):
     params = tiny.model().init(jax.random.key(0))
