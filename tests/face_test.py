@@ -12,10 +12,13 @@ import jax
 import numpy as np
 import pytest
 
+import gin
 import promot_jax
 from promot_jax import cli
 from promot_jax.checkpoints import pretrained
 from tests import tiny
+
+pytestmark = pytest.mark.long
 
 ROOT = pathlib.Path(__file__).parent.parent
 # A run of a few steps of a tiny model.
@@ -142,6 +145,8 @@ def test_a_run_refuses_what_the_command_refuses(run):
     fails("belongs to another configuration", promot_jax.run, "mini", MODEL_DIR=run)
     fails("no method 'promt'", promot_jax.load, run, method="promt")
     fails("seed 7 is not finished", promot_jax.load, run, seed=7)
+    # Nothing stays in gin, which other code of this process may use.
+    assert not gin.config._CONFIG
 
 
 def test_the_pages_example_runs_as_it_stands(tmp_path, monkeypatch):
