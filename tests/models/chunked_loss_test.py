@@ -205,7 +205,7 @@ import sys
 import jax, numpy as np
 from promot_jax.models import chunked_loss
 from promot_jax.base import partitioning
-from tests.chunked_loss_test import confident_case, total
+from tests.models.chunked_loss_test import confident_case, total
 
 chunked_loss.CHUNK, chunked_loss.FEWEST_COLUMNS = 1, 64
 found = {}

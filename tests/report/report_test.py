@@ -133,7 +133,7 @@ def test_table_has_a_row_a_target_and_a_block_a_number_of_shots(double):
 
 
 def test_a_run_of_before_there_could_be_several_targets_is_read(tmp_path):
-    folder = pathlib.Path(__file__).parent.parent.parent / "docs" / "results" / "mini"
+    folder = pathlib.Path(__file__).parent.parent.parent / "results" / "mini"
     about = json.loads((folder / "run.json").read_text())
     for name in ("results.jsonl", "config.gin"):
         shutil.copy(folder / name, tmp_path)
