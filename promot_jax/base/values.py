@@ -387,3 +387,16 @@ def _words_of_several(hint: Any, inside: Sequence[Any]) -> str:
         pair = ", ".join("36" if number == 0 else "8" for number in range(2))
         return f"a tuple of pairs, such as (({pair}),)"
     return "a list"
+
+
+def check_utf8(texts: Sequence[str]) -> None:
+    """Checks texts for a tokenizer.
+
+    Raises:
+      UserError: one is not UTF-8.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{text!a} is not UTF-8; give the text in that encoding") from None

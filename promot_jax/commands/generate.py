@@ -61,6 +61,7 @@ def add(commands) -> None:
 
 def _generate(arguments, overrides) -> None:
     flags.no_overrides(overrides)
+    values.check_utf8(arguments.words)
     if arguments.checkpoint is None:
         flags.refuse(arguments, ("vocabulary", "adapter"), "goes with --checkpoint, not with a run")
         run, *texts = arguments.words

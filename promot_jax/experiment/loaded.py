@@ -118,6 +118,7 @@ class LoadedModel:
         _check("max_tokens", max_tokens, values.Count)
         if wrong := next((text for text in texts if not isinstance(text, str)), None):
             raise UserError(f"{wrong!r} is no text; give a list of texts")
+        values.check_utf8(texts)
         for warning in self.too_long(texts, max_tokens):
             warnings.warn(warning, stacklevel=2)
         return self.answer(texts, max_tokens, self.search(**search))
@@ -155,7 +156,7 @@ class LoadedModel:
 
     def too_long(self, texts: Sequence[str], max_tokens: int) -> list[str]:
         """Returns a sentence if some texts are longer than the model was made for, else nothing."""
-        rows = [len(self.model.input_ids(_checked(text))) + max_tokens for text in texts]
+        rows = [len(self.model.input_ids(text)) + max_tokens for text in texts]
         prompt = self.attached.prompt
         length = 0 if prompt is None else trees.prompts_of(self.params)[prompt]
         return context.warnings(self.model.max_positions, rows, length)
@@ -203,11 +204,3 @@ def of_run(runner, method: Method, seed: int) -> LoadedModel:
 def _check(name: str, value: Any, hint: Any) -> None:
     if wrong := values.fault(value, hint):
         raise UserError(f"{name} = {value!r}: expected {wrong.allowed}")
-
-
-def _checked(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{text!a} is not UTF-8; give the text in that encoding") from None
-    return text
