@@ -17,6 +17,8 @@ from promot_jax import cli
 from promot_jax.checkpoints import pretrained
 from tests import tiny
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parent.parent
 # A run of a few steps of a tiny model.
 SMALL = {
