@@ -18,6 +18,8 @@ from tests.commands import your_task_test
 from tests.experiment.methods_test import SINGLE
 from tests.tasks.real_tasks_test import packages  # noqa: F401 — a fixture
 
+pytestmark = pytest.mark.long
+
 NAMES = ["smollm2/vitaminc", "smollm2/enfr"]
 FAMILIES = ["Language inference", "Closed-book QA", "Translation", "Summarization"]
 FURTHER = ["gentle_fine_tuning", "gentle_promot", "lora_fine_tuning"]

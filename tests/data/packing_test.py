@@ -20,6 +20,8 @@ from tests.models.models_test import decoder_model, params_of
 from tests.quick import quick_jit
 from tests.training.train_test import RISING, run_stage
 
+pytestmark = pytest.mark.long
+
 LENGTHS = st.lists(st.tuples(st.integers(0, 24), st.integers(0, 9)), min_size=1, max_size=12)
 EOS = 1
 

@@ -7,6 +7,8 @@ import seqio
 from promot_jax.tasks import mini, mini_pretrain, mini_rows, mini_vocabulary, templates
 from promot_jax.tasks import mini_world as world
 
+pytestmark = pytest.mark.long
+
 NAMES = [f"mini_{name}" for name in (*mini_rows.TASKS, "wmt_enfr")]
 ALL_NAMES = [name + suffix for name in NAMES for suffix in ("", "_1shot")]
 METRICS = {

@@ -12,6 +12,8 @@ from promot_jax.data import batching
 from promot_jax.tasks import dataset, mini, paper
 from tests.tasks import paper_rows
 
+pytestmark = pytest.mark.long
+
 DOCS = (pathlib.Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text()
 LENGTHS = {"inputs": 128, "targets": 16}
 
