@@ -107,10 +107,15 @@ def _forget() -> None:
 
 
 def __getattr__(name: str) -> Any:
+    # Tasks of people's own import these two.
     if name == "metrics":
         from promot_jax.data import metrics
 
         return metrics
+    if name == "vocabularies":
+        from promot_jax.data import vocabularies
+
+        return vocabularies
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

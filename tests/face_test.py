@@ -1,6 +1,7 @@
 """What a person calls from Python: load, attach, generate, run, scores."""
 
 import contextlib
+import functools
 import io
 import json
 import pathlib
@@ -159,3 +160,14 @@ def test_the_pages_example_runs_as_it_stands(tmp_path, monkeypatch):
         exec(compile(example, "docs/python.md", "exec"), {})
     assert "promot mini_rte accuracy" in printed.getvalue()
     assert printed.getvalue().splitlines()[-2] == "['bamako']"
+
+
+def test_the_front_pages_example_runs(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    # As it stands, but for the size of the model and the number of steps.
+    monkeypatch.setattr(promot_jax, "run", functools.partial(promot_jax.run, **SMALL))
+    exec(compile(example, "README.md", "exec"), {})
+    *_, rows, bare, prompted = capsys.readouterr().out.splitlines()
+    assert rows.startswith("promot mini_")
+    assert all(line.startswith("['") for line in (bare, prompted))

@@ -13,7 +13,7 @@ ROWS, LENGTH, WIDTH, HEADS, DIM = 2, 5, 16, 4, 8
 MASK = np.tril(np.ones((ROWS, 1, LENGTH, LENGTH), bool))
 MASK[1, :, :, :2] = False
 MASK[1, :, -1] = False
-TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-1}
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
 
 
 def attention(kv_heads, **changes):
@@ -27,7 +27,7 @@ def inputs(kv_heads):
     net = attention(kv_heads)
     params = net.init(jax.random.key(0), x, MASK, deterministic=True)["params"]
     noise = jax.random.normal(jax.random.key(1), (HEADS, LENGTH, LENGTH))
-    return jax.tree.map(lambda leaf: 2.0 * leaf, params), x, noise
+    return params, x, noise
 
 
 def formula(params, x, bias, kv_heads):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import partitioning
 
 from promot_jax.models.networks import rotary
 from promot_jax.models.networks.layers import Dense, RMSNorm, fan_in_normal
@@ -160,8 +161,11 @@ class Attention(nn.Module):
         return self.out(mixed.reshape(*query.shape[:2], -1))
 
     def _split(self, projected: jax.Array) -> jax.Array:
-        """Splits `[B, X, heads * D]` into `[B, X, heads, D]`."""
-        return projected.reshape(*projected.shape[:-1], -1, self.head_dim)
+        """Splits `[B, X, heads * D]` into `[B, X, heads, D]`, divided over the mesh by heads."""
+        split = projected.reshape(*projected.shape[:-1], -1, self.head_dim)
+        if self.num_kv_heads not in (None, self.num_heads):
+            return split
+        return partitioning.with_sharding_constraint(split, ("batch", "length", "heads", "kv"))
 
     def _attend(
         self,
