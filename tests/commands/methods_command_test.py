@@ -7,6 +7,8 @@ import pytest
 from promot_jax import cli, configuration
 from promot_jax.commands import methods
 
+pytestmark = pytest.mark.long
+
 
 def listed(capsys, *words):
     """Returns {method: its cells}, and the lines."""

@@ -16,6 +16,8 @@ from promot_jax.commands import paper as command
 from promot_jax.paper import catalog, results
 from promot_jax.report.numbers import scores
 
+pytestmark = pytest.mark.long
+
 UNSEEN = {
     "mini_cb_1shot": False,
     "mini_wic_1shot": False,

@@ -21,6 +21,8 @@ from promot_jax.models.networks import prompt
 from promot_jax.tasks import mini, mini_vocabulary
 from promot_jax.training import adafactor, optimizers
 
+pytestmark = pytest.mark.long
+
 RATE = 0.5
 GIVEN = {"rate": 0.5, "layers": [1, 2]}
 

@@ -12,6 +12,8 @@ from promot_jax.tasks import mini, unseen_files
 from tests.commands.cli_test import MINI, at, fails
 from tests.experiment.preview_test import TEMPLATES, previewed, write
 
+pytestmark = pytest.mark.long
+
 QUESTIONS = [
     {"input": "Q: the capital of mali? A:", "target": ["bamako", "Bamako"]},
     {"input": "Q: the pet of emma? A:", "target": "fox"},

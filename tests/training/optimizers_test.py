@@ -11,6 +11,8 @@ from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.training import adafactor, optimizers
 
+pytestmark = pytest.mark.long
+
 
 def rms(x):
     return np.sqrt(np.mean(np.square(x)))
