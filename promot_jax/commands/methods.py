@@ -107,9 +107,7 @@ def _leaves(stage, model) -> tuple[dict[str, int], set[str]]:
     """Returns {path: size} of the model with what a stage attaches, and the paths that train."""
     from promot_jax.base import trees
 
-    prompts = dict.fromkeys(stage.prompts, stage.prompt_length)
-    attached = model.with_lora(stage.lora or model.network.config.lora).with_prompts(prompts)
-    leaves = trees.flatten(attached.shapes_and_axes()[0])
+    leaves = trees.flatten(stage.model(model).shapes_and_axes()[0])
     sizes = {path: trees.count({path: leaf}) for path, leaf in leaves.items()}
     return sizes, trees.select(sizes, stage.trainable)
 
