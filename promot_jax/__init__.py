@@ -65,10 +65,10 @@ def run(
       bindings: values in gin's own words, such as `LEARNING_RATE=@optimizers.warmup_cosine()`.
       **settings: values by name. A name with a capital letter or a dot is gin's, as
         `TRAIN_STEPS=800` or `**{"stages.Stage.z_loss": 0.0001}`; others are flags of `promot run`,
-        as `train="rows.jsonl"` or `unseen=["facts.jsonl"]`.
+        as `train="rows.jsonl"`, `unseen=["facts.jsonl"]` or `distributed=True`.
 
     Returns:
-      The run folder, a `pathlib.Path`.
+      The run folder, a `pathlib.Path`; None with `preview=True`.
 
     Raises:
       UserError: what the command refuses: an unknown name, a value out of range, a folder of

@@ -139,6 +139,13 @@ def test_a_run_is_what_the_command_makes(run, tmp_path, capsys):
     assert capsys.readouterr().out == model.generate(question, 4)[0] + "\n"
 
 
+def test_a_preview_runs_nothing(tmp_path, capsys):
+    options = {**SMALL, "MODEL_DIR": tmp_path / "run"}
+    assert promot_jax.run("mini", preview=True, distributed=False, **options) is None
+    assert "oracle 100.0" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_refuses_what_the_command_refuses(run):
     fails("did you mean 'mini'?", promot_jax.run, "minni")
     fails("expected a whole number of at least 1", promot_jax.run, "mini", TRAIN_STEPS=0)

@@ -102,7 +102,7 @@ def _export(arguments, overrides) -> None:
         )
     if RunFolder(run).config.is_file():
         flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
-        runner, method, seed = opened.open_run(run, arguments)
+        runner, method, seed = opened.open_run(run, arguments.method, arguments.seed)
         trained = runner.trained(method, seed)
         model, params = trained.model, trained.params
         origin = {"run": run.name, "method": method.name, "seed": seed}

@@ -51,6 +51,18 @@ def folder(text: str) -> pathlib.Path:
     return pathlib.Path(path(text))
 
 
+def add_gin_files(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Adds `--gin_file`, which may be repeated."""
+    parser.add_argument("--gin_file", action="append", default=[], type=path, help=meaning)
+
+
+def add_gin_values(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Shows `--gin.NAME=VALUE` in the help; what is given so reaches a command as overrides."""
+    parser.add_argument(
+        "--gin.NAME=VALUE", dest="_", action="store_const", const=None, help=meaning
+    )
+
+
 def command(commands, name, function, summary, epilog=None) -> argparse.ArgumentParser:
     """Returns the parser of a new command, which calls `function(arguments, overrides)`."""
     sub = commands.add_parser(

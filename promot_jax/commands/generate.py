@@ -84,7 +84,7 @@ def _generate(arguments, overrides) -> None:
 
 def _of_run(run: str, arguments):
     """Returns the model of a run that the flags choose."""
-    runner, method, seed = models.open_run(flags.folder(run), arguments)
+    runner, method, seed = models.open_run(flags.folder(run), arguments.method, arguments.seed)
     from promot_jax.experiment import loaded
 
     if arguments.lora and method.adapters is None:

@@ -39,19 +39,11 @@ def add(commands) -> None:
         help="list the methods that this one has, with its model and steps; * marks those that "
         "run unless --methods says otherwise",
     )
-    methods.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        type=flags.path,
-        help="a further .gin file, such as one with a method of your own; may be repeated",
+    flags.add_gin_files(
+        methods, "a further .gin file, such as one with a method of your own; may be repeated"
     )
-    methods.add_argument(
-        "--gin.NAME=VALUE",
-        dest="_",
-        action="store_const",
-        const=None,
-        help="change one value of the experiment, such as --gin.TRAIN_STEPS=800",
+    flags.add_gin_values(
+        methods, "change one value of the experiment, such as --gin.TRAIN_STEPS=800"
     )
 
 

@@ -1,6 +1,5 @@
 """Opens the models that commands are given: of runs, or of checkpoints."""
 
-import argparse
 import pathlib
 
 from promot_jax import configuration
@@ -29,12 +28,20 @@ def load(path: str, method: str | None, seed: int | None, vocabulary: str | None
         return loaded.of_checkpoint(path, vocabulary)
     if vocabulary is not None:
         raise UserError(f"{path} is a run, which has a vocabulary; leave out the one given")
-    chosen = argparse.Namespace(method=method, seed=seed)
-    return loaded.of_run(*open_run(pathlib.Path(path), chosen))
+    return loaded.of_run(*open_run(pathlib.Path(path), method, seed))
 
 
-def open_run(run: pathlib.Path, arguments):
-    """Returns (runner, method, seed) of a finished run, as --method and --seed choose."""
+def open_run(run: pathlib.Path, name: str | None, seed: int | None):
+    """Returns (runner, method, seed) of a finished run.
+
+    Args:
+      run: its folder.
+      name: of the method; None takes the last one that was trained.
+      seed: None takes the first of the run.
+
+    Raises:
+      UserError: no run folder, or a method that is not finished in it.
+    """
     folder = RunFolder(run)
     folder.check()
     config = folder.config
@@ -47,9 +54,9 @@ def open_run(run: pathlib.Path, arguments):
     from promot_jax.experiment.runner import Runner
 
     runner = Runner(experiment, run)
-    seed = experiment.seeds[0] if arguments.seed is None else arguments.seed
-    if arguments.method is not None:
-        method = experiment.method(arguments.method)
+    seed = experiment.seeds[0] if seed is None else seed
+    if name is not None:
+        method = experiment.method(name)
     else:
         # Of all that the folder has, whatever the last call was asked to run.
         trained = [m for m in experiment.methods if m.stages and folder.finished(seed, m.folders)]

@@ -48,13 +48,7 @@ def add(commands) -> None:
     paper.add_argument(
         "--collect", action="store_true", help="only build the table from what has been run"
     )
-    paper.add_argument(
-        "--gin.NAME=VALUE",
-        dest="_",
-        action="store_const",
-        const=None,
-        help="change one value of every run",
-    )
+    flags.add_gin_values(paper, "change one value of every run")
 
 
 def _paper(arguments, overrides) -> None:

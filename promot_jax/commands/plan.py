@@ -53,12 +53,8 @@ def add(commands) -> None:
         help="compile one stage for several meshes, with more microbatches where it does not fit",
     )
     plan.add_argument("--json", type=flags.folder, metavar="FILE", help="write the figures there")
-    plan.add_argument(
-        "--gin.NAME=VALUE",
-        dest="_",
-        action="store_const",
-        const=None,
-        help="change one value of the configuration, such as --gin.BATCH_SIZE=128",
+    flags.add_gin_values(
+        plan, "change one value of the configuration, such as --gin.BATCH_SIZE=128"
     )
 
 

@@ -68,24 +68,14 @@ def add(commands) -> None:
     )
     _add_rows(run)
     _add_processes(run)
-    run.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        type=flags.path,
-        help="a further .gin file; may be repeated",
-    )
+    flags.add_gin_files(run, "a further .gin file; may be repeated")
     run.add_argument(
         "--gin_search_paths",
         default="",
         help="folders, separated by commas, in which .gin files are looked up",
     )
-    run.add_argument(
-        "--gin.NAME=VALUE",
-        dest="_",
-        action="store_const",
-        const=None,
-        help="change one value of the configuration, such as --gin.TRAIN_STEPS=800",
+    flags.add_gin_values(
+        run, "change one value of the configuration, such as --gin.TRAIN_STEPS=800"
     )
 
 
@@ -147,6 +137,8 @@ def words(
         value = str(value) if isinstance(value, os.PathLike) else value
         if "." in name or name != name.lower():
             found.append(f"--gin.{name}={value!r}")
+        elif isinstance(value, bool):
+            found += [f"--{name}"] * value
         else:
             several = value if isinstance(value, list | tuple) else [value]
             found += [f"--{name}={one}" for one in several]

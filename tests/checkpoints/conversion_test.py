@@ -278,6 +278,8 @@ def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
         ),
         (["generate", "--checkpoint", ours, "--seed", str(2**70), "t"], "--seed = 11805916207"),
         (["generate", "--checkpoint", ours, "\udcff"], "is not UTF-8"),
+        # Before anything is opened.
+        (["generate", "--checkpoint", new, "\udcff"], "is not UTF-8"),
         (["generate", "--checkpoint", ours, "--vocabulary", str(wide), "t"], "no SentencePiece"),
         (["import", ours, "gs://b/x"], "write to a local folder"),
         (["import", ours, "a\0b"], "cannot be the name of a folder"),
