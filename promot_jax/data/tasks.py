@@ -1,0 +1,202 @@
+"""Tasks and mixtures by name: where rows are, how they become tokens, how answers are scored.
+
+A task is defined once, in plain Python. Everything here reads it as it is; `seqio_tasks` shows the
+same task to seqio, for T5X. A name that only seqio knows is read through `foreign`.
+"""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from promot_jax.base.errors import UserError
+from promot_jax.data.continuation import continuing
+from promot_jax.data.vocabularies import Vocabulary
+
+# What a row has at least: the texts `inputs` and `targets`. `answers` are several right ones.
+Row = Mapping[str, Any]
+# Longest `inputs` and `targets`, in tokens.
+Lengths = Mapping[str, int]
+
+
+class Rows(Protocol):
+    """Rows in a fixed order, any of which can be read at once; a list is such."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Row: ...
+
+
+class Source(Protocol):
+    """Where the rows of a task come from.
+
+    Attributes:
+      splits: their names.
+      origin: where the rows are from, in a few words.
+    """
+
+    splits: Sequence[str]
+    origin: str
+
+    def rows(self, split: str) -> Rows:
+        """Returns the rows of one of the splits; nothing is read before."""
+
+
+class Tokens(NamedTuple):
+    """A row as a model reads it.
+
+    Attributes:
+      inputs: int32 [T], with the end of sequence that closes them.
+      targets: int32 [U], likewise.
+      weights: int32 [U], 1 for a target that counts in the loss; None where all do.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None = None
+
+
+# (rows, vocabulary, lengths) -> tokens of each row, none longer than `lengths`.
+Encode = Callable[[Sequence[Row], Vocabulary, Lengths], list[Tokens]]
+# (output, *, example, is_target) -> what the output answers; of a target, what is right.
+Postprocess = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task.
+
+    Attributes:
+      name: by which experiments name it.
+      source: its rows.
+      postprocess: of outputs and targets, called with the row as `example`. One with a method
+        `written_by` is told how a model's vocabulary writes texts.
+      metric_fns: each takes targets and predictions and returns {name: score}.
+      vocabulary: returns its own, by which it is shown where no model brings one.
+      encode: how rows become tokens.
+    """
+
+    name: str
+    source: Source
+    postprocess: Postprocess
+    metric_fns: tuple[Callable[..., dict[str, float]], ...]
+    vocabulary: Callable[[], Vocabulary]
+    encode: Encode = dataclasses.field(default=lambda *given: encode_texts(*given))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.source.splits)
+
+    def rows(self, split: str) -> Rows:
+        """Returns the rows of a split.
+
+        Raises:
+          UserError: there is no such split, or its rows cannot be read.
+        """
+        if split not in self.splits:
+            known = ", ".join(self.splits)
+            raise UserError(f"task {self.name!r} has no split {split!r}; it has {known}")
+        return self.source.rows(split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Tasks whose rows are mixed.
+
+    Attributes:
+      name: by which experiments name it.
+      rates: {task: how often its rows are drawn, beside the others'}.
+    """
+
+    name: str
+    rates: Mapping[str, float]
+
+
+_registered: dict[str, Task | Mixture] = {}
+# Called with each task and mixture that is added from now on, see `seqio_tasks`.
+_watchers: list[Callable[[Task | Mixture], None]] = []
+
+
+def add(found: Task | Mixture) -> None:
+    """Registers a task or mixture; one of the same name is replaced."""
+    _registered[found.name] = found
+    for watcher in _watchers:
+        watcher(found)
+
+
+def watch(watcher: Callable[[Task | Mixture], None]) -> None:
+    """Calls a function with everything that is registered, now and later."""
+    _watchers.append(watcher)
+    for found in list(_registered.values()):
+        watcher(found)
+
+
+def names() -> list[str]:
+    """Returns all registered names of ours, sorted."""
+    return sorted(_registered)
+
+
+def get(name: str) -> Task | Mixture:
+    """Returns what is registered under a name, by ourselves or by seqio.
+
+    Raises:
+      UserError: nothing is.
+    """
+    if name in _registered:
+        return _registered[name]
+    known = set(_registered)
+    # Whoever registers a task with seqio has imported it.
+    if "seqio" in sys.modules:
+        from promot_jax.data import foreign
+
+        if (found := foreign.get(name)) is not None:
+            return found
+        known |= foreign.names()
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"no task or mixture is registered as {name!r}{hint}")
+
+
+def task(name: str, vocabulary: Vocabulary | None = None) -> Task:
+    """Returns a task, its post-processing told how a model's vocabulary writes texts.
+
+    Raises:
+      UserError: nothing of that name is registered, or it is a mixture.
+    """
+    found = get(name)
+    if isinstance(found, Mixture):
+        raise UserError(f"{name} is a mixture; name one of its tasks: {', '.join(found.rates)}")
+    if vocabulary is None or not hasattr(found.postprocess, "written_by"):
+        return found
+    from promot_jax.data import written
+
+    written_by = found.postprocess.written_by(written.Writer(vocabulary))
+    return dataclasses.replace(found, postprocess=written_by)
+
+
+def rates(name: str) -> dict[str, float]:
+    """Returns the share of each task in a mixture; of a task, itself alone.
+
+    Raises:
+      UserError: nothing of that name is registered.
+    """
+    found = get(name)
+    given = dict(found.rates) if isinstance(found, Mixture) else {name: 1.0}
+    return {part: rate / sum(given.values()) for part, rate in given.items()}
+
+
+def encode_texts(rows: Sequence[Row], vocabulary: Vocabulary, lengths: Lengths) -> list[Tokens]:
+    """Encodes texts in one go; each ends with the end of sequence, after it is cut to its length.
+
+    Targets go on from inputs, see `continuing`.
+    """
+    encoded = []
+    for feature, words in (("inputs", vocabulary), ("targets", continuing(vocabulary))):
+        most = lengths[feature] - 1
+        texts = words.encode_batch([row[feature] for row in rows])
+        encoded.append([np.array([*ids[:most], words.eos_id], np.int32) for ids in texts])
+    return [Tokens(*pair) for pair in zip(*encoded, strict=True)]
