@@ -1,20 +1,19 @@
 """Rows from templates: the fields of a record become an input, a target and its right answers."""
 
-import dataclasses
 import datetime
 import decimal
 import json
 import math
 import re
 import string
+from typing import NamedTuple
 
 from promot_jax.base.errors import UserError
 from promot_jax.data.metrics import METRICS
 from promot_jax.tasks.row_tables import listed
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An example: its input, its target, and every answer that counts as right."""
 
     inputs: str
@@ -38,6 +37,8 @@ class Templates:
         self._inputs = _parsed(template, "TEMPLATE")
         self._targets = _parsed(target, "TARGET_TEMPLATE")
         self._several = several
+        # Of most rows all fields are texts of the record itself, and fill these.
+        self._fast = _format(self._inputs), _format(self._targets)
 
     def row(self, where: str, record: dict[str, object]) -> Row:
         """Returns the row of a record.
@@ -45,6 +46,17 @@ class Templates:
         Raises:
           UserError: `where` lacks a field, or has a value that is no text or number.
         """
+        (inputs, asked), (targets, wanted) = self._fast
+        try:
+            given, answer = [record[n] for n in asked], [record[n] for n in wanted]
+            if _all_texts(given) and _all_texts(answer):
+                answer = targets % tuple(answer)
+                return Row(inputs % tuple(given), answer, (answer.strip(),))
+        except KeyError:
+            pass
+        return self._checked(where, record)
+
+    def _checked(self, where: str, record: dict[str, object]) -> Row:
         asked, wanted = (
             {name: _value(where, record, name) for _, name in template if name is not None}
             for template in (self._inputs, self._targets)
@@ -118,6 +130,25 @@ def _parsed(template: str, what: str) -> _Parsed:
     if all(name is None for _, name in found):
         raise UserError(f"{where} has no field; name one in braces, such as {{label}}")
     return found
+
+
+def _format(template: _Parsed) -> tuple[str, tuple[str, ...]]:
+    """Returns a template for the operator %, and the names of its fields."""
+    pieces = [before.replace("%", "%%") + "%s" * (name is not None) for before, name in template]
+    return "".join(pieces), tuple(name for _, name in template if name is not None)
+
+
+def _all_texts(values: list[object]) -> bool:
+    """Returns whether values are texts that UTF-8 can hold, and one of them is not blank."""
+    for value in values:
+        if type(value) is not str:
+            return False
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return False
+    return any(map(str.strip, values))
 
 
 def _filled(template: _Parsed, texts: dict[str, str]) -> str:

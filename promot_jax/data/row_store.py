@@ -6,7 +6,7 @@ A folder holds
 |---|---|
 | `rows.jsonl` | one JSON value a line |
 | `ends.bin` | int64 [rows]: the byte behind each line |
-| `NAME.npy` | further arrays |
+| `NAME.bin`, `NAME.npy` | bytes and arrays beside them |
 | `about.json` | fingerprint, number of rows, sizes of the files, facts |
 
 and appears under its name only when all of it is on disk. Folders of `cached` lie in one place, by
@@ -102,12 +102,18 @@ class Stored:
         except (OSError, ValueError):
             raise self._damaged() from None
 
+    def bytes_of(self, name: str) -> np.ndarray:
+        """Returns bytes that were written beside the rows, mapped into memory: uint8 [bytes]."""
+        try:
+            return _mapped(self.folder / f"{name}.bin", np.uint8)
+        except (OSError, ValueError):
+            raise self._damaged() from None
+
     def _open(self) -> None:
         try:
-            ends = np.fromfile if not self._length else np.memmap
-            self._ends = ends(self.folder / _ENDS, np.int64)
+            self._ends = _mapped(self.folder / _ENDS, np.int64)
             with (self.folder / _ROWS).open("rb") as file:
-                # Nothing can be mapped of an empty file. The text comes last: it says "open".
+                # It comes last: it says that all is open.
                 text = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if self._length else b""
         except (OSError, ValueError):
             raise self._damaged() from None
@@ -129,9 +135,9 @@ class Writer:
         self._rows = self._size = self._waiting = 0
         self._lines: list[bytes] = []
         self._ends = array.array("q")
-        with _disk(folder):
-            self._texts = (folder / _ROWS).open("wb", buffering=0)
-            self._numbers = (folder / _ENDS).open("wb", buffering=0)
+        self._files: dict[str, Any] = {}
+        for name in (_ROWS, _ENDS):
+            self._append(name, b"")
 
     def add(self, row: Any) -> None:
         """Adds a row: anything that JSON can hold.
@@ -151,6 +157,14 @@ class Writer:
         if self._waiting > _BUFFER:
             self._flush()
 
+    def append(self, name: str, content: bytes) -> None:
+        """Appends to bytes beside the rows; raises as `add` does."""
+        self._append(f"{name}.bin", content)
+
+    def appended(self, name: str) -> np.ndarray:
+        """Returns all that was appended under a name, mapped into memory: uint8 [bytes]."""
+        return _mapped(self.folder / f"{name}.bin", np.uint8)
+
     def save(self, name: str, values: np.ndarray) -> None:
         """Writes an array beside the rows; raises as `add` does."""
         with _disk(self.folder), (self.folder / f"{name}.npy").open("wb") as file:
@@ -161,7 +175,7 @@ class Writer:
         """Writes the rest, and what the folder holds; raises as `add` does."""
         self._flush()
         with _disk(self.folder):
-            for file in (self._texts, self._numbers):
+            for file in self._files.values():
                 _sync(file)
             self.close()
             about = {"format": FORMAT, "fingerprint": fingerprint, "rows": self._rows}
@@ -172,13 +186,18 @@ class Writer:
 
     def close(self) -> None:
         """Closes the files."""
-        self._texts.close()
-        self._numbers.close()
+        for file in self._files.values():
+            file.close()
+
+    def _append(self, name: str, content: bytes) -> None:
+        with _disk(self.folder):
+            if name not in self._files:
+                self._files[name] = (self.folder / name).open("wb", buffering=0)
+            _write(self._files[name], content)
 
     def _flush(self) -> None:
-        with _disk(self.folder):
-            _write(self._texts, b"".join(self._lines))
-            _write(self._numbers, self._ends.tobytes())
+        self._append(_ROWS, b"".join(self._lines))
+        self._append(_ENDS, self._ends.tobytes())
         self._rows += len(self._lines)
         self._lines, self._ends, self._waiting = [], array.array("q"), 0
 
@@ -282,6 +301,11 @@ def _disk(folder: pathlib.Path) -> Iterator[None]:
             f"{folder} cannot be written ({what or error.strerror or error}); make room there, or "
             f"set {VARIABLE} to another folder"
         ) from None
+
+
+def _mapped(file: pathlib.Path, kind: type) -> np.ndarray:
+    # Nothing can be mapped of an empty file.
+    return np.memmap(file, kind, "r") if file.stat().st_size else np.zeros(0, kind)
 
 
 def _write(file, content: bytes) -> None:

@@ -31,6 +31,8 @@ def written(rows=ROWS, key="rows", calls=None):
     def write(writer):
         for row in rows:
             writer.add(row)
+            writer.append("letters", b"ab")
+        assert writer.appended("letters").tobytes() == b"ab" * len(rows)
         writer.save("numbers", np.arange(len(rows)))
         if calls is not None:
             calls.append(key)
@@ -71,6 +73,7 @@ def test_rows_are_written_once(place):
     assert list(first) == list(second) == ROWS
     assert second.facts == {"said": "é"}
     assert second.array("numbers").tolist() == [0, 1, 2]
+    assert second.bytes_of("letters").tobytes() == b"ababab"
     assert list(written(ROWS[:1], key="other", calls=calls)) == ROWS[:1]
     assert calls == ["rows", "other"]
     assert len(list(place.iterdir())) == 2
@@ -83,7 +86,7 @@ def test_many_rows_take_several_writes():
     assert list(found) == rows
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "ends.bin", "numbers.npy", "about.json"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "ends.bin", "letters.bin", "about.json"])
 @pytest.mark.parametrize("harm", ["cut", "longer", "gone"])
 def test_what_is_not_whole_is_written_again(name, harm):
     calls = []
