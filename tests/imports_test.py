@@ -36,6 +36,7 @@ ONLY = {
     "clu": {"base.metric_writers"},
     "gguf": {"checkpoints.formats"},
     "pyarrow": {"tasks"},
+    "datasets": {"tasks.row_sets"},
     "huggingface_hub": {"checkpoints.formats"},
     "tensorstore": {"checkpoints.formats"},
     "tokenizers": {"data", "checkpoints.formats"},
