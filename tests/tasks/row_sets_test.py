@@ -82,7 +82,7 @@ def test_a_repository_of_files_is_read_as_datasets_loads_it(tmp_path):
     ("names", "expected"),
     [
         (["train.jsonl", "dev.jsonl"], {"train": 1, "validation": 1}),
-        (["data/training.jsonl", "data/valid.jsonl.gz", "data/eval.jsonl"], dict.fromkeys(SPLITS, 1)),
+        (["d/training.jsonl", "d/valid.jsonl.gz", "d/eval.jsonl"], dict.fromkeys(SPLITS, 1)),
         (["test/0.csv", "test/1.csv", "train/0.csv"], {"test": 2, "train": 1}),
         (["a.jsonl", "b.jsonl"], {"train": 2}),
         (["my-train-set.jsonl", "notes.json"], {"train": 1}),
