@@ -1,6 +1,6 @@
 """Chat rows for a first try: a shop's messages, each answered by its team and its urgency.
 
-`python -m promot_jax.tasks.tickets FOLDER` writes rows of `messages`: `train.jsonl`, `dev.jsonl` and
+`python -m promot_jax.tasks.tickets FOLDER` writes rows of `messages`: `train.jsonl`, `dev.jsonl`,
 `general.jsonl`. Answers have one form, `billing, urgent`, which a model that is tuned on them soon
 gives to everything; `general.jsonl` asks for plain facts, which it should go on answering.
 """
