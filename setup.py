@@ -45,10 +45,9 @@ setuptools.setup(
         "importlib_resources>=6,<8",
         # Parquet files of rows.
         "pyarrow>=20,<27",
-        # clu writes TensorBoard events with it and does not declare it.
+        # Events of a stage's scalars.
         "tensorboard>=2.20,<3",
         "gin-config>=0.5,<0.6",
-        "clu>=0.0.12,<0.1",
         "sacrebleu>=2.6,<3",
         "rouge-score>=0.1.2,<0.2",
         "sentencepiece>=0.2.1,<0.3",
