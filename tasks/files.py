@@ -259,7 +259,9 @@ class Postprocess:
                 # The last of the rules leaves all as it is.
                 if rule == len(own_rows.RULES) - 1:
                     break
-                rule = own_rows.strictest((text.strip() for text in self._write.many(answers)), rule)
+                rule = own_rows.strictest(
+                    (text.strip() for text in self._write.many(answers)), rule
+                )
         return own_rows.RULES[rule]
 
 
