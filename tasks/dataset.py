@@ -156,6 +156,17 @@ class TfdsSource(Source):
         parts = few_shot.PARTS if self.dataset.cut else {}
         return {"inputs": False, "targets": False, **answers, **parts}
 
+    def prepare(self, place: str | None) -> None:
+        """Reads what `from_raw` needs besides a row.
+
+        Args:
+          place: of tfds' data sets; None for the usual one.
+        """
+        tfds_rows.use_place(place)
+        tfds_rows.names(self.dataset.wanted)
+        if self.shots:
+            _pool(self.dataset)
+
     def keeps(self, raw: Mapping[str, Any]) -> bool:
         """Says whether a raw row as tfds has it is one of the task; those without label are not."""
         label = self.dataset.label

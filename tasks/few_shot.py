@@ -144,8 +144,6 @@ def common_length(lengths: Sequence[int], total: int) -> int:
     Short texts leave more to the others: that is the best of giving the k shortest all they want
     and sharing out the rest equally.
     """
-    shortest = itertools.accumulate(sorted(lengths), initial=0)
-    shares = (
-        (total - used) // (len(lengths) - k) for k, used in zip(range(len(lengths)), shortest)
-    )
+    used = [0, *itertools.accumulate(sorted(lengths))]
+    shares = ((total - used[k]) // (len(lengths) - k) for k in range(len(lengths)))
     return max(0, *shares)

@@ -102,14 +102,26 @@ def plain(raw: Mapping[str, Any], wanted: Wanted, labels: tuple[str, ...]) -> di
     return row
 
 
+# Where data sets are, if somebody has said so from within Python.
+_places: list[str] = []
+
+
+def use_place(place: str | None) -> None:
+    """Lets data sets be read from a folder; None leaves that as it is."""
+    if place is not None and [place] != _places:
+        _places[:] = [place]
+        read.cache_clear()
+        _opened.cache_clear()
+
+
 def folder_of(name: str) -> str | None:
     """Returns the folder that holds a data set.
 
     Raises:
       UserError: it is not there.
     """
-    place = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    place = os.path.expanduser(place)
+    usual = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    place = os.path.expanduser(next(iter(_places), usual))
     folder = os.path.join(place, name.replace(":", "/"))
     if "://" not in place and not os.path.isfile(os.path.join(folder, "dataset_info.json")):
         raise UserError(

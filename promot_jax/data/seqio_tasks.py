@@ -19,6 +19,8 @@ from promot_jax.data.vocabularies import Vocabulary, native
 
 tf = host_tensorflow.load()
 
+# From texts to tokens.
+USUAL = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 # Names of ours in seqio's registries.
 _shown: dict[str, Any] = {}
 
@@ -35,7 +37,10 @@ def register(found: Task | Mixture) -> None:
     # A source of a data set of tfds lets seqio read its files, and makes texts of its raw rows.
     if hasattr(found.source, "from_raw"):
         source = seqio.TfdsDataSource(found.source.tfds_name, splits=dict(found.source.tfds_splits))
-        first = [functools.partial(_from_raw, found.source), seqio.CacheDatasetPlaceholder()]
+        first = [
+            functools.partial(_from_raw, found.source, source.tfds_dataset),
+            seqio.CacheDatasetPlaceholder(),
+        ]
     else:
         source = seqio.FunctionDataSource(functools.partial(_rows, found), splits=found.splits)
         first = []
@@ -69,7 +74,11 @@ def _rows(task: Task, split: str, shuffle_files: bool = False, seed: int | None 
     if not len(rows):
         return tf.data.Dataset.from_tensor_slices({"inputs": [""], "targets": [""]}).take(0)
     fields = _fields(rows[0])
-    read = functools.partial(_called, lambda number: rows[int(number)], fields)
+
+    @tf.autograph.experimental.do_not_convert
+    def read(number):
+        return _called(lambda place: rows[int(place)], fields, number)
+
     return tf.data.Dataset.range(len(rows)).map(read)
 
 
@@ -103,8 +112,10 @@ def _encoded(value: str | Sequence[str], several: bool) -> np.ndarray:
     return array if several else array.reshape([])
 
 
-def _from_raw(source: Any, rows: tf.data.Dataset) -> tf.data.Dataset:
+def _from_raw(source: Any, dataset: Any, rows: tf.data.Dataset) -> tf.data.Dataset:
     """Makes texts of the raw rows of tfds, and leaves out those that are none of the task."""
+    # Not from inside the pipeline, whose threads should not open another one.
+    source.prepare(dataset.data_dir)
 
     def tree(raw):
         return {name: raw[name] for name in source.raw_fields}
@@ -112,11 +123,13 @@ def _from_raw(source: Any, rows: tf.data.Dataset) -> tf.data.Dataset:
     def packed(raw, function):
         return lambda *values: function(tf.nest.pack_sequence_as(tree(raw), list(values)))
 
+    @tf.autograph.experimental.do_not_convert
     def kept(raw):
         given = tf.nest.flatten(tree(raw))
         keep = tf.numpy_function(packed(raw, source.keeps), given, tf.bool, stateful=False)
         return tf.ensure_shape(keep, [])
 
+    @tf.autograph.experimental.do_not_convert
     def write(raw):
         return _called(packed(raw, source.from_raw), source.fields, *tf.nest.flatten(tree(raw)))
 
@@ -124,12 +137,11 @@ def _from_raw(source: Any, rows: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _encoding(task: Task) -> list[Callable]:
-    """Returns the preprocessors from texts to tokens."""
-    usual = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
+    """Returns the preprocessors from the texts of a task to tokens."""
     if task.encode is tasks.encode_texts:
-        return usual
+        return USUAL
     if hasattr(task.encode, "shortened"):
-        return [functools.partial(_shortened, task.encode.shortened), *usual]
+        return [functools.partial(_shortened, task.encode.shortened), *USUAL]
     return [functools.partial(_tokens, task.encode)]
 
 
@@ -159,7 +171,11 @@ def _shortened(
         }
         return shorten(row, vocabulary, sequence_length)
 
-    return rows.map(lambda row: _called(cut, kept, *(row[name] for name in names)))
+    @tf.autograph.experimental.do_not_convert
+    def write(row):
+        return _called(cut, kept, *(row[name] for name in names))
+
+    return rows.map(write)
 
 
 def _tokens(
@@ -182,6 +198,7 @@ def _tokens(
         tokens = encode([row], vocabulary, lengths)[0]
         return tokens.inputs, tokens.targets
 
+    @tf.autograph.experimental.do_not_convert
     def encoded(row):
         found = tf.numpy_function(call, list(row.values()), [tf.int32] * 2, stateful=False)
         ids = {
