@@ -24,6 +24,8 @@ _IMPORT = re.compile(
 )
 # The one module that has another name now.
 _BATCHES = re.compile(r"\bdata\.(?=(Fixed|Token)Batches\b)")
+# Recipes that can do more now.
+_OPTIMIZERS = re.compile(r"\boptimizers\.(model|prompt)_adafactor\b")
 # What it defined is in `methods/single_task.gin`, which every file that included it includes.
 _BASELINES = re.compile(r"^include +['\"]methods/baselines\.gin['\"]", re.MULTILINE)
 
@@ -32,4 +34,5 @@ def translated(text: str) -> str:
     """Returns the text of a gin file, or a flag, with the names of today."""
     text = _IMPORT.sub(lambda found: found[1] + MODULES[found[2]], text)
     text = _BASELINES.sub("", text)
+    text = _OPTIMIZERS.sub(r"optimizers.\1_optimizer", text)
     return _BATCHES.sub("batching.", text)
