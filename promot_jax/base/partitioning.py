@@ -178,22 +178,59 @@ def padded(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
     }
 
 
-def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which part of the rows of a batch the devices of this process hold.
+
+    Returns:
+      (number, count): part `number` of `count` equal ones, each one behind the other. Processes
+      whose devices divide a row have the same part. (0, 1), the whole batch, where the devices of a
+      process hold no such part.
+    """
+    # [parts, devices that hold each part]
+    devices = mesh.devices.reshape(row_parts(mesh), -1)
+    held: dict[int, set[int]] = {}
+    for part, members in enumerate(devices):
+        for device in members:
+            held.setdefault(device.process_index, set()).add(part)
+    size = len(held[min(held)])
+    starts = {min(parts) for parts in held.values()}
+    equal = all(
+        parts == set(range(min(parts), min(parts) + size)) and min(parts) % size == 0
+        for parts in held.values()
+    )
+    if not equal or size * len(starts) != len(devices):
+        return 0, 1
+    return min(held[jax.process_index()]) // size, len(starts)
+
+
+def shard_batch(
+    mesh: Mesh, batch: dict[str, np.ndarray], held: tuple[int, int] = (0, 1)
+) -> dict[str, jax.Array]:
     """Places a host batch on the mesh, rows divided over `data` and `fsdp`.
 
-    Every process passes the same global batch and keeps the rows of its own devices.
+    Args:
+      mesh: devices.
+      batch: rows that this process has of it.
+      held: which part of the batch these are, see `share`; (0, 1) is the whole, of which the
+        process then keeps the rows of its own devices.
 
     Raises:
       UserError: the batch size is not a multiple of `row_parts`.
     """
-    sharding = rows_sharding(mesh)
-    rows = len(next(iter(batch.values())))
+    sharding, (number, count) = rows_sharding(mesh), held
+    own = len(next(iter(batch.values())))
+    rows, first = own * count, own * number
     if rows % row_parts(mesh):
         raise UserError(
             f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; fill it up "
             "with `padded`"
         )
-    return {
-        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
-        for name, array in batch.items()
-    }
+
+    def placed(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            return array[start - first : stop - first]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {name: placed(array) for name, array in batch.items()}
