@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import Count
-from promot_jax.data import written
+from promot_jax.data import packing, written
 from promot_jax.data.continuation import continuing
 
 Batch = dict[str, np.ndarray]
@@ -177,12 +177,12 @@ class EvalBatches:
     """The rows of a split as batches, each made when it is asked for.
 
     Attributes:
-      rows: token ids of inputs and targets, int32, of each row.
+      rows: token ids of inputs and targets, int32, of each row; weights of the targets may follow.
       numbers: of the rows of each batch [B]; -1 for an empty row, which fills up the last one.
       shapes: T and U of each batch.
     """
 
-    rows: Sequence[tuple[np.ndarray, np.ndarray]]
+    rows: Sequence[tuple[np.ndarray | None, ...]]
     numbers: Sequence[np.ndarray]
     shapes: Sequence[Bucket]
 
@@ -204,9 +204,10 @@ class EvalBatches:
         for place, number in enumerate(numbers):
             if number < 0:
                 continue
-            ids, wanted = self.rows[number]
+            ids, wanted, *learnt = self.rows[number]
             tokens[place, : len(ids)], segments[place, : len(ids)] = ids, 1
-            targets[place, : len(wanted)], weights[place, : len(wanted)] = wanted, 1
+            targets[place, : len(wanted)] = wanted
+            weights[place, : len(wanted)] = learnt[0] if learnt and learnt[0] is not None else 1
             # The decoder begins with 0 and sees each target one position later.
             seen = wanted[: shape[1] - 1]
             before[place, 1 : 1 + len(seen)] = seen
@@ -271,11 +272,11 @@ def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
       buckets: shortest first; a batch that fits into none stays as it is.
     """
 
-    def length(marks):
-        return int(np.count_nonzero(marks, axis=1).max(initial=1))
-
     inputs, targets = batch["encoder_segment_ids"], batch.get("decoder_loss_weights")
-    need = length(inputs), 0 if targets is None else length(targets)
+    longest = [np.count_nonzero(inputs, axis=1).max(initial=1), 0]
+    if targets is not None:
+        longest[1] = packing.target_lengths(targets).max(initial=1)
+    need = tuple(map(int, longest))
     whole = inputs.shape[1], 0 if targets is None else targets.shape[1]
     cut = _bucket(need, whole, buckets)
 
