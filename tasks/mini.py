@@ -23,36 +23,25 @@ validation and test rows. The mixtures `mini_rte_wmt_enfr` and `mini_rte_wmt_enf
 targets at equal rates.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
-import seqio
-import tensorflow as tf
+from promot_jax.data import metrics, tasks
+from promot_jax.data.tasks import Mixture, Row, Task
+from promot_jax.data.vocabularies import SentencePieceVocabulary
+from promot_jax.tasks import mini_entailment, mini_pretrain, mini_rows, mini_vocabulary, templates
 
-from promot_jax.data import metrics
-from promot_jax.tasks import (
-    mini_entailment,
-    mini_pretrain,
-    mini_rows,
-    mini_vocabulary,
-    templates,
-)
-
-VOCABULARY = seqio.SentencePieceVocabulary(
+VOCABULARY = SentencePieceVocabulary(
     str(mini_vocabulary.MODEL_PATH), extra_ids=mini_vocabulary.EXTRA_IDS
 )
 
 
-def vocabulary() -> seqio.SentencePieceVocabulary:
+def vocabulary() -> SentencePieceVocabulary:
     """Returns the vocabulary of the bundled world, sentinels included."""
     return VOCABULARY
 
-
-OUTPUT_FEATURES = {
-    "inputs": seqio.Feature(vocabulary=VOCABULARY),
-    "targets": seqio.Feature(vocabulary=VOCABULARY),
-}
-PREPROCESSORS = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 
 # Tasks of `mini_rows`: how outputs are cut, and the metric.
 _LABELS = (templates.postprocess_label, metrics.accuracy)
@@ -74,75 +63,76 @@ FORMS = {"": mini_rows.zero_shot_splits, "_1shot": mini_rows.one_shot_splits}
 EVALUATION_TASKS = tuple(f"mini_{name}" for name in UNSEEN)
 
 
-def _dataset(
-    split: str,
-    shuffle_files: bool = False,
-    seed: int | None = None,
-    *,
-    rows_of: Callable[[str], list[mini_rows.Row]],
-) -> tf.data.Dataset:
-    """Serves a split's rows as `inputs` and `targets` strings; their order is fixed."""
-    del shuffle_files, seed
-    inputs, targets = zip(*rows_of(split), strict=True)
-    return tf.data.Dataset.from_tensor_slices({"inputs": list(inputs), "targets": list(targets)})
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Rows that are made when a split is first read; their order is fixed.
+
+    Attributes:
+      make: returns the inputs and targets of a split.
+      sizes: rows of each split.
+    """
+
+    make: Callable[[str], Sequence[mini_rows.Row]]
+    sizes: Mapping[str, int]
+    origin: ClassVar[str] = "the miniature"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self.sizes)
+
+    def rows(self, split: str) -> list[Row]:
+        """Returns the rows of a split."""
+        return _rows(self.make, split)
 
 
-def _source(
-    rows_of: Callable[[str], list[mini_rows.Row]], sizes: Mapping[str, int]
-) -> seqio.FunctionDataSource:
-    """Wraps rows as a data source; they are made when a split is first read."""
-    return seqio.FunctionDataSource(
-        functools.partial(_dataset, rows_of=rows_of), splits=tuple(sizes), num_input_examples=sizes
-    )
+@functools.cache
+def _rows(make: Callable[[str], Sequence[mini_rows.Row]], split: str) -> list[Row]:
+    return [{"inputs": inputs, "targets": targets} for inputs, targets in make(split)]
 
 
-def _source_of(
-    name: str, splits: Callable[[str], Mapping[str, list[mini_rows.Row]]]
-) -> seqio.FunctionDataSource:
-    """Wraps the rows of a task of `mini_rows` in one of its forms."""
-    return _source(lambda split: splits(name)[split], mini_rows.split_sizes(name))
+def plain(output: str, **_unused: object) -> str:
+    """Returns an output as it is."""
+    return output
 
 
-def _register(
-    name: str,
-    source: seqio.FunctionDataSource,
-    postprocess_fn: Callable[..., str] | None,
-    metric_fn: Callable[..., dict[str, float]],
-) -> None:
-    seqio.TaskRegistry.add(
-        name,
-        source=source,
-        preprocessors=PREPROCESSORS,
-        output_features=OUTPUT_FEATURES,
-        postprocess_fn=postprocess_fn,
-        metric_fns=[metric_fn],
-    )
+def _register(name, make, sizes, postprocess, metric_fn) -> None:
+    tasks.add(Task(name, Made(make, sizes), postprocess, (metric_fn,), vocabulary))
 
 
 _register(
-    "mini_pretrain",
-    _source(mini_pretrain.rows, mini_pretrain.SPLIT_SIZES),
-    None,
-    metrics.exact_match,
+    "mini_pretrain", mini_pretrain.rows, mini_pretrain.SPLIT_SIZES, plain, metrics.exact_match
 )
 _register(
     "mini_pretrain_entailment",
-    _source(mini_entailment.rows, mini_entailment.SPLIT_SIZES),
-    None,
+    mini_entailment.rows,
+    mini_entailment.SPLIT_SIZES,
+    plain,
     metrics.exact_match,
 )
 _register(
     "mini_entailment",
-    _source(mini_entailment.entailment_rows, mini_entailment.ENTAILMENT_SIZES),
+    mini_entailment.entailment_rows,
+    mini_entailment.ENTAILMENT_SIZES,
     *_LABELS,
 )
+
+
+def _of(name: str, splits: Callable[[str], Mapping[str, list[mini_rows.Row]]], split: str):
+    """Returns the rows of a task of `mini_rows` in one of its forms."""
+    return splits(name)[split]
+
+
 for name, scored in (TARGETS | UNSEEN).items():
     for suffix, splits in FORMS.items():
-        _register(f"mini_{name}{suffix}", _source_of(name, splits), *scored)
-_register("mini_rte_randomized", _source_of("rte", mini_rows.randomized_splits), *_LABELS)
+        made = functools.partial(_of, name, splits)
+        _register(f"mini_{name}{suffix}", made, mini_rows.split_sizes(name), *scored)
+_register(
+    "mini_rte_randomized",
+    functools.partial(_of, "rte", mini_rows.randomized_splits),
+    mini_rows.split_sizes("rte"),
+    *_LABELS,
+)
 for suffix in FORMS:
-    seqio.MixtureRegistry.add(
-        f"mini_rte_wmt_enfr{suffix}",
-        [f"mini_rte{suffix}", f"mini_wmt_enfr{suffix}"],
-        default_rate=1.0,
-    )
+    parts = [f"mini_rte{suffix}", f"mini_wmt_enfr{suffix}"]
+    tasks.add(Mixture(f"mini_rte_wmt_enfr{suffix}", dict.fromkeys(parts, 1.0)))

@@ -26,10 +26,16 @@ _IMPORT = re.compile(
 _BATCHES = re.compile(r"\bdata\.(?=(Fixed|Token)Batches\b)")
 # What it defined is in `methods/single_task.gin`, which every file that included it includes.
 _BASELINES = re.compile(r"^include +['\"]methods/baselines\.gin['\"]", re.MULTILINE)
+# seqio's vocabulary, where nothing else of seqio is used; ours is the same without TensorFlow.
+_SEQIO = re.compile(r"^import seqio *$", re.MULTILINE)
+_SENTENCEPIECE = re.compile(r"\bseqio\.(SentencePieceVocabulary)\b")
 
 
 def translated(text: str) -> str:
     """Returns the text of a gin file, or a flag, with the names of today."""
     text = _IMPORT.sub(lambda found: found[1] + MODULES[found[2]], text)
     text = _BASELINES.sub("", text)
+    text = _SENTENCEPIECE.sub(r"vocabularies.\1", text)
+    if "seqio." not in text:
+        text = _SEQIO.sub("from promot_jax.data import vocabularies", text)
     return _BATCHES.sub("batching.", text)

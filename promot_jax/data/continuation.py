@@ -2,12 +2,12 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
-import seqio
 import tokenizers
 
-from promot_jax.data.vocabularies import Tokenizer
+from promot_jax.data.vocabularies import Tokenizer, Vocabulary
 
 
 class Continuation(Tokenizer):
@@ -38,17 +38,29 @@ class Continuation(Tokenizer):
             content[name] = _without_prefix(content[name])
         return tokenizers.Tokenizer.from_str(json.dumps(content))
 
-    def _encode(self, s: str) -> list[int]:
-        if not s[:1].isspace():
-            return self._whole._encode(s)
-        return self._bare.encode(s, add_special_tokens=False).ids
+    def encode(self, text: str) -> list[int]:
+        """See `Vocabulary`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Vocabulary`."""
+        by = {True: self._bare, False: self.tokenizer}
+        found: dict[int, list[int]] = {}
+        for spaced, tokenizer in by.items():
+            chosen = [i for i, text in enumerate(texts) if text[:1].isspace() == spaced]
+            if chosen:
+                encoded = tokenizer.encode_batch(
+                    [texts[i] for i in chosen], add_special_tokens=False
+                )
+                found |= {i: one.ids for i, one in zip(chosen, encoded, strict=True)}
+        return [found[i] for i in range(len(texts))]
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_bare"}
 
 
-def continuing(vocabulary: seqio.Vocabulary) -> seqio.Vocabulary:
+def continuing(vocabulary: Vocabulary) -> Vocabulary:
     """Returns the vocabulary for texts that go on from another one, see `Continuation`."""
     if not isinstance(vocabulary, Tokenizer) or isinstance(vocabulary, Continuation):
         return vocabulary

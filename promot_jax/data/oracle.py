@@ -7,13 +7,13 @@ They take the way of predictions: cut to the feature lengths, decoded, post-proc
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import seqio
 
 from promot_jax.data import metrics
 from promot_jax.data.scoring import Judge
+from promot_jax.data.tasks import Row
+from promot_jax.data.vocabularies import Vocabulary
 
 # A score that is 100 but for rounding.
 PERFECT = 99.995
@@ -39,8 +39,8 @@ class Oracle:
 def ask(
     task: str,
     metric: str | None,
-    examples: Sequence[Mapping[str, Any]],
-    vocabulary: seqio.Vocabulary | None,
+    examples: Sequence[Row],
+    vocabulary: Vocabulary | None,
     length: int | None = None,
     decode: Decode | None = None,
     further: Sequence[str] = (),
@@ -50,7 +50,7 @@ def ask(
     Args:
       task: registered name.
       metric: key of the task's metrics; None takes its first.
-      examples: rows as `data.examples` gives them.
+      examples: rows as `batching.examples` gives them.
       vocabulary: of the model; None is the task's own.
       length: longest target in tokens, its end-of-sequence token included; None cuts nothing.
       decode: the model's; the vocabulary's, if None.
@@ -58,7 +58,7 @@ def ask(
     """
     judge = Judge(task, examples, vocabulary)
     words = judge.writer.vocabulary
-    ids = [list(words.encode(text)) for text in judge.wanted]
+    ids = words.encode_batch(judge.wanted)
     cut = [row if length is None or len(row) < length else row[: length - 1] for row in ids]
     predictions = decode(cut) if decode else [words.decode(row) for row in cut]
     answers = judge.answers(predictions)

@@ -1,12 +1,12 @@
 """What is registered: tasks and mixtures, and their first rows."""
 
-import os
-from collections.abc import Sequence
-
-import seqio
+from collections.abc import Iterator, Sequence
 
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.data import batching, oracle, scoring
+from promot_jax.data import batching, oracle, scoring, tasks
+from promot_jax.data.continuation import continuing
+from promot_jax.data.tasks import Mixture
+from promot_jax.data.vocabularies import SentencePieceVocabulary, Tokenizer, Vocabulary
 
 # Rows of a task that is not a person's own whose oracle is asked.
 ORACLE_ROWS = 500
@@ -28,26 +28,28 @@ STANDS_FOR = {
 
 def listed() -> list[str]:
     """Returns a line for each registered task: name, where its rows are from, splits, metric."""
-    rows = [("NAME", "ROWS FROM", "SPLITS", "METRIC")]
-    for name in sorted(seqio.TaskRegistry.names()):
-        task = seqio.TaskRegistry.get(name)
-        metrics = ", ".join(getattr(fn, "__name__", str(fn)) for fn in task.predict_metric_fns)
-        rows.append((name, _origin(task), ", ".join(task.splits), metrics))
-    for name in sorted(seqio.MixtureRegistry.names()):
-        mixture = seqio.MixtureRegistry.get(name)
-        parts = " and ".join(part.name for part in mixture.tasks)
-        # A mixture keeps its splits as a set.
-        splits = dict.fromkeys(split for part in mixture.tasks for split in part.splits)
-        rows.append((name, f"mixture of {parts}", ", ".join(splits), ""))
+    rows, mixtures = [("NAME", "ROWS FROM", "SPLITS", "METRIC")], []
+    for name in tasks.names():
+        found = tasks.get(name)
+        if isinstance(found, Mixture):
+            # A mixture has the splits of its tasks.
+            splits = dict.fromkeys(s for part in found.rates for s in tasks.task(part).splits)
+            mixtures.append(
+                (name, f"mixture of {' and '.join(found.rates)}", ", ".join(splits), "")
+            )
+        else:
+            metrics = ", ".join(getattr(fn, "__name__", str(fn)) for fn in found.metric_fns)
+            rows.append((name, _origin(found), ", ".join(found.splits), metrics))
+    rows += mixtures
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def shown(task: str, split: str | None, count: int, vocabulary: seqio.Vocabulary | None):
+def shown(name: str, split: str | None, count: int, vocabulary: Vocabulary | None) -> Iterator[str]:
     """Yields lines on the first rows of a task: texts, pieces and ids, accepted answers.
 
     Args:
-      task: registered name.
+      name: of the task.
       split: its split; None takes validation, else test, else train.
       count: rows.
       vocabulary: splits texts into pieces; None takes the task's own.
@@ -55,79 +57,42 @@ def shown(task: str, split: str | None, count: int, vocabulary: seqio.Vocabulary
     Raises:
       UserError: an unknown task or split, or rows or a vocabulary that are not on this machine.
     """
-    found = batching.with_vocabulary(task, vocabulary)
-    if isinstance(found, seqio.Mixture):
-        names = ", ".join(part.name for part in found.tasks)
-        raise UserError(f"{task} is a mixture; show one of its tasks: {names}")
-    split = split or next(s for s in ("validation", "test", *found.splits) if s in found.splits)
-    if split not in found.splits:
-        raise UserError(f"task {task!r} has no split {split!r}; it has {', '.join(found.splits)}")
-    _check_fetched(found)
-    words = found.output_features["targets"].vocabulary
+    task = tasks.task(name, vocabulary)
+    split = split or next(s for s in ("validation", "test", *task.splits) if s in task.splits)
+    rows = batching.first_rows(task.rows(split), count)
+    words = vocabulary or task.vocabulary()
     try:
         _ = words.vocab_size
-    except UserError:
-        raise
-    except Exception as error:  # of file systems, local and remote
+    except UserError as error:
         raise UserError(
-            f"the vocabulary of {task} cannot be read ({first_line(error)}); give one by "
+            f"the vocabulary of {name} cannot be read ({first_line(error)}); give one by "
             "--vocabulary or --checkpoint"
         ) from None
-    for row in examples(task, split, count, vocabulary):
-        yield f"{task}, {split}"
+    goes_on = {"inputs": words, "targets": continuing(words)}
+    for row in rows:
+        yield f"{name}, {split}"
         for feature in scoring.FEATURES:
-            text = scoring.text(row, feature, words.decode)
-            ids = found.output_features[feature].vocabulary.encode(text)
-            yield f"  {feature}: {text}"
+            ids = goes_on[feature].encode(row[feature])
+            yield f"  {feature}: {row[feature]}"
             yield f"    {len(ids)} pieces: {' '.join(_pieces(words, ids))}"
             yield f"    ids: {' '.join(map(str, ids))}"
-        right = found.postprocess_fn(text, example=row, is_target=True)
+        right = task.postprocess(row["targets"], example=row, is_target=True)
         accepted = [right] if isinstance(right, str) else list(map(str, right))
         yield f"  accepted: {' | '.join(accepted)}"
-    if found.predict_metric_fns:
-        asked = oracle.ask(task, None, examples(task, split, ORACLE_ROWS, vocabulary), vocabulary)
-        yield f"{task}, {split}: oracle {asked.score:.1f}"
+    if task.metric_fns:
+        asked = oracle.ask(name, None, batching.examples(name, split, ORACLE_ROWS), vocabulary)
+        yield f"{name}, {split}: oracle {asked.score:.1f}"
         yield from (f"warning: {reason}" for reason in asked.reasons)
 
 
-def examples(task: str, split: str, limit: int, vocabulary: seqio.Vocabulary | None) -> list[dict]:
-    """Returns rows as `data.examples` does.
-
-    Raises:
-      UserError: they are of a data set that is not on this machine.
-    """
-    _check_fetched(batching.with_vocabulary(task, None))
-    return batching.examples(task, split, limit, vocabulary)
-
-
-def _check_fetched(task: seqio.Task | seqio.Mixture) -> None:
-    """Raises UserError for a data set of tfds that is not on this machine.
-
-    Nothing here starts a download, which can be gigabytes.
-    """
-    if (dataset := getattr(getattr(task, "source", None), "tfds_dataset", None)) is None:
-        return
-    folder = dataset.data_dir or os.environ.get("TFDS_DATA_DIR")
-    folder = os.path.expanduser(folder or os.path.join("~", "tensorflow_datasets"))
-    about = os.path.join(folder, dataset.name.replace(":", "/"), "dataset_info.json")
-    if "://" not in folder and not os.path.isfile(about):
-        raise UserError(
-            f"task {task.name}: data set {dataset.name} is not in {folder}; "
-            f"fetch it with `tfds build {dataset.name} --data_dir {folder}`"
-        )
-
-
-def _origin(task: seqio.Task) -> str:
-    if dataset := getattr(task.source, "tfds_dataset", None):
-        return f"tfds {dataset.name}"
+def _origin(task: tasks.Task) -> str:
     name = task.name.removesuffix("_1shot").removesuffix("_randomized")
-    if name in STANDS_FOR:
-        return f"the miniature, for {STANDS_FOR[name]}"
-    return "a function" if isinstance(task.source, seqio.FunctionDataSource) else "files"
+    return f"the miniature, for {STANDS_FOR[name]}" if name in STANDS_FOR else task.source.origin
 
 
-def _pieces(vocabulary: seqio.Vocabulary, ids: Sequence[int]) -> list[str]:
-    # SentencePiece and the tokenizers library agree on little but this.
-    tokenizer = getattr(vocabulary, "tokenizer", None)
-    named = getattr(tokenizer, "id_to_piece", None) or getattr(tokenizer, "id_to_token", None)
-    return [str(named(i)) if named else vocabulary.decode([i]) for i in ids]
+def _pieces(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
+    if isinstance(vocabulary, Tokenizer):
+        return [str(vocabulary.tokenizer.id_to_token(i)) for i in ids]
+    if isinstance(vocabulary, SentencePieceVocabulary):
+        return vocabulary.tokenizer.id_to_piece(list(ids))
+    return [vocabulary.decode([i]) for i in ids]

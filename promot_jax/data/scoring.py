@@ -3,12 +3,12 @@
 Targets are compared as the vocabulary writes them, see `written`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import seqio
-
-from promot_jax.data import batching, written
+from promot_jax.data import tasks, written
+from promot_jax.data.tasks import Row
+from promot_jax.data.vocabularies import Vocabulary
 
 FEATURES = ("inputs", "targets")
 
@@ -21,23 +21,17 @@ class Judge:
       targets: what the metrics compare predictions with, as the vocabulary writes it.
     """
 
-    def __init__(
-        self, task: str, examples: Sequence[Mapping[str, Any]], vocabulary: seqio.Vocabulary | None
-    ):
-        """Takes the rows as `data.examples` gives them; None is the task's own vocabulary."""
-        self._task = batching.with_vocabulary(task, vocabulary)
-        words = self._task.output_features["targets"].vocabulary
-        self.writer = written.Writer(words)
-        texts = [[text(row, name, words.decode) for row in examples] for name in FEATURES]
-        self.inputs, self.wanted = texts
-        # The texts are held once, and ids not at all where there are texts.
-        self._rest = [_without_texts(row) for row in examples]
+    def __init__(self, task: str, rows: Sequence[Row], vocabulary: Vocabulary | None):
+        """Takes the rows as `batching.examples` gives them; None is the task's own vocabulary."""
+        self._task, self._rows = tasks.task(task, vocabulary), rows
+        self.writer = written.Writer(vocabulary or self._task.vocabulary())
+        self.inputs, self.wanted = ([row[feature] for row in rows] for feature in FEATURES)
         self.targets = [self.writer.target(target) for target in self.plain_targets()]
 
     @property
     def metric_fns(self) -> Sequence[Any]:
         """The task's metrics."""
-        return self._task.predict_metric_fns
+        return self._task.metric_fns
 
     def plain_targets(self) -> list[Any]:
         """Returns the targets of the metrics as the rows have them."""
@@ -55,23 +49,4 @@ class Judge:
         return found
 
     def _processed(self, i: int, text: str, is_target: bool) -> Any:
-        example = dict(self._rest[i])
-        for name, texts in zip(FEATURES, (self.inputs, self.wanted), strict=True):
-            if name not in example:
-                example[f"{name}_pretokenized"] = texts[i].encode()
-        return self._task.postprocess_fn(text, example=example, is_target=is_target)
-
-
-def text(row: Mapping[str, Any], feature: str, decode: Callable[[list[int]], str]) -> str:
-    """Returns a feature of a row as a text; ids alone are decoded."""
-    if f"{feature}_pretokenized" in row:
-        return row[f"{feature}_pretokenized"].decode()
-    return decode([int(i) for i in row[feature]])
-
-
-def _without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = dict(row)
-    for name in FEATURES:
-        if kept.pop(f"{name}_pretokenized", None) is not None:
-            kept.pop(name, None)
-    return kept
+        return self._task.postprocess(text, example=self._rows[i], is_target=is_target)

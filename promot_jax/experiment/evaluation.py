@@ -19,7 +19,7 @@ class EvalTask:
     """A task that a model is evaluated on.
 
     Attributes:
-      name: registered seqio task.
+      name: registered task.
       label: its name in tables.
       family: group of tasks in tables.
       metric: key of the task's metrics that is its score, in 0..100.
@@ -215,7 +215,7 @@ class Evaluator:
                 limit=limit,
                 vocabulary=self._model.vocabulary,
             )
-            examples = batching.examples(task.name, split, batches.count, self._model.vocabulary)
+            examples = batching.examples(task.name, split, batches.count)
             judge = scoring.Judge(task.name, examples, self._model.vocabulary)
             self._loaded[key] = batches, judge
         return self._loaded[key]

@@ -10,7 +10,7 @@ import jax
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching, metrics
+from promot_jax.data import batching, metrics, tasks
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.models import Model, decoding
 from promot_jax.models.attached import Attached
@@ -106,10 +106,8 @@ class Experiment:
           UserError: one has not, or is not registered.
         """
         for task in (*self.targets, *self.tasks):
-            found = batching.with_vocabulary(task.name, None)
-            # What is not on this machine is not asked for.
-            local = not hasattr(getattr(found, "source", None), "tfds_dataset")
-            known = {"split": list(found.splits) if local else (), "metric": _metrics(found)}
+            found = tasks.task(task.name)
+            known = {"split": found.splits, "metric": _metrics(found)}
             for field, names in known.items():
                 value = getattr(task, field)
                 if names and value not in names:
@@ -149,7 +147,7 @@ class Experiment:
 def _metrics(task) -> list[str]:
     """Returns the names of a task's metrics; none where they do not take plain texts."""
     names: list[str] = []
-    for score in getattr(task, "predict_metric_fns", ()):
+    for score in task.metric_fns:
         if known := metrics.of_function(score):
             names.append(known.name)
             continue

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import seqio
 
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.data import batching, context, metrics, oracle, registered, scoring
+from promot_jax.data import batching, context, metrics, oracle, registered, tasks
 from promot_jax.data.continuation import continuing
+from promot_jax.data.tasks import Row
+from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 
@@ -47,34 +48,21 @@ class Sizes:
         return sum(int((lengths - 1).sum()) for lengths in self.lengths.values())
 
 
-def read(task: str, split: str, vocabulary: seqio.Vocabulary) -> list[Texts]:
-    """Returns the texts of a split: all of a person's own files, else the first `LIMIT`.
-
-    Raises:
-      UserError: rows that cannot be read.
-    """
-    return _texts(task, registered.examples(task, split, _limit(task), vocabulary), vocabulary)
+def _examples(task: str, split: str) -> list[Row]:
+    """Returns the rows of a split: all of a person's own files, else the first `LIMIT`."""
+    return batching.examples(task, split, None if _source(task) else LIMIT)
 
 
-def _limit(task: str) -> int:
-    return -1 if _source(task) else LIMIT
-
-
-def _texts(task: str, rows: Iterable[dict], vocabulary: seqio.Vocabulary) -> list[Texts]:
-    decode = batching.with_vocabulary(task, vocabulary).output_features["targets"].vocabulary.decode
-    return [tuple(scoring.text(row, feature, decode) for feature in FEATURES) for row in rows]
-
-
-def measure(texts: Iterable[Texts], vocabulary: seqio.Vocabulary) -> Sizes:
+def measure(texts: Iterable[Texts], vocabulary: Vocabulary) -> Sizes:
     """Returns the lengths of texts in tokens of a vocabulary."""
     words = dict(zip(FEATURES, (vocabulary, continuing(vocabulary)), strict=True))
-    unknown, counts = 0, {feature: [] for feature in FEATURES}
-    for row in texts:
-        for feature, text in zip(FEATURES, row, strict=True):
-            ids = words[feature].encode(text)
-            counts[feature].append(len(ids) + 1)
-            unknown += 0 if vocabulary.unk_id is None else ids.count(vocabulary.unk_id)
-    return Sizes({k: np.array(v, np.int64) for k, v in counts.items()}, unknown)
+    unknown, lengths = 0, {}
+    for feature, column in zip(FEATURES, zip(*texts, strict=True), strict=True):
+        ids = words[feature].encode_batch(column)
+        lengths[feature] = np.array([len(row) + 1 for row in ids], np.int64)
+        if vocabulary.unk_id is not None:
+            unknown += sum(row.count(vocabulary.unk_id) for row in ids)
+    return Sizes(lengths, unknown)
 
 
 def fitting(sizes: Sequence[Sizes]) -> dict[str, int]:
@@ -121,9 +109,7 @@ class Preview:
             if _source(task.name):
                 continue
             try:
-                rows = registered.examples(
-                    task.name, task.split, registered.ORACLE_ROWS, self._vocabulary
-                )
+                rows = batching.examples(task.name, task.split, registered.ORACLE_ROWS)
                 found = self._ask(task, rows, task.task_feature_lengths or self._fitting_unseen)
             except UserError as error:
                 lines.append(f"{task.label}, unseen: not read ({first_line(error)})")
@@ -165,24 +151,21 @@ class Preview:
 
     def _read(self, task: str, splits: Sequence[str] = SPLITS) -> dict[str, list[Texts]]:
         found = self._read_rows(task, splits)
-        return {split: _texts(task, rows, self._vocabulary) for split, rows in found.items()}
+        return {split: _texts(rows) for split, rows in found.items()}
 
-    def _read_rows(self, task: str, splits: Sequence[str]) -> dict[str, list[dict]]:
-        known = batching.with_vocabulary(task, None).splits
-        limit = _limit(task)
-        return {
-            s: registered.examples(task, s, limit, self._vocabulary) for s in splits if s in known
-        }
+    def _read_rows(self, task: str, splits: Sequence[str]) -> dict[str, list[Row]]:
+        known = tasks.task(task).splits
+        return {split: _examples(task, split) for split in splits if split in known}
 
     def _ask(
-        self, task: EvalTask, rows: Sequence[dict], lengths: Mapping[str, int], further=()
+        self, task: EvalTask, rows: Sequence[Row], lengths: Mapping[str, int], further=()
     ) -> oracle.Oracle:
         words, decode = self._vocabulary, self._experiment.model.texts
         length = lengths["targets"]
         return oracle.ask(task.name, task.metric, rows, words, length, decode, further)
 
-    def _fitting(self, tasks: Iterable[str], splits: Sequence[str] = SPLITS) -> dict[str, int]:
-        rows = [texts for task in tasks for texts in self._read(task, splits).values()]
+    def _fitting(self, names: Iterable[str], splits: Sequence[str] = SPLITS) -> dict[str, int]:
+        rows = [texts for task in names for texts in self._read(task, splits).values()]
         return fitting([measure(texts, self._vocabulary) for texts in rows if texts])
 
     def _of_task(self, task: EvalTask) -> list[str]:
@@ -210,15 +193,15 @@ class Preview:
 
     @functools.cached_property
     def _fitting_unseen(self) -> dict[str, int]:
-        tasks = [t.name for t in self._experiment.tasks if t.task_feature_lengths is None]
+        names = [t.name for t in self._experiment.tasks if t.task_feature_lengths is None]
         # Nothing trains on these.
-        lengths = self._fitting(tasks, ("validation", "test"))
+        lengths = self._fitting(names, ("validation", "test"))
         # Decoding stops at the length of targets, and an answer may run on beyond them.
         return lengths | {"targets": 2 * lengths["targets"]}
 
     def _of_unseen(self, task: EvalTask) -> list[str]:
         rows = self._read_rows(task.name, ("test",))["test"]
-        texts = _texts(task.name, rows, self._vocabulary)
+        texts = _texts(rows)
         sizes = [measure(texts, self._vocabulary)]
         lengths = task.task_feature_lengths or self._fitting_unseen
         lines = [f"{task.label}, unseen: {len(texts)} rows; {task.metric}"]
@@ -271,15 +254,19 @@ def needed(experiment: Experiment) -> bool:
     Raises:
       UserError: a target task that is not registered.
     """
-    tasks = [*experiment.targets, *experiment.tasks]
-    open_lengths = any(task.task_feature_lengths is None for task in tasks)
-    return open_lengths or any(_source(task.name) for task in tasks)
+    evaluated = [*experiment.targets, *experiment.tasks]
+    open_lengths = any(task.task_feature_lengths is None for task in evaluated)
+    return open_lengths or any(_source(task.name) for task in evaluated)
 
 
 def _source(task: str) -> Any | None:
     """Returns the source of a task whose rows are a person's own files, else None."""
-    source = getattr(batching.with_vocabulary(task, None), "source", None)
-    return source if hasattr(source, "checksum") else None
+    found = tasks.get(task)
+    return found.source if hasattr(getattr(found, "source", None), "checksum") else None
+
+
+def _texts(rows: Iterable[Row]) -> list[Texts]:
+    return [tuple(row[feature] for feature in FEATURES) for row in rows]
 
 
 def _bound_to(source, labels: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
-import seqio
 
 from promot_jax.data import vocabularies
 
@@ -98,8 +97,8 @@ class _Describer:
             return ["pattern", value.pattern, value.flags]
         if isinstance(value, np.dtype):
             return ["dtype", str(value)]
-        if isinstance(value, seqio.Vocabulary):
-            return {"vocabulary": vocabularies.identity(value)}
+        if vocabularies.is_one(value):
+            return {"vocabulary": vocabularies.native(value).identity()}
         if hasattr(value, "__array__") and hasattr(value, "shape") and not isinstance(value, type):
             array = np.asarray(value)
             bits = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import seqio
-
 from promot_jax.base.errors import UserError
+from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.models import DecoderOnlyModel, EncoderDecoderModel, Model
 from promot_jax.models.networks.lora import Lora
 
@@ -16,7 +15,7 @@ FAMILIES: Mapping[str, type[Model]] = {
 
 
 def build(
-    family: str, config: Mapping[str, Any], vocabulary: seqio.Vocabulary | None, **options: Any
+    family: str, config: Mapping[str, Any], vocabulary: Vocabulary | None, **options: Any
 ) -> Model:
     """Returns a model from plain values, such as a JSON file holds; inverse of `describe`.
 

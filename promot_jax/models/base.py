@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import seqio
 from flax.linen import partitioning as flax_partitioning
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
+from promot_jax.data import vocabularies
 from promot_jax.models import chunked_loss, decoding, losses
 from promot_jax.models.networks.lora import Lora
 
@@ -33,7 +33,7 @@ class Model(abc.ABC):
     """
 
     network: nn.Module
-    vocabulary: seqio.Vocabulary | None
+    vocabulary: vocabularies.Vocabulary | None
     # Tokens that end an answer as the vocabulary's end of sequence does.
     end_ids: tuple[int, ...] = dataclasses.field(default=(), kw_only=True)
 
@@ -42,6 +42,9 @@ class Model(abc.ABC):
     packs: ClassVar[bool] = False
     network_class: ClassVar[type[nn.Module]]
     config_class: ClassVar[type]
+
+    def __post_init__(self):
+        object.__setattr__(self, "vocabulary", vocabularies.native(self.vocabulary))
 
     def with_prompts(self, prompts: Mapping[str, int]) -> Self:
         """Returns the model with prompts of the given names and lengths.
