@@ -85,9 +85,19 @@ class ChatTemplate:
     @functools.cached_property
     def ending(self) -> str:
         """What ends an answer, without white space around it; "" where nothing does."""
-        answer = [{"role": "user", "content": "a"}, {"role": "assistant", "content": PROBE}]
-        _, _, behind = self.render(answer).rpartition(PROBE)
-        return behind.strip()
+        return self._plain_answer.rpartition(PROBE)[2].strip()
+
+    @functools.cached_property
+    def leading(self) -> str:
+        """What stands between the text that asks for an answer and the answer, such as a space."""
+        asked = self.render([{"role": "user", "content": "a"}], prompt=True)
+        whole = self._plain_answer
+        return whole[len(asked) : whole.rfind(PROBE)] if whole.startswith(asked) else ""
+
+    @functools.cached_property
+    def _plain_answer(self) -> str:
+        question = {"role": "user", "content": "a"}
+        return self.render([question, {"role": "assistant", "content": PROBE}])
 
     @functools.cached_property
     def takes_parts(self) -> bool:

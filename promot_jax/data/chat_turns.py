@@ -1,5 +1,6 @@
 """Where the turns of the assistant lie in a conversation that a chat template wrote down."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,38 +46,39 @@ def _turn(
     """Returns where a turn lies in a text.
 
     Mostly the text goes on from what the messages before it give, and what the messages with it
-    give goes on to the text. Some templates write a turn otherwise once others follow: then its
-    content is looked for, by putting another in its place.
+    give goes on to the text. Some templates write messages otherwise once others follow: then the
+    turn ends where its first end is, and its content is looked for by putting another in its place.
     """
     asked = _tried(template, messages[:number], tools, True)
     whole = template.render(messages[: number + 1], tools).rstrip()
-    begin = len(asked) if asked is not None and text.startswith(asked) else None
-    end = len(whole) if text.startswith(whole) else None
-    if begin is None or end is None:
-        found = _looked_for(template, messages, tools, number, text, asked)
-        begin = found[0] if begin is None else begin
-        end = found[1] if end is None else end
-    if not begin <= end <= len(text):
+    ending = template.ending
+    if asked is None or not text.startswith(asked):
+        return _looked_for(template, messages, tools, number, text)
+    begin, end = len(asked), len(whole)
+    if not text.startswith(whole):
+        if not ending or ending in json.dumps(messages[number], ensure_ascii=False, default=str):
+            return begin, _looked_for(template, messages, tools, number, text)[1]
+        end = text.find(ending, begin) + len(ending)
+    if end < begin:
         raise _hidden(template, number)
     return begin, end
 
 
-def _looked_for(template, messages, tools, number, text, asked) -> Span:
+def _looked_for(template, messages, tools, number, text) -> Span:
     probed = {**messages[number], "content": PROBE}
     other = template.render([*messages[:number], probed, *messages[number + 1 :]], tools)
-    alone = template.render([*messages[:number], probed], tools)
-    if other.count(PROBE) != 1 or alone.count(PROBE) != 1:
-        raise _hidden(template, number)
-    before, behind = other.split(PROBE)
+    before, found, behind = other.partition(PROBE)
     begin, end = len(before), len(text) - len(behind)
-    ending = alone.split(PROBE)[1].rstrip()
-    same = text.startswith(before) and text.endswith(behind) and behind.startswith(ending)
-    if not same or end < begin:
+    same = text.startswith(before) and text.endswith(behind) and PROBE not in behind
+    if not found or not same or end < begin:
         raise _hidden(template, number)
-    if asked is not None and alone.startswith(asked):
-        lead = alone.split(PROBE)[0][len(asked) :]
-        begin -= len(lead) if before.endswith(lead) else 0
-    return begin, end + len(ending)
+    leading, ending = template.leading, template.ending
+    begin -= len(leading) if before.endswith(leading) else 0
+    # White space may stand before the end.
+    place = len(behind) - len(behind.lstrip()) if ending else 0
+    if not behind.startswith(ending, place):
+        raise _hidden(template, number)
+    return begin, end + place + len(ending)
 
 
 def _tried(template, messages, tools, prompt) -> str | None:

@@ -2,8 +2,8 @@
 
 import functools
 import json
-import tempfile
 import pathlib
+import tempfile
 
 import pytest
 import transformers

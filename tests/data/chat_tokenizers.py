@@ -37,8 +37,8 @@ QWEN_TOOLS = """\
 QWEN_CALLS = """\
         {%- for call in m.tool_calls or [] %}
             {%- set call = call.function if call.function else call %}
-            {{- ('\\n' if text or not loop.first else '') + '<tool_call>\\n{"name": "' + call.name }}
-            {{- '", "arguments": ' + call.arguments | tojson + '}\\n</tool_call>' }}
+            {{- ('\\n' if text or not loop.first else '') + '<tool_call>\\n{"name": "' }}
+            {{- call.name + '", "arguments": ' + call.arguments | tojson + '}\\n</tool_call>' }}
         {%- endfor %}
         {{- end }}
     {%- elif m.role == 'tool' %}
@@ -101,7 +101,9 @@ QWEN3 = (
 LLAMA3 = """\
 {{- bos_token }}
 {%- set today = strftime_now('%d %b %Y') if strftime_now is defined else '26 Jul 2024' %}
-{%- macro head(role) %}{{- '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' }}{%- endmacro %}
+{%- macro head(role) %}
+    {{- '<|start_header_id|>' + role + '<|end_header_id|>\\n\\n' }}
+{%- endmacro %}
 {%- if messages[0].role == 'system' %}
     {%- set own, messages = messages[0].content | trim, messages[1:] %}
 {%- else %}
@@ -140,7 +142,7 @@ GEMMA3 = """\
 {%- endif %}
 {%- for m in messages %}
     {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}
-        {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+        {{- raise_exception('Conversation roles must alternate user/assistant/...') }}
     {%- endif %}
     {%- set role = 'model' if m.role == 'assistant' else m.role %}
     {{- '<start_of_turn>' + role + '\\n' + (before if loop.first else '') }}
