@@ -166,28 +166,33 @@ def read(files: Mapping[str, bytes], where: str) -> ChatTemplate | None:
         origin = f"{where}/{name}"
     if not texts:
         return None
-    named = {**_json(files, SPECIAL, where), **settings}
-    tokens = {name: _content(named.get(name)) for name in TOKENS}
-    return _checked(texts, {k: v for k, v in tokens.items() if v is not None}, origin)
+    return _checked(texts, tokens(files, where), origin)
 
 
-def of_text(text: str, origin: str, tokens: Mapping[str, str] | None = None) -> ChatTemplate:
+def tokens(files: Mapping[str, bytes], where: str) -> dict[str, str]:
+    """Returns the tokens that the files beside a tokenizer name, as templates know them."""
+    named = {**_json(files, SPECIAL, where), **_json(files, SETTINGS, where)}
+    found = {name: _content(named.get(name)) for name in TOKENS}
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def of_text(text: str, origin: str, named: Mapping[str, str] | None = None) -> ChatTemplate:
     """Returns the template that a person gives.
 
     Args:
       text: Jinja; of a .json file, a `tokenizer_config.json`.
       origin: its file.
-      tokens: `bos_token` and so on; those of a JSON count before them.
+      named: `bos_token` and so on; those of a JSON count before them.
 
     Raises:
       UserError: neither of the two.
     """
     if not origin.endswith(".json"):
-        return _checked({"default": text}, tokens or {}, origin)
+        return _checked({"default": text}, named or {}, origin)
     found = read({SETTINGS: text.encode()}, origin)
     if found is None:
         raise UserError(f"{origin} has no chat_template; give a file that has, or the text alone")
-    return dataclasses.replace(found, tokens={**(tokens or {}), **found.tokens})
+    return dataclasses.replace(found, tokens={**(named or {}), **found.tokens})
 
 
 def _checked(texts, tokens, origin) -> ChatTemplate:
