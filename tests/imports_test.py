@@ -35,6 +35,7 @@ ONLY = {
     },
     "clu": {"base.metric_writers"},
     "gguf": {"checkpoints.formats"},
+    "jinja2": {"data.chat_template"},
     "pyarrow": {"tasks"},
     "huggingface_hub": {"checkpoints.formats"},
     "tensorstore": {"checkpoints.formats"},

@@ -158,21 +158,22 @@ def beside(source: Source, vocabulary) -> dict[str, bytes]:
 
 
 def chat_template(
-    source: Source, vocabulary, given: str | None = None
+    source: Source | None, vocabulary, given: str | None = None
 ) -> chat_templates.ChatTemplate | None:
     """Returns the chat template of a checkpoint, None where it has none.
 
     Args:
-      source: what the model is read from.
+      source: what the model is read from, None for none.
       vocabulary: of the model; its tokens stand for those that no file names.
       given: a file of a person's own, in place of the checkpoint's.
 
     Raises:
       UserError: a template that cannot be read.
     """
-    files = dict(source.beside) if vocabulary is None else beside(source, vocabulary)
-    found = chat_templates.read(files, source.path)
-    tokens = chat_templates.tokens(files, source.path)
+    files = {} if source is None else beside(source, vocabulary)
+    where = "" if source is None else source.path
+    found = chat_templates.read(files, where)
+    tokens = chat_templates.tokens(files, where)
     if isinstance(vocabulary, vocabularies.Tokenizer):
         ids = {"bos_token": vocabulary.start_id, "eos_token": vocabulary.eos_id}
         named = vocabulary.tokenizer.id_to_token
