@@ -25,7 +25,7 @@ import numpy as np
 from promot_jax.base import distributed
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import Count
-from promot_jax.data import prefetch, tasks, windows
+from promot_jax.data import packing, prefetch, tasks, windows
 from promot_jax.data.order import Order
 from promot_jax.data.tasks import Row, Tokens
 from promot_jax.data.vocabularies import Vocabulary
@@ -354,12 +354,10 @@ def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
         them, of [B, U], with `decoder_loss_weights`, and of [B]; all but the first may be absent.
       buckets: shortest first; a batch that fits into none stays as it is.
     """
-
-    def length(marks):
-        return int(np.count_nonzero(marks, axis=1).max(initial=1))
-
     inputs, targets = batch["encoder_segment_ids"], batch.get("decoder_loss_weights")
-    need = length(inputs), 0 if targets is None else length(targets)
+    need = [int(np.count_nonzero(inputs, axis=1).max(initial=1)), 0]
+    if targets is not None:
+        need[1] = int(packing.target_lengths(targets).max(initial=1))
     whole = inputs.shape[1], 0 if targets is None else targets.shape[1]
     cut = _bucket(need, whole, buckets)
 
