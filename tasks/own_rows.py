@@ -6,8 +6,9 @@ kept with them: labels, and the rule by which outputs are cut.
 
 import functools
 import hashlib
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -38,9 +39,10 @@ class OwnRows:
     def __init__(self, stored: Stored, first: int = 0, step: int = 1):
         """Takes what `read` keeps: every `step`-th row from `first` on."""
         self._stored, self._first, self._step = stored, first, step
+        self._length = len(range(first, len(stored), step))
 
     def __len__(self) -> int:
-        return len(range(self._first, len(self._stored), self._step))
+        return self._length
 
     def __getitem__(self, number: int, /) -> dict[str, Any]:
         inputs, targets, answers = self._stored[self._place(number)]
@@ -81,9 +83,10 @@ class OwnRows:
         return self._stored.facts["rule"]
 
     def _place(self, number: int) -> int:
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"row {number} of {len(self)}")
-        return int(self._order[self._first + self._step * (number % len(self))])
+        length = self._length
+        if not -length <= number < length:
+            raise IndexError(f"row {number} of {length}")
+        return int(self._order[self._first + self._step * (number % length)])
 
     # They are opened when they are needed, and do not travel to other processes.
     @functools.cached_property
@@ -127,27 +130,30 @@ def strictest(answers: Iterable[str], rule: int = 0) -> int:
 def _write(path: str, rows, classes: bool, writer: row_store.Writer) -> Mapping[str, Any]:
     """Writes rows, their digests and their order; returns facts about their answers."""
     labels: set[str] = set()
-    rule, digests, count = 0 if classes else 1, bytearray(), 0
-    for row in rows:
-        inputs, targets, answers = row
-        # As json.dumps writes it: the digests of earlier versions are of these texts.
-        text = f"[{quoted(inputs)}, {quoted(targets)}, [{', '.join(map(quoted, answers))}]]"
-        writer.add_json(text)
-        digests += hashlib.sha256(text.encode()).digest()
-        count += 1
-        if len(digests) >= _CHUNK * DIGEST:
-            writer.append("digests", digests)
-            digests.clear()
-        if not classes:
-            rule = strictest(answers, rule)
-        elif answers[0] not in labels:
-            labels.add(answers[0])
-            rule = strictest(answers, rule)
+    rule, rows, count = 0 if classes else 1, iter(rows), 0
+    while chunk := list(itertools.islice(rows, _CHUNK)):
+        lines = [_line(*row) for row in chunk]
+        writer.add_json(lines)
+        writer.append("digests", b"".join([hashlib.sha256(line).digest() for line in lines]))
+        count += len(chunk)
+        if classes:
+            new = {row.answers[0] for row in chunk} - labels
+            labels |= new
+            rule = strictest(new, rule)
+        else:
+            rule = strictest((answer for row in chunk for answer in row.answers), rule)
     if not count:
         raise UserError(f"{path} holds no row; give it at least one")
-    writer.append("digests", digests)
     writer.save("order", in_order(writer.appended("digests").reshape(-1, DIGEST)))
     return {"labels": sorted(labels) if classes else None, "rule": rule}
+
+
+def _line(inputs: str, targets: str, answers: Sequence[str]) -> bytes:
+    """Returns a row as json.dumps writes it: the digests of earlier versions are of these texts."""
+    target = quoted(targets)
+    # Mostly the answer is the target.
+    right = target if answers == (targets,) else ", ".join(map(quoted, answers))
+    return f"[{quoted(inputs)}, {target}, [{right}]]".encode()
 
 
 def in_order(digests: np.ndarray) -> np.ndarray:

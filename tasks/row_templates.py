@@ -4,8 +4,10 @@ import datetime
 import decimal
 import json
 import math
+import operator
 import re
 import string
+from collections.abc import Callable
 from typing import NamedTuple
 
 from promot_jax.base.errors import UserError
@@ -48,12 +50,13 @@ class Templates:
         """
         (inputs, asked), (targets, wanted) = self._fast
         try:
-            given, answer = [record[n] for n in asked], [record[n] for n in wanted]
-            if _all_texts(given) and _all_texts(answer):
-                answer = targets % tuple(answer)
-                return Row(inputs % tuple(given), answer, (answer.strip(),))
+            given, answer = asked(record), wanted(record)
         except KeyError:
-            pass
+            return self._checked(where, record)
+        if {*map(type, given), *map(type, answer)} == _TEXTS and any(map(str.strip, given)):
+            inputs, targets = inputs % given, targets % answer
+            if any(map(str.strip, answer)) and _whole(inputs) and _whole(targets):
+                return Row(inputs, targets, (targets.strip(),))
         return self._checked(where, record)
 
     def _checked(self, where: str, record: dict[str, object]) -> Row:
@@ -132,23 +135,28 @@ def _parsed(template: str, what: str) -> _Parsed:
     return found
 
 
-def _format(template: _Parsed) -> tuple[str, tuple[str, ...]]:
-    """Returns a template for the operator %, and the names of its fields."""
+_TEXTS = {str}
+
+
+def _format(template: _Parsed) -> tuple[str, Callable[[dict[str, object]], tuple]]:
+    """Returns a template for the operator %, and what gets the values of its fields."""
     pieces = [before.replace("%", "%%") + "%s" * (name is not None) for before, name in template]
-    return "".join(pieces), tuple(name for _, name in template if name is not None)
+    names = [name for _, name in template if name is not None]
+    if len(names) > 1:
+        return "".join(pieces), operator.itemgetter(*names)
+    (name,) = names
+    return "".join(pieces), lambda record: (record[name],)
 
 
-def _all_texts(values: list[object]) -> bool:
-    """Returns whether values are texts that UTF-8 can hold, and one of them is not blank."""
-    for value in values:
-        if type(value) is not str:
-            return False
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                return False
-    return any(map(str.strip, values))
+def _whole(text: str) -> bool:
+    """Returns whether UTF-8 can hold a text: it has no half characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _filled(template: _Parsed, texts: dict[str, str]) -> str:

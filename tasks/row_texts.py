@@ -54,8 +54,8 @@ def blocks(path: str) -> Iterator[str]:
       UserError: what is not in its encoding, is no text, or is damaged.
       OSError: the file cannot be read.
     """
-    with open(path, "rb") as plain:
-        file = gzip.open(plain) if path.lower().endswith(".gz") else plain
+    packed = path.lower().endswith(".gz")
+    with gzip.open(path) if packed else open(path, "rb") as file:
         begin = _read(path, file)
         mark, encoding = next(pair for pair in _MARKS if begin.startswith(pair[0]))
         decoder = codecs.getincrementaldecoder(encoding)()

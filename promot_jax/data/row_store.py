@@ -17,6 +17,7 @@ import array
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -25,7 +26,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,7 @@ class Writer:
     def __init__(self, folder: pathlib.Path):
         """Takes an empty folder."""
         self.folder = folder
-        self._rows = self._size = self._waiting = 0
+        self._rows = self._size = self._written = 0
         self._lines: list[bytes] = []
         self._ends = array.array("q")
         self._files: dict[str, Any] = {}
@@ -145,16 +146,15 @@ class Writer:
         Raises:
           UserError: the disk is full, or cannot be written.
         """
-        self.add_json(json.dumps(row))
+        self.add_json([json.dumps(row).encode()])
 
-    def add_json(self, text: str) -> None:
-        """Adds a row that is JSON already, on one line; raises as `add` does."""
-        line = text.encode() + b"\n"
-        self._lines.append(line)
-        self._size += len(line)
-        self._waiting += len(line)
-        self._ends.append(self._size)
-        if self._waiting > _BUFFER:
+    def add_json(self, lines: Sequence[bytes]) -> None:
+        """Adds rows that are JSON already, a line each; raises as `add` does."""
+        ends = itertools.accumulate((len(line) + 1 for line in lines), initial=self._size)
+        self._ends.extend(itertools.islice(ends, 1, None))
+        self._lines += lines
+        self._size = self._ends[-1] if self._ends else self._size
+        if self._size - self._written > _BUFFER:
             self._flush()
 
     def append(self, name: str, content: bytes) -> None:
@@ -196,10 +196,10 @@ class Writer:
             _write(self._files[name], content)
 
     def _flush(self) -> None:
-        self._append(_ROWS, b"".join(self._lines))
+        self._append(_ROWS, b"".join(line + b"\n" for line in self._lines))
         self._append(_ENDS, self._ends.tobytes())
         self._rows += len(self._lines)
-        self._lines, self._ends, self._waiting = [], array.array("q"), 0
+        self._lines, self._ends, self._written = [], array.array("q"), self._size
 
 
 def fingerprint(*parts: Any) -> str:
