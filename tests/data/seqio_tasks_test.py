@@ -41,6 +41,7 @@ def compare(name: str, split: str, vocabulary=None, lengths=LENGTHS, most: int =
     return len(ours)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n for n in MINI if isinstance(tasks.get(n), tasks.Task)])
 def test_the_miniature(name):
     assert all(compare(name, split) for split in tasks.task(name).splits)
