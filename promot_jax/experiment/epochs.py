@@ -111,4 +111,4 @@ def _rows_of_task(name: str) -> int:
     if "train" not in task.splits:
         raise UserError(f"task {name!r} has no split 'train'; it has {', '.join(task.splits)}")
     known = task.num_input_examples("train")
-    return known or len(registered.examples(name, "train", -1))
+    return known or len(registered.examples(name, "train", -1, None))

@@ -79,3 +79,22 @@ def test_a_warm_up_is_checked_by_the_steps_of_the_passes():
     short = stage._replace(stage=dataclasses.replace(stage.stage, epochs=0.5))
     with pytest.raises(UserError, match="warmup = 490 leaves nothing of steps = 250"):
         epochs.settle([short])
+
+
+def test_rows_of_one_s_own_are_counted(tmp_path):
+    for name, count in (("train", 70), ("dev", 4)):
+        rows = [f'{{"text": "box {n}", "label": "yes"}}\n' for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    own = [
+        f"{macro}_FILE='{tmp_path / name}.jsonl'"
+        for macro, name in zip(("TRAIN", "EVAL"), ("train", "dev"), strict=True)
+    ]
+    own += ["TEMPLATE='{text}'", "TARGET_TEMPLATE='{label}'", "EPOCHS=2", "PROMPT_EPOCHS=0.5"]
+    found = settled(*own, file="gin/experiments/your_data.gin")
+    expected = {
+        "TRAIN_STEPS": 5,
+        "EVAL_PERIOD": 3,
+        "PROMPT_TRAIN_STEPS": 2,
+        "PROMPT_EVAL_PERIOD": 2,
+    }
+    assert found.values == expected
