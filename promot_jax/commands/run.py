@@ -30,8 +30,18 @@ MACROS = (
 )
 # Flags that set how stages train: (flag, macro, what reads it, help).
 TRAINING = (
-    ("epochs", "EPOCHS", flags.number(float, values.Positive), "passes over the rows, for steps"),
-    ("prompt_epochs", "PROMPT_EPOCHS", flags.number(float, values.Positive), "those of a prompt"),
+    (
+        "epochs",
+        "EPOCHS",
+        flags.number(float, values.Positive),
+        "passes over the rows in place of steps: of the model's stage",
+    ),
+    (
+        "prompt_epochs",
+        "PROMPT_EPOCHS",
+        flags.number(float, values.Positive),
+        "of the prompt's stage",
+    ),
     (
         "batch_size",
         "BATCH_SIZE",
