@@ -72,14 +72,29 @@ def use_cpu_cores(parameters: int) -> None:
         jax.config.update("jax_num_cpu_devices", 1 << (cores.bit_length() - 1))
 
 
-def keep_compiled(folder: pathlib.Path) -> None:
+# Bytes of compiled programs that are kept for all runs of a person.
+KEPT = 2**30
+
+
+def keep_compiled(folder: pathlib.Path, limit: int = -1) -> None:
     """Keeps compiled programs in `folder`, unless the environment names another one.
 
-    Seeds and resumed runs then compile nothing twice.
+    What was compiled once is then read in a fraction of the time: by other seeds, resumed runs, or
+    all runs of the same shapes. A folder that cannot be made is done without.
+
+    Args:
+      folder: where.
+      limit: bytes from which on those that were not used for longest are removed; -1 is none.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_compilation_cache_max_size", limit)
+        # A start compiles dozens of programs of some hundredths of a second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 
 # Parameters from which on no device holds all of them.
