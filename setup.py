@@ -54,6 +54,8 @@ setuptools.setup(
         "tokenizers>=0.23,<0.24",
         "huggingface-hub>=2.4,<3",
         "gguf>=0.19,<0.20",
+        # Chat templates; earlier ones let a template out of the sandbox.
+        "jinja2>=3.1.6,<3.2",
         "matplotlib>=3.10,<4",
         # Confidence intervals.
         "scipy>=1.14,<2",

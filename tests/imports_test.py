@@ -36,6 +36,7 @@ ONLY = {
     "clu": set(),
     "tensorboard": {"base.metric_writers"},
     "gguf": {"checkpoints.formats"},
+    "jinja2": {"data.chat_template"},
     "pyarrow": {"tasks"},
     "huggingface_hub": {"checkpoints.formats"},
     "tensorstore": {"checkpoints.formats"},
