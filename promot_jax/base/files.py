@@ -51,15 +51,6 @@ def home(path: str) -> str:
     return (before or "") + full
 
 
-def cache_folder(name: str) -> pathlib.Path:
-    """Returns the folder in which a person's machine keeps what can be made again; it may miss.
-
-    It lies in `$XDG_CACHE_HOME/promot_jax`, by default `~/.cache/promot_jax`.
-    """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(cache, "promot_jax", name)
-
-
 def check_writable(folder: pathlib.Path, name: str) -> None:
     """Checks that a folder, with all that is missing above it, can be made and written into.
 

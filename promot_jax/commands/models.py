@@ -13,15 +13,7 @@ def checkpoint_tools():
     with configuration.quiet_native_logs():
         from promot_jax.checkpoints import conversion
         from promot_jax.experiment import loaded  # noqa: F401
-    keep_compiled()
     return conversion
-
-
-def keep_compiled() -> None:
-    """Keeps compiled programs for all runs and commands of this machine."""
-    from promot_jax.base import partitioning
-
-    partitioning.keep_compiled(files.cache_folder("compiled"), partitioning.KEPT)
 
 
 def load(path: str, method: str | None, seed: int | None, vocabulary: str | None):
@@ -61,7 +53,6 @@ def open_run(run: pathlib.Path, name: str | None, seed: int | None):
     experiment, _, _ = configuration.built()
     from promot_jax.experiment.runner import Runner
 
-    keep_compiled()
     runner = Runner(experiment, run)
     seed = experiment.seeds[0] if seed is None else seed
     if name is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from promot_jax import configuration
 from promot_jax.base import distributed, files, progress, values
 from promot_jax.base.errors import UserError
-from promot_jax.commands import flags, models, report
+from promot_jax.commands import flags, report
 from promot_jax.data import metrics
 from promot_jax.experiment.run_folder import RunFolder
 
@@ -264,7 +264,7 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
-            models.keep_compiled()
+            partitioning.keep_compiled()
         else:
             # Hosts share the run folder, but not the home folder.
             partitioning.keep_compiled(RunFolder(model_dir).compiled)
