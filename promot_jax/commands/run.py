@@ -274,7 +274,10 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
-        partitioning.keep_compiled(RunFolder(model_dir).compiled)
+            partitioning.keep_compiled()
+        else:
+            # Hosts share the run folder, but not the home folder.
+            partitioning.keep_compiled(RunFolder(model_dir).compiled)
         Runner(experiment, model_dir).run(" ".join(arguments.typed))
         distributed.by_main(report.write, model_dir)
     return model_dir
