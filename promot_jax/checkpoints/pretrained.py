@@ -157,6 +157,10 @@ def beside(source: Source, vocabulary) -> dict[str, bytes]:
     return files
 
 
+# Said of a checkpoint.
+NO_TEMPLATE = "{} has no chat template; give the text of one by --chat_template FILE"
+
+
 def chat_template(
     source: Source | None, vocabulary, given: str | None = None
 ) -> chat_templates.ChatTemplate | None:
@@ -181,6 +185,28 @@ def chat_template(
     if given is not None:
         return chat_templates.of_text(_read_text(given), given, tokens)
     return None if found is None else dataclasses.replace(found, tokens=tokens)
+
+
+def read_chat_template(
+    path: values.Text | None, vocabulary: Any = None, given: values.Text | None = None
+) -> tuple[chat_templates.ChatTemplate, str]:
+    """Returns the chat template of a checkpoint, and the family of its model.
+
+    Args:
+      path, vocabulary: see `open_model`.
+      given: a file with another template.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    if path is None:
+        raise UserError("rows of chat need the template of a model; name one by --checkpoint")
+    source = known.open_checkpoint(path)
+    named = vocabulary if isinstance(vocabulary, str) else None
+    found = chat_template(source, find_vocabulary(source, named), given)
+    if found is None:
+        raise UserError(NO_TEMPLATE.format(path))
+    return found, source.family or "decoder"
 
 
 def _read_text(path: str) -> str:
