@@ -36,6 +36,7 @@ VISIBLE_SECONDS = 30
 FOREVER_MS = 2**31 - 1
 
 FAILED, GONE, DONE = "promot/failed/", "promot/gone/", "promot/done/"
+GIVEN = "promot/given/"
 
 
 @dataclasses.dataclass
@@ -47,6 +48,7 @@ class _Group:
       process: number of this process.
       count: of all processes.
       calls: calls of `by_main` so far, equal on all processes.
+      gathered: the number of the last call of `gathered` among them.
       ending: held by the thread that ends this process.
     """
 
@@ -54,6 +56,7 @@ class _Group:
     process: int
     count: int
     calls: int = 0
+    gathered: int = 0
     ending: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -86,6 +89,35 @@ def by_main(function: Callable[..., Any], *arguments: Any) -> Any:
     if _group.process == 0:
         _group.client.key_value_set(key, json.dumps(function(*arguments)))
     return json.loads(_group.client.blocking_key_value_get(key, FOREVER_MS))
+
+
+def gathered(value: Any) -> list[Any]:
+    """Returns a value of every process, on every process, in the order of their numbers.
+
+    All processes must make the same calls, in the same order as those of `by_main`. Devices have no
+    part in it, and nothing is left in the coordination service: a training may call it every step.
+
+    Args:
+      value: of this process, as JSON keeps it.
+    """
+    if _group is None:
+        return [value]
+    group, number = _group, _group.calls + 1
+
+    def collect() -> list[Any]:
+        keys = [f"{GIVEN}{number}/{process}" for process in range(1, group.count)]
+        found = [json.loads(group.client.blocking_key_value_get(k, FOREVER_MS)) for k in keys]
+        group.client.key_value_delete(f"{GIVEN}{number}/")
+        if group.gathered:
+            # Whoever has given a value to this call has what the last one returned.
+            group.client.key_value_delete(f"{DONE}{group.gathered}")
+        return [value, *found]
+
+    if group.process:
+        group.client.key_value_set(f"{GIVEN}{number}/{group.process}", json.dumps(value))
+    found = by_main(collect)
+    group.gathered = number
+    return found
 
 
 def check_same(text: str) -> None:

@@ -158,28 +158,79 @@ def params_sharding(mesh: Mesh, axes: Tree, params: Tree) -> Tree:
     return trees.unflatten({p: sharding(p, leaf) for p, leaf in trees.flatten(params).items()})
 
 
-def divisible(mesh: Mesh, rows: int) -> int:
-    """Returns a number of rows, raised to a multiple of `row_parts`."""
-    parts = row_parts(mesh)
+def divisible(mesh: Mesh, rows: int, microbatches: int = 1) -> int:
+    """Returns a number of rows, raised to a multiple of `row_parts` times microbatches."""
+    parts = row_parts(mesh) * microbatches
     return -(-rows // parts) * parts
 
 
-def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def padded(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Returns a host batch with empty rows behind its own, so that there are `rows` of them.
+
+    All of an empty row is 0, its weights in the loss too.
+    """
+    missing = rows - len(next(iter(batch.values())))
+    if missing <= 0:
+        return batch
+    return {
+        name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+        for name, array in batch.items()
+    }
+
+
+def share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which part of the rows of a batch the devices of this process hold.
+
+    Returns:
+      (number, count): part `number` of `count` equal ones, each one behind the other. Processes
+      whose devices divide a row have the same part. (0, 1), the whole batch, where the devices of a
+      process hold no such part.
+    """
+    # [parts, devices that hold each part]
+    devices = mesh.devices.reshape(row_parts(mesh), -1)
+    held: dict[int, set[int]] = {}
+    for part, members in enumerate(devices):
+        for device in members:
+            held.setdefault(device.process_index, set()).add(part)
+    size = len(held[min(held)])
+    starts = {min(parts) for parts in held.values()}
+    equal = all(
+        parts == set(range(min(parts), min(parts) + size)) and min(parts) % size == 0
+        for parts in held.values()
+    )
+    if not equal or size * len(starts) != len(devices):
+        return 0, 1
+    return min(held[jax.process_index()]) // size, len(starts)
+
+
+def shard_batch(
+    mesh: Mesh, batch: dict[str, np.ndarray], held: tuple[int, int] = (0, 1)
+) -> dict[str, jax.Array]:
     """Places a host batch on the mesh, rows divided over `data` and `fsdp`.
 
-    Every process passes the same global batch and keeps the rows of its own devices.
+    Args:
+      mesh: devices.
+      batch: rows that this process has of it.
+      held: which part of the batch these are, see `share`; (0, 1) is the whole, of which the
+        process then keeps the rows of its own devices.
 
     Raises:
       UserError: the batch size is not a multiple of `row_parts`.
     """
-    sharding = rows_sharding(mesh)
-    rows = len(next(iter(batch.values())))
+    sharding, (number, count) = rows_sharding(mesh), held
+    own = len(next(iter(batch.values())))
+    rows, first = own * count, own * number
     if rows % row_parts(mesh):
         raise UserError(
-            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; make the "
-            "size of the batches a multiple of it"
+            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; fill it up "
+            "with `padded`"
         )
-    return {
-        name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
-        for name, array in batch.items()
-    }
+
+    def placed(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            return array[start - first : stop - first]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {name: placed(array) for name, array in batch.items()}

@@ -1,4 +1,4 @@
-"""Rows of a task or mixture → host batches: reproducible order, length buckets, exact resume.
+"""Rows of a task or mixture → host batches: reproducible order, length buckets, resume at once.
 
 Batches are dicts of int32 numpy arrays, the same for every family of models: the fields of seqio's
 encoder-decoder feature converter, which are `encoder_input_tokens` [B, T], `decoder_input_tokens`,
@@ -10,24 +10,44 @@ The vocabulary is the model's: a registered task brings texts, and whoever reads
 become tokens, so one registration serves every model.
 
 A length bucket is a pair (T, U); a batch is padded to the first bucket that holds all its rows, so
-the step compiles once for each bucket and computes little padding.
+the step compiles once for each bucket and computes little padding. Of several processes, each reads
+its own rows, and they tell each other how long these are, see `agreed`.
 """
 
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from promot_jax.base import distributed
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import Count
-from promot_jax.data import packing, tasks
+from promot_jax.data import packing, prefetch, tasks, windows
+from promot_jax.data.order import Order
 from promot_jax.data.tasks import Row, Tokens
 from promot_jax.data.vocabularies import Vocabulary
+from promot_jax.data.windows import Bucket, Layout
 
 Batch = dict[str, np.ndarray]
-# Longest inputs T and targets U, in tokens.
-Bucket = tuple[Count, Count]
+
+# What a record says of the data path that made it. Another order of rows needs another name.
+DATA_PATH = "grain"
+
+# Rows that are tokenised together.
+GROUP = 256
+# Rows by whose lengths batches are laid out.
+SAMPLE = 2048
+# Rows of an evaluation that are tokenised together; only so many are in memory as texts.
+TEXTS = 4096
+# Batches among which rows are sorted by length.
+SORTED = 32
+
+# (number, count): which of how many equal parts of each batch a process holds.
+Share = tuple[int, int]
+WHOLE = (0, 1)
 
 
 class Batches(Protocol):
@@ -42,6 +62,20 @@ class Batches(Protocol):
     buckets: Sequence[Bucket]
     unit: int
     setting: str
+
+    def layout(self, bounds: Sequence[Bucket], sample: "Sample") -> Layout:
+        """Returns the batches of a window, see `windows`.
+
+        Args:
+          bounds: the buckets, and the longest rows at the end.
+          sample: returns T and U of each of some rows.
+        """
+
+
+class Sample(Protocol):
+    """Returns T and U of each of the first rows of the stream."""
+
+    def __call__(self) -> list[tuple[int, int]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +96,50 @@ class FixedBatches:
         """The number of rows of any batch is a multiple of this."""
         return self.size
 
+    def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
+        """See `Batches`."""
+        return Layout([self.size] * -(-GROUP // self.size))
+
+
+@dataclasses.dataclass(frozen=True)
+class SortedBatches:
+    """Batches of `size` rows of similar length, long and short batches in any order.
+
+    For an encoder-decoder whose rows differ in length: rows of a batch cannot share a line there,
+    see `packing`, and sorted they need little padding. Every row of the stream is in one batch, at
+    most `SORTED` batches away from where `FixedBatches` has it.
+
+    Attributes:
+      size: rows of a batch.
+      buckets: lengths that a batch may be padded to, besides the longest; shortest first.
+    """
+
+    size: Count
+    buckets: Sequence[Bucket]
+    setting: ClassVar[str] = "batching.SortedBatches.size"
+
+    @property
+    def unit(self) -> int:
+        """The number of rows of any batch is a multiple of this."""
+        return self.size
+
+    def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
+        """See `Batches`."""
+        # Few lanes: the more rows each has, the more alike are their rows of one batch.
+        lanes = next(count for count in (8, 4, 2, 1) if self.size % count == 0)
+        return Layout([self.size] * SORTED, lanes, bounds)
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenBatches:
     """Batches of rows of similar length, about `tokens` input and target tokens each.
 
     For pretraining on rows of many lengths: fewer rows where they are long. The composition of a
-    batch therefore depends on the buckets.
+    batch therefore depends on the buckets, and on the lengths of the first rows of the stream: the
+    next rows are taken to be as long. Where many of them are longer, some batches have more tokens.
 
     Attributes:
-      tokens: T + U, times rows, at most.
+      tokens: T + U, times rows.
       buckets: as in `FixedBatches`; each row goes to the first that holds it.
       multiple: the number of rows is a multiple of this, for meshes of up to as many devices.
     """
@@ -86,6 +154,10 @@ class TokenBatches:
         """The number of rows of any batch is a multiple of this."""
         return self.multiple
 
+    def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
+        """See `Batches`."""
+        return windows.by_tokens(sample(), bounds, self.tokens, self.multiple, SORTED)
+
 
 def train_batches(
     mixture: str,
@@ -96,10 +168,14 @@ def train_batches(
     first_step: int = 0,
     vocabulary: Vocabulary | None = None,
     prompt_numbers: Mapping[str, int] | None = None,
+    share: Share = WHOLE,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """Returns the endless, shuffled training batches from step `first_step` on.
 
-    The order depends on the arguments alone, so a resumed stage sees what it would have seen.
+    The order depends on the arguments alone, so a resumed stage sees what it would have seen; no
+    step costs more to begin at than another. Close the iterator where it is not read to its end:
+    it reads ahead.
 
     Args:
       mixture: registered task or mixture.
@@ -110,60 +186,86 @@ def train_batches(
       vocabulary: of the tokens; None takes each task's own.
       prompt_numbers: the number of its soft prompt for each task of the mixture, -1 for none;
         batches then have a field `prompt_ids` [B].
+      share: which part of each batch this process holds, see `partitioning.share`: B is then the
+        number of its rows. All processes must read the same batches in the same order.
+      workers: processes that read and tokenise; with 0 a thread of this one does.
 
     Raises:
       UserError: an unknown mixture, or one without a training row.
     """
-    import grain
-
     longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
     rates = tasks.rates(mixture)
     parts = [tasks.task(name, vocabulary) for name in rates]
     rows = [part.rows("train") for part in parts]
-    if not all(map(len, rows)):
+    counts = list(map(len, rows))
+    if not all(counts):
         raise UserError(f"task {mixture!r} has no training row")
-    places = [
-        grain.MapDataset.range(len(found))
-        .shuffle(seed=seed + number)
-        .repeat()
-        .map(lambda i, number=number: (number, i))
-        for number, found in enumerate(rows)
-    ]
-    stream = grain.MapDataset.mix(places, list(rates.values())) if len(places) > 1 else places[0]
-    step = first_step
-    while True:
-        chosen = [stream[step * batches.size + i] for i in range(batches.size)]
-        found: list[Tokens | None] = [None] * len(chosen)
-        for number, part in enumerate(parts):
-            mine = [i for i, (whose, _) in enumerate(chosen) if whose == number]
-            texts = [rows[number][chosen[i][1]] for i in mine]
-            words = vocabulary or part.vocabulary()
-            for i, tokens in zip(
-                mine, part.encode(texts, words, task_feature_lengths), strict=True
-            ):
-                found[i] = tokens
-        need = [max(len(tokens[side]) for tokens in found) for side in (0, 1)]
-        batch = fields(found, _bucket(need, longest, batches.buckets))
-        if prompt_numbers is not None:
-            numbers = [prompt_numbers[parts[whose].name] for whose, _ in chosen]
-            batch["prompt_ids"] = np.array(numbers, np.int32)
-        yield batch
-        step += 1
+    order = Order(counts, list(rates.values()), seed)
+    stream = windows.Rows(parts, rows, order, task_feature_lengths, vocabulary)
+    bounds = [*(tuple(map(min, bucket, longest)) for bucket in batches.buckets), longest]
+    layout = batches.layout(bounds, lambda: _sample(stream, share))
+    first, skipped = divmod(first_step, len(layout.sizes))
+    numbers = None if prompt_numbers is None else [prompt_numbers[part.name] for part in parts]
+    read = prefetch.ahead(windows.Windows(stream, layout, seed, share), first, workers)
+    with contextlib.closing(read):
+        for found in itertools.islice(itertools.chain.from_iterable(read), skipped, None):
+            whose, tokens = zip(*found, strict=True)
+            batch = fields(tokens, _shape(tokens, bounds, share))
+            if numbers is not None:
+                batch["prompt_ids"] = np.array([numbers[task] for task in whose], np.int32)
+            yield batch
+
+
+def _sample(stream: windows.Rows, share: Share) -> list[tuple[int, int]]:
+    """Returns T and U of each of the first rows, of which every process reads its part."""
+    number, count = share
+    begin, end = number * SAMPLE // count, (number + 1) * SAMPLE // count
+    read = stream.read(begin, end - begin)
+    lengths = agreed([(len(row.inputs), len(row.targets)) for _, row in read], share)
+    return [row for part in lengths for row in part]
+
+
+def _shape(rows: Sequence[Tokens], bounds: Sequence[Bucket], share: Share) -> Bucket:
+    """Returns the first bucket that holds the rows of a batch, those of other processes too."""
+    if len(bounds) == 1:
+        return bounds[0]
+    need = [max(len(row[side]) for row in rows) for side in (0, 1)]
+    need = np.max(agreed(need, share), axis=0)
+    return bounds[windows.first_holding(need, bounds)]
+
+
+def agreed(value: Any, share: Share) -> list[Any]:
+    """Returns the values of all processes, one for each part of a batch, in the order of the parts.
+
+    Args:
+      value: of this process, as JSON keeps it; processes that hold the same rows give the same.
+      share: the part that this process holds.
+    """
+    if share[1] == 1:
+        return [value]
+    found = dict(distributed.gathered([share[0], value]))
+    return [found[number] for number in range(share[1])]
 
 
 def fields(rows: Sequence[Tokens | None], shape: Bucket) -> Batch:
     """Returns rows as a batch, padded to a shape; None is an empty row."""
+    filled = [place for place, row in enumerate(rows) if row is not None]
+    found = [rows[place] for place in filled]
     tokens, segments = np.zeros((2, len(rows), shape[0]), np.int32)
     targets, before, weights = np.zeros((3, len(rows), shape[1]), np.int32)
-    for place, row in enumerate(rows):
-        if row is None:
-            continue
-        tokens[place, : len(row.inputs)], segments[place, : len(row.inputs)] = row.inputs, 1
-        targets[place, : len(row.targets)] = row.targets
-        weights[place, : len(row.targets)] = 1 if row.weights is None else row.weights
-        # The decoder begins with 0 and sees each target one position later.
-        seen = row.targets[: shape[1] - 1]
-        before[place, 1 : 1 + len(seen)] = seen
+    lengths = np.zeros((2, len(rows), 1), int)
+    lengths[:, filled, 0] = [[len(row[side]) for row in found] for side in (0, 1)]
+    # All rows in one go: one by one they cost more than to be tokenised.
+    inputs, wanted = (np.arange(most) < each for most, each in zip(shape, lengths, strict=True))
+    segments[inputs] = 1
+    if found:
+        tokens[inputs] = np.concatenate([row.inputs for row in found])
+        targets[wanted] = np.concatenate([row.targets for row in found])
+        weights[wanted] = np.concatenate(
+            [np.ones_like(row.targets) if row.weights is None else row.weights for row in found]
+        )
+    # The decoder begins with 0 and sees each target one position later.
+    before[:, 1:] = targets[:, :-1]
     return {
         "encoder_input_tokens": tokens,
         "encoder_segment_ids": segments,
@@ -222,8 +324,12 @@ def eval_batches(
     """
     longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
     found = tasks.task(task, vocabulary)
-    texts = first_rows(found.rows(split), limit)
-    rows = found.encode(texts, vocabulary or found.vocabulary(), task_feature_lengths)
+    texts = found.rows(split)
+    count = len(texts) if limit is None else min(limit, len(texts))
+    words, rows = vocabulary or found.vocabulary(), []
+    for start in range(0, count, TEXTS):
+        part = [texts[number] for number in range(start, min(start + TEXTS, count))]
+        rows += found.encode(part, words, task_feature_lengths)
     if not rows:
         raise UserError(f"task {task!r} has no row in its split {split!r}")
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].inputs))

@@ -1,0 +1,199 @@
+"""Windows of training rows, and how the rows of one become batches.
+
+A window is some hundred rows of the stream that are read and tokenised together, and a fixed number
+of batches. Number n of the batches is therefore a function of the seed and n alone, also where rows
+are sorted by length: a window holds the same places of the stream whatever the rows before it.
+
+A process reads the rows that its own devices hold. Sorted windows are divided into lanes for that:
+a lane is sorted for itself and gives each batch the same number of rows, so that whoever holds some
+rows of a batch needs to know their lanes alone.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from promot_jax.base.values import Count
+from promot_jax.data import tasks
+from promot_jax.data.order import Order
+from promot_jax.data.tasks import Tokens
+from promot_jax.data.vocabularies import Vocabulary
+
+# Longest inputs T and targets U, in tokens.
+Bucket = tuple[Count, Count]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The batches of a window.
+
+    Attributes:
+      sizes: rows of each batch; of a sorted window, the batch with the longest rows first.
+      lanes: into how many parts a sorted window is divided, which divides every size; None where
+        rows stay in the order of the stream.
+      bounds: lengths by which rows are sorted: first by those that hold a row.
+    """
+
+    sizes: Sequence[int]
+    lanes: int | None = None
+    bounds: Sequence[Bucket] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows of a window."""
+        return sum(self.sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The training rows of a mixture, as a model reads them.
+
+    Attributes:
+      parts: its tasks.
+      rows: of each task.
+      order: of the stream.
+      lengths: longest `inputs` and `targets`, in tokens.
+      vocabulary: of the tokens; None takes each task's own.
+    """
+
+    parts: Sequence[tasks.Task]
+    rows: Sequence[tasks.Rows]
+    order: Order
+    lengths: tasks.Lengths
+    vocabulary: Vocabulary | None
+
+    def read(self, begin: int, count: int) -> list[tuple[int, Tokens]]:
+        """Returns the task and the tokens of the places from `begin` on."""
+        return self.at(*self.order(begin, count))
+
+    def at(self, whose: np.ndarray, numbers: np.ndarray) -> list[tuple[int, Tokens]]:
+        """Returns the tokens of rows that the order names."""
+        found: list = [None] * len(whose)
+        for task, (part, rows) in enumerate(zip(self.parts, self.rows, strict=True)):
+            mine = np.flatnonzero(whose == task).tolist()
+            if not mine:
+                continue
+            texts = [rows[number] for number in numbers[mine].tolist()]
+            words = self.vocabulary or part.vocabulary()
+            encoded = part.encode(texts, words, self.lengths)
+            for place, tokens in zip(mine, encoded, strict=True):
+                found[place] = task, tokens
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of rows by number: what one process holds of their batches.
+
+    Attributes:
+      rows: of the mixture.
+      layout: of every window.
+      seed: decides the order of sorted batches.
+      share: (number, count): which of how many equal parts of each batch is held here.
+    """
+
+    rows: Rows
+    layout: Layout
+    seed: int
+    share: tuple[int, int]
+
+    def __call__(self, number: int) -> list[list[tuple[int, Tokens]]]:
+        """Returns the task and the tokens of the rows of each batch of a window."""
+        begin = number * self.layout.rows
+        if self.layout.lanes is None:
+            return self._in_order(begin)
+        batches = self._sorted(begin)
+        # Long batches among short ones.
+        shuffled = np.random.SeedSequence([self.seed % 2**32, number])
+        return [batches[i] for i in np.argsort(shuffled.generate_state(len(batches)))]
+
+    def _in_order(self, begin: int) -> list[list[tuple[int, Tokens]]]:
+        whose, numbers = self.rows.order(begin, self.layout.rows)
+        ends = np.cumsum(self.layout.sizes).tolist()
+        held = [
+            (end - size + self._held(size).start, end - size + self._held(size).stop)
+            for end, size in zip(ends, self.layout.sizes, strict=True)
+        ]
+        chosen = np.concatenate([np.arange(*pair) for pair in held])
+        read = iter(self.rows.at(whose[chosen], numbers[chosen]))
+        return [[next(read) for _ in range(stop - start)] for start, stop in held]
+
+    def _sorted(self, begin: int) -> list[list[tuple[int, Tokens]]]:
+        lanes, (number, count) = self.layout.lanes, self.share
+        length = self.layout.rows // lanes
+        # The first and the last lane of which rows are held here.
+        first, last = number * lanes // count, -(-(number + 1) * lanes // count)
+        batches: list = [[] for _ in self.layout.sizes]
+        for lane in range(first, last):
+            rows = self.rows.read(begin + lane * length, length)
+            rows.sort(key=lambda row: rank(row[1], self.layout.bounds), reverse=True)
+            dealt = iter(rows)
+            for batch, size in zip(batches, self.layout.sizes, strict=True):
+                batch += [next(dealt) for _ in range(size // lanes)]
+        for batch, size in zip(batches, self.layout.sizes, strict=True):
+            held, before = self._held(size), first * size // lanes
+            batch[:] = batch[held.start - before : held.stop - before]
+        return batches
+
+    def _held(self, size: int) -> range:
+        """Returns the rows of a batch that are held here."""
+        number, count = self.share
+        return range(number * size // count, (number + 1) * size // count)
+
+
+def rank(row: Tokens, bounds: Sequence[Bucket]) -> tuple[int, int]:
+    """Returns by what rows are sorted: the first bound that holds one, and its length."""
+    inputs, targets = len(row.inputs), len(row.targets)
+    return first_holding((inputs, targets), bounds), inputs + targets
+
+
+def first_holding(need: Sequence[int], bounds: Sequence[Bucket]) -> int:
+    """Returns the number of the first of the bounds that holds `need`; where none does, the last.
+
+    Args:
+      need: T and U.
+      bounds: shortest first, and the whole lengths at the end.
+    """
+    fitting = (n for n, (t, u) in enumerate(bounds) if t >= need[0] and u >= need[1])
+    return next(fitting, len(bounds) - 1)
+
+
+def by_tokens(
+    sample: Sequence[Sequence[int]],
+    bounds: Sequence[Bucket],
+    tokens: int,
+    multiple: int,
+    batches: int,
+) -> Layout:
+    """Returns the layout of windows whose batches have about as many tokens each.
+
+    Long rows have some more places than the sample has of them, so that a window of slightly longer
+    rows still has no batch that is longer than it was meant to be.
+
+    Args:
+      sample: T and U of each of some rows of the stream.
+      bounds: lengths of batches, and the whole lengths at the end.
+      tokens: of a batch, padding included.
+      multiple: the rows of a batch are a multiple of this.
+      batches: of a window, about.
+    """
+    sizes = [max(tokens // sum(bound) // multiple, 1) * multiple for bound in bounds]
+    counts = np.bincount([first_holding(row, bounds) for row in sample], minlength=len(bounds))
+    shares = counts / counts.sum()
+    rows = batches / (shares / sizes).sum()
+    found: list[int] = []
+    longer = 0.0
+    for share, size in list(zip(shares, sizes, strict=True))[::-1]:
+        if share == 0:
+            continue
+        longer += share
+        # Two standard deviations of how many rows of a window are as long as this.
+        needed = rows * longer + 2 * np.sqrt(rows * longer * max(1 - longer, 0))
+        found += [size] * max(round_up((needed - sum(found)) / size), 0)
+    return Layout(found, multiple, bounds)
+
+
+def round_up(number: float) -> int:
+    """Returns the next whole number."""
+    return int(np.ceil(number - 1e-9))
