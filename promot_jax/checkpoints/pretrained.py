@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import pathlib
 import re
@@ -188,17 +189,25 @@ def chat_template(
 
 
 def read_chat_template(
-    path: values.Text | None, vocabulary: Any = None, given: values.Text | None = None
+    path: values.Text | None,
+    vocabulary: Any = None,
+    given: values.Text | None = None,
+    day: values.Text = "2024-07-26",
 ) -> tuple[chat_templates.ChatTemplate, str]:
     """Returns the chat template of a checkpoint, and the family of its model.
 
     Args:
       path, vocabulary: see `open_model`.
       given: a file with another template.
+      day: which templates that tell the date take for today, so that rows stay the same ones.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, or it cannot be read; or no such day.
     """
+    try:
+        today = datetime.datetime.fromisoformat(day)
+    except ValueError:
+        raise UserError(f"CHAT_DAY {day!r} is no date; write it as 2024-07-26") from None
     if path is None:
         raise UserError("rows of chat need the template of a model; name one by --checkpoint")
     source = known.open_checkpoint(path)
@@ -206,7 +215,7 @@ def read_chat_template(
     found = chat_template(source, find_vocabulary(source, named), given)
     if found is None:
         raise UserError(NO_TEMPLATE.format(path))
-    return found, source.family or "decoder"
+    return dataclasses.replace(found, day=today), source.family or "decoder"
 
 
 def _read_text(path: str) -> str:

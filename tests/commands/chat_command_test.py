@@ -33,6 +33,7 @@ def save_model(folder, kind="llama3", **settings):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(mean=1.0 if "norm" in name else 0.0, std=0.3)
+    transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     return model, tokenizer
 
