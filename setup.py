@@ -45,17 +45,17 @@ setuptools.setup(
         "importlib_resources>=6,<8",
         # Parquet files of rows.
         "pyarrow>=20,<27",
-        # clu writes TensorBoard events with it and does not declare it.
+        # Events of a stage's scalars.
         "tensorboard>=2.20,<3",
         "gin-config>=0.5,<0.6",
-        "clu>=0.0.12,<0.1",
         "sacrebleu>=2.6,<3",
-        "rouge-score>=0.1.2,<0.2",
         "sentencepiece>=0.2.1,<0.3",
         # Checkpoints and tokenizers of other programs.
         "tokenizers>=0.23,<0.24",
         "huggingface-hub>=2.4,<3",
         "gguf>=0.19,<0.20",
+        # Chat templates; earlier ones let a template out of the sandbox.
+        "jinja2>=3.1.6,<3.2",
         "matplotlib>=3.10,<4",
         # Confidence intervals.
         "scipy>=1.14,<2",
@@ -67,6 +67,8 @@ setuptools.setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "hypothesis>=6.100,<7",
+            # What ROUGE is compared with.
+            "rouge-score>=0.1.2,<0.2",
             "ruff>=0.15,<0.18",
             "torch==2.13.0",
             "transformers>=5.20,<6",

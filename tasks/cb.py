@@ -4,17 +4,19 @@ The test split of tfds has no labels, so the paper evaluates on the development 
 """
 
 from promot_jax.data import metrics
-from promot_jax.tasks import dataset, few_shot, templates
+from promot_jax.data.tasks import Row
+from promot_jax.tasks import dataset, templates
 
 
-def _text(row: few_shot.Row) -> few_shot.Row:
-    inputs = few_shot.fill(templates.CB, premise=row["premise"], hypothesis=row["hypothesis"])
+def _text(row: Row) -> Row:
+    inputs = templates.format_cb(row["premise"], row["hypothesis"])
     return {"inputs": inputs, "targets": row["label"]}
 
 
 CB = dataset.Dataset(
     "super_glue/cb:1.0.2",
     _text,
+    fields=("premise", "hypothesis"),
     sizes={"train": 250, "validation": 56, "test": 250},
     evaluated_on="validation",
     metric_fn=metrics.accuracy,

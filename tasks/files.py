@@ -1,4 +1,4 @@
-"""Rows of a person's own files as a seqio task: JSON lines, CSV, TSV or Parquet.
+"""Rows of a person's own files as a task: JSON lines, CSV, TSV, Parquet, or a data set's splits.
 
 Templates turn the fields of a row into its input and its target: `"{premise} question: {claim}"`.
 Everything is checked before anything starts, and every complaint names the file and the line.
@@ -14,17 +14,15 @@ import functools
 import hashlib
 import itertools
 import json
-import os
-from collections.abc import Callable, Sequence
-
-import seqio
-import tensorflow as tf
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from promot_jax.base.errors import UserError
-from promot_jax.data import metrics
+from promot_jax.data import metrics, tasks
 from promot_jax.data.metrics import Metric
-from promot_jax.tasks import mini, row_files, row_templates, templates
-from promot_jax.tasks.row_templates import Row
+from promot_jax.data.written import Writer
+from promot_jax.tasks import mini, own_rows, row_sets, templates
+from promot_jax.tasks.own_rows import OwnRows
 
 SPLITS = ("train", "validation", "test")
 
@@ -34,7 +32,7 @@ class Data:
     """What rows are made of.
 
     Attributes:
-      train, evaluation: files.
+      train, evaluation: files, or splits of data sets as `row_sets` names them.
       test: file, or None: `evaluation`'s rows are then dealt alternately to validation and test.
       template, target: texts with fields in braces.
       metric: by which the answers are scored.
@@ -47,18 +45,36 @@ class Data:
     metric: Metric
     test: str | None
 
-    def splits(self) -> dict[str, list[Row]]:
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files, each once."""
+        named = (self.train, self.evaluation, self.test)
+        return tuple(dict.fromkeys(file for file in named if file is not None))
+
+    def splits(self) -> Mapping[str, OwnRows]:
         """Returns the rows of each split; files are read again only when they have changed.
 
         Raises:
           UserError: a file, a line or a template that cannot be used.
         """
-        files = [file for file in (self.train, self.evaluation, self.test) if file is not None]
-        return _splits(self, tuple(_stamp(file) for file in files))
+        return self._read().splits
+
+    def checksum(self) -> str:
+        """Returns the digest of all rows; raises as `splits` does."""
+        return self._read().checksum
+
+    def _read(self) -> "_Read":
+        return _read(self, json.dumps([row_sets.stamp(file) for file in self.files]))
 
 
-class RowSource(seqio.FunctionDataSource):
-    """The rows as seqio reads them.
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    splits: Mapping[str, OwnRows]
+    checksum: str
+
+
+class RowSource:
+    """The rows of a task.
 
     Attributes:
       data: what they are made of.
@@ -66,50 +82,70 @@ class RowSource(seqio.FunctionDataSource):
       shots: rows of the split train that stand, answered, before each input.
     """
 
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    origin: ClassVar[str] = "files"
+
     def __init__(self, data: Data, checksum: str, shots: int = 0):
-        super().__init__(self._dataset, splits=SPLITS)
         self.data, self.checksum, self.shots = data, checksum, shots
 
-    def rows(self) -> dict[str, list[Row]]:
-        """Returns the rows of each split.
+    def rows(self, split: str) -> tasks.Rows:
+        """Returns the rows of a split.
 
         Raises:
           UserError: a file has changed, or can no longer be read.
         """
-        splits = self.data.splits()
-        if (found := _checksum(splits, self.data.metric)) != self.checksum:
+        splits = self.checked()
+        if not self.shots:
+            return splits[split]
+        return Shots(splits[split], splits["train"], self.shots, self.data.train)
+
+    def checked(self) -> Mapping[str, OwnRows]:
+        """Returns the rows of each split, without exemplars; raises as `rows` does."""
+        if (found := self.data.checksum()) != self.checksum:
             raise UserError(
                 f"the rows of {self.data.train} or {self.data.evaluation} have changed since the "
                 f"run began (checksum {found}, the run has {self.checksum}); put the old ones back "
                 "or choose a new MODEL_DIR"
             )
-        return splits
+        return self.data.splits()
 
-    def _dataset(
-        self, split: str, shuffle_files: bool = False, seed: int | None = None
-    ) -> tf.data.Dataset:
-        del shuffle_files, seed
-        splits = self.rows()
-        rows = splits[split]
-        return tf.data.Dataset.from_tensor_slices(
-            {
-                "inputs": [self._before(row, splits["train"]) for row in rows],
-                "targets": [row.targets for row in rows],
-                "answers": [json.dumps(row.answers) for row in rows],
-            }
-        )
+    def parts(self) -> list[OwnRows]:
+        """Returns splits that together have the rows of all files; raises as `rows` does."""
+        # Validation has the file of test, where there is none of its own.
+        names = SPLITS if self.data.test is not None else SPLITS[:2]
+        return [self.checked()[name] for name in names]
 
-    def _before(self, row: Row, train: Sequence[Row]) -> str:
-        """Returns the input of a row behind exemplars, which its digest chooses."""
-        first = int.from_bytes(_digest(row)[:8], "big")
-        circle = (train[(first + i) % len(train)] for i in range(len(train)))
-        chosen = list(itertools.islice((o for o in circle if o != row), self.shots))
-        if len(chosen) < self.shots:
+
+@dataclasses.dataclass(frozen=True)
+class Shots:
+    """Rows behind exemplars, which each row's digest chooses.
+
+    Attributes:
+      own: the rows.
+      train: those that stand before them.
+      count: how many before each.
+      file: of `train`.
+    """
+
+    own: OwnRows
+    train: OwnRows
+    count: int
+    file: str
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, number: int, /) -> dict[str, Any]:
+        row, first = self.own[number], self.own.key(number)
+        circle = (self.train[(first + i) % len(self.train)] for i in range(len(self.train)))
+        found = list(itertools.islice((o for o in circle if o != row), self.count))
+        if len(found) < self.count:
             raise UserError(
-                f"{self.data.train} has too few rows to put {self.shots} other before each as an "
+                f"{self.file} has too few rows to put {self.count} other before each as an "
                 "exemplar; add rows, or leave out the methods that train with exemplars (1-shot)"
             )
-        return templates.few_shot([(o.inputs, o.targets.strip()) for o in chosen], row.inputs)
+        exemplars = [(o["inputs"], o["targets"].strip()) for o in found]
+        return row | {"inputs": templates.few_shot(exemplars, row["inputs"])}
 
 
 def task(
@@ -123,19 +159,20 @@ def task(
     checksum: str | None = None,
     shots: int = 0,
 ) -> str:
-    """Registers a seqio task of files; equal arguments and rows give the same task again.
+    """Registers a task of files; equal arguments and rows give the same task again.
 
     An output is cut down by the strictest rule that leaves every target as it is, in the file and
     as the vocabulary writes it: to its first word (`accuracy` alone), to the first line of its
     answer, to its answer by the paper's A.2.2, or not at all.
 
     Args:
-      train: file of the rows to train on: .jsonl, .json, .csv, .tsv (also .gz) or .parquet.
-      evaluation: file of the rows of the splits validation and test, dealt alternately.
+      train: rows to train on: a file with the suffix .jsonl, .json, .csv, .tsv (also .gz), .parquet
+        or .arrow, or a data set, see `row_sets`.
+      evaluation: those of the splits validation and test, dealt alternately.
       template: the input, with fields in braces, see `row_templates`; `{{` is a brace.
       target: the answer, likewise. A list in its field holds several, where the metric takes them.
       metric: a name of `metrics.METRICS`.
-      test: file of the split test; `evaluation` is then the split validation as a whole.
+      test: those of the split test; `evaluation` is then the split validation as a whole.
       name: how the name of the task begins.
       checksum: of the rows that are expected; they are then read when they are first needed.
       shots: exemplars from `train` before each input.
@@ -150,30 +187,25 @@ def task(
     given |= {"TEMPLATE (--template)": template, "TARGET_TEMPLATE (--target)": target}
     if missing := [flag for flag, value in given.items() if not value]:
         raise UserError(f"{missing[0]} is not set; rows of your own need {', '.join(given)}")
+    train = row_sets.chosen(train, row_sets.TRAIN)
+    evaluation = row_sets.chosen(evaluation, row_sets.EVALUATION)
+    test = test and row_sets.chosen(test, row_sets.TEST)
     data = Data(train, evaluation, template, target, _named(metric), test)
-    source = RowSource(data, checksum or _checksum(data.splits(), data.metric), shots)
+    source = RowSource(data, checksum or data.checksum(), shots)
     full_name = f"{name}_{source.checksum[:8]}" + (f"_{shots}shot" if shots else "")
-    if full_name in seqio.TaskRegistry.names():
-        if seqio.TaskRegistry.get(full_name).source.data == data:
-            return full_name
-        seqio.TaskRegistry.remove(full_name)
-    seqio.TaskRegistry.add(
-        full_name,
-        source=source,
-        preprocessors=mini.PREPROCESSORS,
-        output_features=mini.OUTPUT_FEATURES,
-        postprocess_fn=Postprocess(source),
-        metric_fns=[data.metric.score],
-    )
+    # What is known of the rows that are registered already stays known.
+    if full_name not in tasks.names() or tasks.get(full_name).source.data != data:
+        scored = (data.metric.score,)
+        tasks.add(tasks.Task(full_name, source, Postprocess(source), scored, mini.vocabulary))
     return full_name
 
 
 def labels(task: str) -> tuple[str, ...]:
     """Returns the labels in the rows of a task of `task()`, sorted; none of free texts."""
-    source = seqio.TaskRegistry.get(task).source
+    source = tasks.get(task).source
     if not source.data.metric.classes:
         return ()
-    return tuple(sorted({row.answers[0] for rows in source.rows().values() for row in rows}))
+    return tuple(sorted({label for part in source.parts() for label in part.labels}))
 
 
 def generative(metric: str) -> bool:
@@ -193,21 +225,20 @@ def _named(metric: str) -> Metric:
 
 
 class Postprocess:
-    """seqio's postprocessor: what a prediction says; of a target, what is right.
+    """What a prediction says; of a target, what is right.
 
-    The rule is chosen once, by the rows of all splits.
+    The rule is chosen once for each vocabulary, by the rows of all splits.
     """
 
-    def __init__(self, source: RowSource, write: Callable[[str], str] = str):
+    def __init__(self, source: RowSource, write: Writer | None = None):
         """Takes the rows, and what writes a text as the model's vocabulary does."""
         self._source, self._write = source, write
         self._others: list[Postprocess] = []
 
-    def written_by(self, write: Callable[[str], str]) -> "Postprocess":
+    def written_by(self, write: Writer) -> "Postprocess":
         """Returns the postprocessor for outputs in the words of a vocabulary, see `written`."""
-        vocabulary = getattr(write, "vocabulary", write)
         for known in self._others:
-            if getattr(known._write, "vocabulary", known._write) is vocabulary:
+            if known._write.vocabulary == write.vocabulary:
                 return known
         self._others.append(Postprocess(self._source, write))
         return self._others[-1]
@@ -216,59 +247,43 @@ class Postprocess:
         """Returns the answer of an output; of a target, one answer or all that are right."""
         if not is_target:
             return self._rule(output)
-        answers = json.loads(example["answers"])
+        answers = example["answers"]
         return answers if self._source.data.metric.several_answers else answers[0]
 
     @functools.cached_property
     def _rule(self) -> Callable[[str], str]:
-        rows = itertools.chain.from_iterable(self._source.rows().values())
-        answers = {answer for row in rows for answer in row.answers}
-        answers |= {self._write(answer).strip() for answer in answers}
-        rules = [templates.first_label] * self._source.data.metric.classes
-        rules += [templates.first_line, templates.extract_answer, str.strip]
-        return next(rule for rule in rules if all(rule(answer) == answer for answer in answers))
-
-
-def _checksum(splits: dict[str, list[Row]], metric: Metric) -> str:
-    digest = hashlib.sha256(metric.name.encode())
-    for split, rows in splits.items():
-        digest.update(split.encode() + b"".join(map(_digest, rows)))
-    return digest.hexdigest()[:16]
-
-
-def _digest(row: Row) -> bytes:
-    return hashlib.sha256(json.dumps([row.inputs, row.targets, row.answers]).encode()).digest()
-
-
-def _stamp(path: str) -> tuple[str, int, int, int, int]:
-    if not os.path.exists(path):
-        raise UserError(f"{path}: there is no such file; check the path")
-    if os.path.isdir(path):
-        raise UserError(f"{path} is a folder; name one file of rows")
-    about = os.stat(path)
-    # A copy may keep the time of change and the size; then another file lies here.
-    return path, about.st_mtime_ns, about.st_size, about.st_ctime_ns, about.st_ino
+        parts = self._source.parts()
+        rule = max(part.rule for part in parts)
+        if self._write is not None:
+            for answers in itertools.chain.from_iterable(part.answers() for part in parts):
+                # The last of the rules leaves all as it is.
+                if rule == len(own_rows.RULES) - 1:
+                    break
+                rule = own_rows.strictest(
+                    (text.strip() for text in self._write.many(answers)), rule
+                )
+        return own_rows.RULES[rule]
 
 
 @functools.lru_cache(maxsize=64)
-def _splits(data: Data, stamps: tuple) -> dict[str, list[Row]]:
+def _read(data: Data, stamps: str) -> _Read:
     del stamps
-    evaluation = _rows(data, data.evaluation)
-    if data.test is None:
-        if len(evaluation) < 2:
-            raise UserError(
-                f"{data.evaluation} needs 2 rows at least: for validation and for test; add one, "
-                "or name a file of test rows by --test (TEST_FILE)"
-            )
-        validation, test = evaluation[::2], evaluation[1::2]
-    else:
-        validation, test = evaluation, _rows(data, data.test)
-    return {"train": _rows(data, data.train), "validation": validation, "test": test}
-
-
-def _rows(data: Data, path: str) -> list[Row]:
-    filled = row_templates.Templates(data.template, data.target, data.metric.several_answers)
-    rows = [filled.row(*record) for record in row_files.records(path)]
-    if not rows:
-        raise UserError(f"{path} holds no row; give it at least one")
-    return sorted(rows, key=_digest)
+    files = {
+        file: own_rows.read(file, data.template, data.target, data.metric) for file in data.files
+    }
+    evaluation = files[data.evaluation]
+    if data.test is None and len(evaluation) < 2:
+        raise UserError(
+            f"{data.evaluation} needs 2 rows at least: for validation and for test; add one, "
+            "or name a file of test rows by --test (TEST_FILE)"
+        )
+    apart = {"validation": evaluation.every(2, 0), "test": evaluation.every(2, 1)}
+    if data.test is not None:
+        apart = {"validation": evaluation, "test": files[data.test]}
+    splits = {"train": files[data.train]} | apart
+    digest = hashlib.sha256(data.metric.name.encode())
+    for split, rows in splits.items():
+        digest.update(split.encode())
+        for digests in rows.digests():
+            digest.update(digests)
+    return _Read(splits, digest.hexdigest()[:16])

@@ -1,4 +1,4 @@
-"""The seqio tasks of the bundled small world; importing this module registers them.
+"""The tasks of the bundled small world; importing this module registers them.
 
 | name | stands for | measured by |
 |---|---|---|
@@ -136,3 +136,12 @@ _register(
 for suffix in FORMS:
     parts = [f"mini_rte{suffix}", f"mini_wmt_enfr{suffix}"]
     tasks.add(Mixture(f"mini_rte_wmt_enfr{suffix}", dict.fromkeys(parts, 1.0)))
+
+
+def __getattr__(name: str) -> object:
+    """Returns what a seqio task of a person's own takes from here, see docs/your_task.md."""
+    if name not in ("OUTPUT_FEATURES", "PREPROCESSORS"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from promot_jax.data import seqio_tasks
+
+    return seqio_tasks.features(VOCABULARY) if name == "OUTPUT_FEATURES" else seqio_tasks.USUAL

@@ -1,4 +1,4 @@
-"""Rows that are read from installed packages as seqio tasks: splits, balance, exemplars.
+"""Rows that are read from installed packages as tasks: splits, balance, exemplars.
 
 The splits are fixed by a hash: every row belongs to a group, such as the page or the country that
 it is about, and a group goes into one split as a whole. So the splits do not depend on the order of
@@ -11,12 +11,11 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import seqio
-import tensorflow as tf
+from typing import Any, ClassVar
 
 from promot_jax.base.errors import UserError
+from promot_jax.data import tasks
+from promot_jax.data.tasks import Task
 from promot_jax.tasks import few_shot, mini, templates
 
 SPLITS = ("train", "validation", "test")
@@ -44,7 +43,7 @@ class Collection:
 
     Attributes:
       read: reads all rows; called when a split is first read.
-      metric_fn, postprocess_fn: as seqio has them.
+      metric_fn, postprocess_fn: see `tasks.Task`.
       validation, test: shares of the groups in these splits; train has the rest.
       balanced: each split keeps as many rows of every target as it has of its rarest.
       cut: articles are cut to the length of inputs.
@@ -66,81 +65,101 @@ class Collection:
         """
         return _splits(self)
 
-    def task(self, *, shots: int = 0, randomized: bool = False) -> dict[str, Any]:
-        """Returns the arguments of `seqio.TaskRegistry.add` after the name.
+    def task(self, name: str, *, shots: int = 0, randomized: bool = False) -> Task:
+        """Returns a task of the rows.
 
         Targets begin with a space: to a decoder-only model input and target are one text.
 
         Args:
-          shots: exemplars of the split train in front of each input. They depend on the text of the
-            row alone, and none is the row itself, see `few_shot.choose_exemplars`.
+          name: of the task.
+          shots: exemplars of the split train in front of each input, see `few_shot.choose`.
           randomized: the targets of a split are shuffled among its rows (the paper's 3.3).
         """
-        steps = []
-        if shots:
-            train = functools.partial(self._dataset, "train")
-            steps.append(functools.partial(few_shot.choose_exemplars, train=train, shots=shots))
-        if self.cut:
-            steps.append(functools.partial(few_shot.cut_articles, span=False))
-        steps.append(functools.partial(few_shot.join, span=False))
-        return {
-            "source": seqio.FunctionDataSource(
-                self._randomized if randomized else self._dataset, splits=SPLITS
-            ),
-            "preprocessors": [*steps, _space, *mini.PREPROCESSORS],
-            "output_features": mini.OUTPUT_FEATURES,
-            "postprocess_fn": self.postprocess_fn,
-            "metric_fns": [self.metric_fn],
-        }
-
-    def _dataset(
-        self, split: str, shuffle_files: bool = False, seed: int | None = None
-    ) -> tf.data.Dataset:
-        del shuffle_files, seed
-        return _as_dataset(self.splits()[split])
-
-    def _randomized(
-        self, split: str, shuffle_files: bool = False, seed: int | None = None
-    ) -> tf.data.Dataset:
-        del shuffle_files, seed
-        rows = self.splits()[split]
-        shuffled = sorted(rows, key=lambda row: digest(f"randomized {row.inputs}"))
-        return _as_dataset(
-            [
-                dataclasses.replace(row, targets=other.targets)
-                for row, other in zip(rows, shuffled, strict=True)
-            ]
+        return Task(
+            name,
+            PackageSource(self, shots, randomized),
+            self.postprocess_fn,
+            (self.metric_fn,),
+            mini.vocabulary,
+            few_shot.CutArticles() if self.cut else tasks.encode_texts,
         )
 
 
-def _as_dataset(rows: Sequence[Row]) -> tf.data.Dataset:
-    features = {name: [getattr(row, name) for row in rows] for name in ("inputs", "targets")}
-    if rows[0].answers:
-        features["answers"] = tf.ragged.constant([row.answers for row in rows])
-    return tf.data.Dataset.from_tensor_slices(features)
+@dataclasses.dataclass(frozen=True)
+class PackageSource:
+    """The rows of a task.
+
+    Attributes:
+      collection: where they are from.
+      shots, randomized: see `Collection.task`.
+    """
+
+    collection: Collection
+    shots: int = 0
+    randomized: bool = False
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    origin: ClassVar[str] = "a package"
+
+    def rows(self, split: str) -> "Written":
+        """Returns the rows of a split; raises as `Collection.splits` does."""
+        splits = self.collection.splits()
+        rows = splits[split]
+        answered = _shuffled(rows) if self.randomized else rows
+        train = splits["train"][: few_shot.POOL_SIZE]
+        pool = [(row.inputs, row.targets) for row in train]
+        return Written(rows, [row.targets for row in answered], pool, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The texts of rows.
+
+    Attributes:
+      own: the rows.
+      targets: of each.
+      pool: what exemplars are drawn from.
+      source: says what is made of them.
+    """
+
+    own: Sequence[Row]
+    targets: Sequence[str]
+    pool: Sequence[few_shot.Pair]
+    source: PackageSource
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, number: int, /) -> tasks.Row:
+        row = self.own[number]
+        texts = {"inputs": row.inputs, "targets": f" {self.targets[number]}"}
+        if row.answers:
+            texts["answers"] = list(row.answers)
+        exemplars = few_shot.choose(row.inputs, self.pool, self.source.shots)
+        write = few_shot.with_parts if self.source.collection.cut else few_shot.join
+        return write(texts, exemplars, span=False)
+
+
+def _shuffled(rows: Sequence[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: digest(f"randomized {row.inputs}"))
 
 
 def postprocess_line(output: str, *, is_target: bool = False, **_unused: object) -> str:
-    """The seqio postprocessor of free texts: `first_line` of predictions."""
+    """The postprocessor of free texts: `first_line` of predictions."""
     return output.strip() if is_target else templates.first_line(output)
 
 
 def postprocess_answers(
-    output: str, *, example: few_shot.Row, is_target: bool = False
+    output: str, *, example: tasks.Row, is_target: bool = False
 ) -> str | list[str]:
     """`postprocess_line` for several accepted answers: of a target, all of them."""
     if is_target:
-        return [answer.decode() for answer in example["answers"]]
+        return list(example["answers"])
     return postprocess_line(output)
 
 
 def digest(text: str) -> bytes:
     """Returns what orders and deals out texts: their SHA-256."""
     return hashlib.sha256(text.encode()).digest()
-
-
-def _space(rows: tf.data.Dataset) -> tf.data.Dataset:
-    return rows.map(lambda row: row | {"targets": tf.strings.join([" ", row["targets"]])})
 
 
 @functools.cache

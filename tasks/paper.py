@@ -1,7 +1,7 @@
 """All tasks of the paper; importing this module registers them (docs/tasks.md lists them)."""
 
-import seqio
-
+from promot_jax.data import tasks
+from promot_jax.data.tasks import Mixture
 from promot_jax.tasks import (
     cb,
     openbookqa,
@@ -46,11 +46,10 @@ NAMES = (*(name + suffix for name in DATASETS for suffix in FORMS), *RANDOMIZED)
 
 for name, used in DATASETS.items():
     for suffix, form in FORMS.items():
-        seqio.TaskRegistry.add(name + suffix, **used.task(**form))
+        tasks.add(used.task(name + suffix, **form))
 for name, form in RANDOMIZED.items():
-    seqio.TaskRegistry.add(name, **rte.RTE.task(**form) | {"source": rte.RANDOMIZED})
+    tasks.add(rte.RTE.task(name, randomized=True, **form))
 # Multi-task training (section 5.4) draws both targets at equal rates.
 for suffix in ("", "_1shot", "_span", "_span_1shot"):
-    seqio.MixtureRegistry.add(
-        f"rte_wmt14_enfr{suffix}", [f"rte{suffix}", f"wmt14_enfr{suffix}"], default_rate=1.0
-    )
+    parts = [f"rte{suffix}", f"wmt14_enfr{suffix}"]
+    tasks.add(Mixture(f"rte_wmt14_enfr{suffix}", dict.fromkeys(parts, 1.0)))

@@ -19,9 +19,7 @@ from and how to get the packages.
 
 import functools
 
-import seqio
-
-from promot_jax.data import metrics
+from promot_jax.data import metrics, tasks
 from promot_jax.tasks import big_bench, geography, phrases, templates, wordnet
 from promot_jax.tasks.package_rows import Collection, postprocess_answers, postprocess_line
 
@@ -64,5 +62,5 @@ NAMES = (*(name + suffix for name in COLLECTIONS for suffix in FORMS), "vitaminc
 
 for name, collection in COLLECTIONS.items():
     for suffix, form in FORMS.items():
-        seqio.TaskRegistry.add(name + suffix, **collection.task(**form))
-seqio.TaskRegistry.add("vitaminc_randomized", **COLLECTIONS["vitaminc"].task(randomized=True))
+        tasks.add(collection.task(name + suffix, **form))
+tasks.add(COLLECTIONS["vitaminc"].task("vitaminc_randomized", randomized=True))

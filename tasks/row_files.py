@@ -1,40 +1,26 @@
-"""Files of rows: JSON, CSV, TSV or Parquet; each record with the place to name it by.
+"""Files of rows: JSON, CSV, TSV, Parquet or Arrow; each record with the place to name it by.
 
-Numbers of JSON are kept as they are written. Texts are UTF-8, or have the byte order mark of
-another Unicode encoding, and may be compressed by gzip.
+Numbers of JSON are kept as they are written. Lines of JSON, Parquet and Arrow are never in memory
+as a whole.
 """
 
-import codecs
 import collections
 import functools
-import gzip
 import itertools
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.tasks import row_tables
+from promot_jax.tasks import row_arrow, row_tables, row_texts
 
 # A place to name in a complaint, and the fields of a row.
 Record = tuple[str, dict[str, object]]
 
 _HINT = "write one JSON object a line"
 _SPACE = re.compile(r"[ \t\r\n]*+")
-# The mark of UTF-32 begins with that of UTF-16.
-_MARKS = (
-    (codecs.BOM_UTF8, "UTF-8"),
-    (codecs.BOM_UTF32_LE, "UTF-32-LE"),
-    (codecs.BOM_UTF32_BE, "UTF-32-BE"),
-    (codecs.BOM_UTF16_LE, "UTF-16-LE"),
-    (codecs.BOM_UTF16_BE, "UTF-16-BE"),
-    (b"", "UTF-8"),
-)
 
 
 def records(path: str) -> Iterator[Record]:
@@ -47,7 +33,7 @@ def records(path: str) -> Iterator[Record]:
     packed = suffix == ".gz"
     if packed:
         suffix = os.path.splitext(stem)[1]
-    if suffix not in READERS or (packed and suffix == ".parquet"):
+    if suffix not in READERS or (packed and suffix in (".parquet", ".arrow")):
         found = suffix or "no suffix"
         raise UserError(f"{path}: no reader for {found}; use {', '.join(READERS)}")
     try:
@@ -56,51 +42,31 @@ def records(path: str) -> Iterator[Record]:
         raise UserError(f"{path} cannot be read: {error.strerror or first_line(error)}") from None
 
 
-def _text(path: str) -> str:
-    """Returns the text of a file.
-
-    Raises:
-      UserError: what is not in its encoding, or no text.
-    """
-    with open(path, "rb") as file:
-        found = file.read()
-    if path.lower().endswith(".gz"):
-        try:
-            found = gzip.decompress(found)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{path} is not whole gzip data ({first_line(error)}); compress it again"
-            ) from None
-    mark, encoding = next(pair for pair in _MARKS if found.startswith(pair[0]))
-    try:
-        text = found[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        lines = row_tables.text_lines(error.object[: error.start].decode(encoding))
-        at = len(lines[-1].encode(encoding)) + 1
-        raise UserError(
-            f"{path}, line {len(lines)}: byte {at} is not {encoding}; save the file in "
-            f"{'that encoding' if encoding == 'UTF-8' else 'UTF-8'}"
-        ) from None
-    if "\0" in text:
-        number = len(row_tables.text_lines(text[: text.index("\0")]))
-        raise UserError(f"{path}, line {number}: holds a NUL; save the file as UTF-8 text")
-    return text
-
-
 def _json_lines(path: str) -> Iterator[Record]:
     """Yields objects that stand in lines, over several lines, or in a list."""
-    text = _text(path)
-    lines = row_tables.text_lines(text)
-    first = next((line for line in lines if line.strip()), "").strip()
-    if first.startswith("["):
-        yield from _json_list(path, text)
-    elif first.startswith("{") and _spans_lines(text, first):
-        yield from _json_objects(path, text)
-    else:
-        for number, line in enumerate(lines, 1):
-            if line := line.strip("\ufeff \t\r"):
-                where = f"{path}, line {number}"
-                yield where, _object(where, _DECODER.decode, line)
+    begin = next((block for block in row_texts.blocks(path) if block.strip()), "").lstrip()
+    if begin.startswith("["):
+        yield from _json_list(path, "".join(row_texts.blocks(path)))
+        return
+    if begin.startswith("{"):
+        first = next(line for line in row_texts.lines(path) if line.strip()).strip()
+        if not _is_json(first):
+            text = "".join(row_texts.blocks(path))
+            if _spans_lines(text, first):
+                yield from _json_objects(path, text)
+                return
+            del text
+    scan = _DECODER.scan_once
+    for number, line in enumerate(row_texts.lines(path), 1):
+        if line := line.strip("\ufeff \t\r"):
+            where = f"{path}, line {number}"
+            try:
+                record, end = scan(line, 0)
+                whole = end == len(line) and type(record) is dict
+            except (ValueError, StopIteration, RecursionError):
+                whole = False
+            # Only what is wrong takes the way that says what.
+            yield where, record if whole else _object(where, _DECODER.decode, line)
 
 
 def _json(path: str) -> Iterator[Record]:
@@ -130,17 +96,21 @@ def _are_columns(values: list) -> bool:
     return all(isinstance(value, dict) and "0" in value for value in values)
 
 
-def _spans_lines(text: str, first: str) -> bool:
-    """Returns whether the first object of a text goes on after its first line."""
+def _is_json(line: str) -> bool:
     try:
-        _DECODER.decode(first)
+        _DECODER.decode(line)
     except (ValueError, RecursionError):
-        try:
-            _, end = _DECODER.raw_decode(text, text.index("{"))
-        except (ValueError, RecursionError):
-            return False
-        return len(text[:end].strip()) > len(first)
-    return False
+        return False
+    return True
+
+
+def _spans_lines(text: str, first: str) -> bool:
+    """Returns whether the first object of a text goes on after its first line, which is cut off."""
+    try:
+        _, end = _DECODER.raw_decode(text, text.index("{"))
+    except (ValueError, RecursionError):
+        return False
+    return len(text[:end].strip()) > len(first)
 
 
 def _json_objects(path: str, text: str) -> Iterator[Record]:
@@ -217,63 +187,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _table(path: str, read: Callable[[str, str], Iterator[Record]]) -> Iterator[Record]:
-    return read(path, _text(path))
-
-
-def _parquet(path: str) -> Iterator[Record]:
-    try:
-        # Only these files need it; it comes with tensorflow-datasets.
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(f"{path}: Parquet needs pyarrow; run `pip install pyarrow`") from None
-    numbers = itertools.count(1)
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if twice := [name for name, n in collections.Counter(names).items() if n > 1]:
-                raise UserError(f"{path} has the column {twice[0]!r} twice; rename one")
-            for batch in file.iter_batches():
-                columns = [_column(column) for column in batch.columns]
-                for values in zip(*columns, strict=True):
-                    where = f"{path}, row {next(numbers)}"
-                    yield where, dict(zip(names, values, strict=True))
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} holds no Parquet rows ({first_line(error)}); save it again") from (
-            None
-        )
-
-
-def _column(column) -> list:
-    """Returns the values of a column of Parquet."""
-    try:
-        values = column.to_pylist()
-    except ValueError:
-        # Times in nanoseconds, for which Python has no type.
-        return column.cast("string").to_pylist()
-    short = _shortest(column.type)
-    return values if short is None else [short(value) for value in values]
-
-
-def _shortest(kind) -> Callable[[Any], Any] | None:
-    """Returns what gives short floats of an arrow type the value of their shortest decimal.
-
-    0.1 in 32 bits is 0.10000000149011612 in 64, but was 0.1 when it was written. None for a type
-    that holds no such numbers.
-    """
-    from pyarrow import types
-
-    if types.is_float32(kind) or types.is_float16(kind):
-        number = np.float32 if types.is_float32(kind) else np.float16
-        return lambda value: None if value is None else float(str(number(value)))
-    if types.is_struct(kind):
-        inner = {field.name: short for field in kind if (short := _shortest(field.type))}
-        if inner:
-            return lambda value: value and value | {k: f(value[k]) for k, f in inner.items()}
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    if is_list and (short := _shortest(kind.value_type)):
-        return lambda value: value and [short(v) for v in value]
-    return None
+    return read(path, "".join(row_texts.blocks(path)))
 
 
 READERS = {
@@ -281,5 +195,6 @@ READERS = {
     ".json": _json,
     ".csv": functools.partial(_table, read=row_tables.comma_separated),
     ".tsv": functools.partial(_table, read=row_tables.tab_separated),
-    ".parquet": _parquet,
+    ".parquet": row_arrow.parquet,
+    ".arrow": row_arrow.stream,
 }

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from promot_jax.base.errors import UserError
+from promot_jax.tasks import row_texts
 
 # Both end where they do or not at all, whatever follows: no text makes them slow.
 _QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
@@ -20,14 +21,17 @@ _FIRST_LINE = re.compile(r'(?:[^"\r\n]++|"[^"]*+"?)*+(\r(?!\r*\n))?')
 _NEEDS_QUOTES = re.compile(r'["\t\r\n]')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class _Row:
-    """A row of a table: the first of its lines, its cells, and which of them were in quotes."""
+    """A row of a table: the first of its lines, its cells, and which of them were in quotes.
+
+    Of a row of several lines, `text` is what stands in them.
+    """
 
     line: int
     cells: list[str]
     quoted: list[bool]
-    lines: int = 1
+    text: str = ""
 
     @property
     def blank(self) -> bool:
@@ -58,26 +62,24 @@ def tab_separated(path: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     Raises:
       UserError: a row with too few or too many cells, or a column that there is twice.
     """
-    rows = [
-        _Row(number, cells := line.rstrip("\r").split("\t"), [False] * len(cells))
-        for number, line in enumerate(text_lines(text), 1)
-    ]
-    header = next((row.cells for row in rows if not row.blank), [])
+    header = next((row.cells for row in _cut_at_tabs(text) if not row.blank), [])
     if len(header) == 1 and (found := re.search("[,;]", header[0])):
         raise UserError(
             f"{path}, line 1: no tab, but {found[0]!r}; name a file that commas separate .csv"
         )
     mend = "a tab or line break ends a cell, so save texts that hold one as .csv or .jsonl"
-    return _named(path, _quoted_as_in_csv(path, text, len(header), rows) or rows, mend)
+    quoted = _quoted_as_in_csv(path, text, len(header))
+    return _named(path, _split(path, text, "\t") if quoted else _cut_at_tabs(text), mend)
 
 
-def text_lines(text: str) -> list[str]:
-    """Returns the lines of a text; only in one without line feeds do carriage returns end them."""
-    return text.split("\n" if "\n" in text else "\r")
+def _cut_at_tabs(text: str) -> Iterator[_Row]:
+    for number, line in enumerate(row_texts.lines_of(text), 1):
+        cells = line.rstrip("\r").split("\t")
+        yield _Row(number, cells, [False] * len(cells))
 
 
-def _quoted_as_in_csv(path: str, text: str, columns: int, plain: list[_Row]) -> list[_Row] | None:
-    """Returns the rows of a TSV whose quotes are those of CSV, None where they are texts.
+def _quoted_as_in_csv(path: str, text: str, columns: int) -> bool:
+    """Returns whether the quotes of a TSV are those of CSV; else they are texts.
 
     They are those of CSV if every cell that has a quote is one that a CSV writer could have
     written, and some cell, or the whole header, only it would have written. No row is lost in a
@@ -86,25 +88,27 @@ def _quoted_as_in_csv(path: str, text: str, columns: int, plain: list[_Row]) -> 
     Args:
       path, text: the file.
       columns: cells of a row.
-      plain: its lines, cut at tabs.
     """
     if '"' not in text:
-        return None
+        return False
+    certain, first = False, True
     try:
-        rows = [row for row in _split(path, text, "\t") if not row.blank]
+        for row in _split(path, text, "\t"):
+            if row.blank:
+                continue
+            pairs = list(zip(row.cells, row.quoted, strict=True))
+            if len(pairs) != columns or any('"' in cell and not quoted for cell, quoted in pairs):
+                return False
+            if columns == 1 or any("\t" in cell for cell in row.cells):
+                lines = row_texts.lines_of(row.text) if row.text else ()
+                if any(line.count("\t") == columns - 1 for line in lines):
+                    return False
+            certain = certain or (first and all(row.quoted))
+            certain = certain or any(q and _NEEDS_QUOTES.search(cell) for cell, q in pairs)
+            first = False
     except UserError:
-        return None
-    certain = all(rows[0].quoted)
-    for row in rows:
-        pairs = list(zip(row.cells, row.quoted, strict=True))
-        if len(pairs) != columns or any('"' in cell and not quoted for cell, quoted in pairs):
-            return None
-        lines = plain[row.line - 1 : row.line - 1 + row.lines]
-        tabs = columns == 1 or any("\t" in cell for cell in row.cells)
-        if row.lines > 1 and tabs and any(len(line.cells) == columns for line in lines):
-            return None
-        certain = certain or any(quoted and _NEEDS_QUOTES.search(cell) for cell, quoted in pairs)
-    return rows if certain else None
+        return False
+    return certain
 
 
 def _named(path: str, rows: Iterable[_Row], mend: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -152,8 +156,16 @@ def _split(path: str, text: str, delimiter: str) -> Iterator[_Row]:
     follows = re.compile(rf"{delimiter}|\r*{end}|\Z" if end == "\n" else rf"{delimiter}|\r|\Z")
     at, line = 0, 1
     while at < len(text):
-        row = _Row(line, [], [])
-        separator = delimiter
+        stop = text.find(end, at)
+        stop = stop if stop >= 0 else len(text)
+        if text.find('"', at, stop) < 0:
+            # As what follows makes of it, but faster.
+            cells = text[at:stop].split(delimiter)
+            cells[-1] = cells[-1].rstrip("\r")
+            yield _Row(line, cells, [False] * len(cells))
+            at, line = stop + 1, line + 1
+            continue
+        row, start, separator = _Row(line, [], []), at, delimiter
         while separator == delimiter:
             if found := _QUOTED.match(text, at):
                 row.cells.append(found[1].replace('""', '"'))
@@ -176,5 +188,7 @@ def _split(path: str, text: str, delimiter: str) -> Iterator[_Row]:
             at, separator = after.end(), after[0]
         if separator != delimiter and not row.quoted[-1]:
             row.cells[-1] = row.cells[-1].rstrip("\r")
-        yield dataclasses.replace(row, lines=line - row.line + 1)
+        if line > row.line:
+            row.text = text[start : found.end()]
+        yield row
         line += 1

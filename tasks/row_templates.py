@@ -1,20 +1,21 @@
 """Rows from templates: the fields of a record become an input, a target and its right answers."""
 
-import dataclasses
 import datetime
 import decimal
 import json
 import math
+import operator
 import re
 import string
+from collections.abc import Callable
+from typing import NamedTuple
 
 from promot_jax.base.errors import UserError
 from promot_jax.data.metrics import METRICS
 from promot_jax.tasks.row_tables import listed
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An example: its input, its target, and every answer that counts as right."""
 
     inputs: str
@@ -38,6 +39,8 @@ class Templates:
         self._inputs = _parsed(template, "TEMPLATE")
         self._targets = _parsed(target, "TARGET_TEMPLATE")
         self._several = several
+        # Of most rows all fields are texts of the record itself, and fill these.
+        self._fast = _format(self._inputs), _format(self._targets)
 
     def row(self, where: str, record: dict[str, object]) -> Row:
         """Returns the row of a record.
@@ -45,6 +48,18 @@ class Templates:
         Raises:
           UserError: `where` lacks a field, or has a value that is no text or number.
         """
+        (inputs, asked), (targets, wanted) = self._fast
+        try:
+            given, answer = asked(record), wanted(record)
+        except KeyError:
+            return self._checked(where, record)
+        if {*map(type, given), *map(type, answer)} == _TEXTS and any(map(str.strip, given)):
+            inputs, targets = inputs % given, targets % answer
+            if any(map(str.strip, answer)) and _whole(inputs) and _whole(targets):
+                return Row(inputs, targets, (targets.strip(),))
+        return self._checked(where, record)
+
+    def _checked(self, where: str, record: dict[str, object]) -> Row:
         asked, wanted = (
             {name: _value(where, record, name) for _, name in template if name is not None}
             for template in (self._inputs, self._targets)
@@ -118,6 +133,30 @@ def _parsed(template: str, what: str) -> _Parsed:
     if all(name is None for _, name in found):
         raise UserError(f"{where} has no field; name one in braces, such as {{label}}")
     return found
+
+
+_TEXTS = {str}
+
+
+def _format(template: _Parsed) -> tuple[str, Callable[[dict[str, object]], tuple]]:
+    """Returns a template for the operator %, and what gets the values of its fields."""
+    pieces = [before.replace("%", "%%") + "%s" * (name is not None) for before, name in template]
+    names = [name for _, name in template if name is not None]
+    if len(names) > 1:
+        return "".join(pieces), operator.itemgetter(*names)
+    (name,) = names
+    return "".join(pieces), lambda record: (record[name],)
+
+
+def _whole(text: str) -> bool:
+    """Returns whether UTF-8 can hold a text: it has no half characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _filled(template: _Parsed, texts: dict[str, str]) -> str:

@@ -1,17 +1,19 @@
 """SNLI: entailment, contradiction or neither; pairs without a gold label are dropped."""
 
 from promot_jax.data import metrics
-from promot_jax.tasks import dataset, few_shot, templates
+from promot_jax.data.tasks import Row
+from promot_jax.tasks import dataset, templates
 
 
-def _text(row: few_shot.Row) -> few_shot.Row:
-    inputs = few_shot.fill(templates.SNLI, premise=row["premise"], hypothesis=row["hypothesis"])
+def _text(row: Row) -> Row:
+    inputs = templates.format_cb(row["premise"], row["hypothesis"])
     return {"inputs": inputs, "targets": row["label"]}
 
 
 SNLI = dataset.Dataset(
     "snli:1.1.0",
     _text,
+    fields=("premise", "hypothesis"),
     sizes={"train": 550_152, "validation": 10_000, "test": 10_000},
     evaluated_on="test",
     metric_fn=metrics.accuracy,

@@ -144,7 +144,7 @@ def first_label(output: str) -> str:
 
 
 def postprocess_text(output: str, *, is_target: bool = False, **_unused: object) -> str:
-    """The seqio postprocessor of generative tasks: `extract_answer` of predictions.
+    """The postprocessor of generative tasks: `extract_answer` of predictions.
 
     Targets only lose their sentinels, since a reference may hold a prefix token as ordinary text.
     """
@@ -152,18 +152,18 @@ def postprocess_text(output: str, *, is_target: bool = False, **_unused: object)
 
 
 def postprocess_label(output: str, *, is_target: bool = False, **_unused: object) -> str:
-    """The seqio postprocessor of classification tasks: `first_label` of predictions."""
+    """The postprocessor of classification tasks: `first_label` of predictions."""
     return extract_span(output) if is_target else first_label(output)
 
 
 def postprocess_answers(
-    output: str, *, example: Mapping[str, Sequence[bytes]], is_target: bool = False
+    output: str, *, example: Mapping[str, Sequence[str]], is_target: bool = False
 ) -> str | list[str]:
-    """The seqio postprocessor of tasks with several accepted answers.
+    """The postprocessor of tasks with several accepted answers.
 
     Returns:
       Of a target the example's `answers`, of a prediction `extract_answer`.
     """
     if is_target:
-        return [answer.decode() for answer in example["answers"]]
+        return list(example["answers"])
     return extract_answer(output)

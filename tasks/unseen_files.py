@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from promot_jax.base.errors import UserError
 from promot_jax.data.metrics import METRICS
 from promot_jax.tasks import files as own_files
+from promot_jax.tasks import row_sets
 
 # Registered task, its name in tables, its metric, whether its answers are free text.
 Named = tuple[str, str, str, bool]
@@ -22,7 +23,7 @@ def tasks(
     target: str = "{target}",
     checksums: Sequence[str] | None = None,
 ) -> list[Named]:
-    """Registers a seqio task for each file; nothing trains on its rows, so each split has them all.
+    """Registers a task for each file; nothing trains on its rows, so each split has them all.
 
     Args:
       files: each a path, or `METRIC=PATH`; without a metric it is `exact_match`.
@@ -37,7 +38,8 @@ def tasks(
     found = {}
     for number, given in enumerate(files):
         metric, path = split_metric(given)
-        label = os.path.splitext(os.path.basename(path).removesuffix(".gz"))[0]
+        path = row_sets.chosen(path, row_sets.TEST)
+        label = row_sets.base_name(path)
         if label in found:
             raise UserError(f"--unseen: two files are named {label!r}; rename one")
         name = own_files.task(

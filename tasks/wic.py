@@ -4,19 +4,19 @@ The test split of tfds has no labels, so the paper evaluates on the development 
 """
 
 from promot_jax.data import metrics
-from promot_jax.tasks import dataset, few_shot, templates
+from promot_jax.data.tasks import Row
+from promot_jax.tasks import dataset, templates
 
 
-def _text(row: few_shot.Row) -> few_shot.Row:
-    inputs = few_shot.fill(
-        templates.WIC, sentence1=row["sentence1"], sentence2=row["sentence2"], word=row["word"]
-    )
+def _text(row: Row) -> Row:
+    inputs = templates.format_wic(row["sentence1"], row["sentence2"], row["word"])
     return {"inputs": inputs, "targets": row["label"]}
 
 
 WIC = dataset.Dataset(
     "super_glue/wic:1.0.2",
     _text,
+    fields=("sentence1", "sentence2", "word"),
     sizes={"train": 5_428, "validation": 638, "test": 1_400},
     evaluated_on="validation",
     metric_fn=metrics.accuracy,

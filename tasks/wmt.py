@@ -4,18 +4,14 @@ import functools
 from collections.abc import Mapping
 
 from promot_jax.data import metrics
-from promot_jax.tasks import dataset, few_shot, templates
+from promot_jax.data.tasks import Row
+from promot_jax.tasks import dataset, templates
 
 _LANGUAGES = {"fr": "French", "de": "German", "ro": "Romanian"}
 
 
-def _text(row: few_shot.Row, language: str) -> few_shot.Row:
-    inputs = few_shot.fill(
-        templates.TRANSLATION,
-        source_language="English",
-        target_language=_LANGUAGES[language],
-        sentence=row["en"],
-    )
+def _text(row: Row, language: str) -> Row:
+    inputs = templates.format_translation("English", _LANGUAGES[language], row["en"])
     return {"inputs": inputs, "targets": row[language]}
 
 
@@ -23,6 +19,7 @@ def _dataset(tfds_name: str, language: str, sizes: Mapping[str, int]) -> dataset
     return dataset.Dataset(
         tfds_name,
         functools.partial(_text, language=language),
+        fields=("en", language),
         sizes=sizes,
         evaluated_on="test",
         metric_fn=metrics.t5.bleu,

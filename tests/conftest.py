@@ -16,6 +16,7 @@ if "PROMOT_TEST_CACHE" not in os.environ:
     os.environ["PROMOT_TEST_CACHE"] = tempfile.mkdtemp(prefix="promot-test-")
     atexit.register(shutil.rmtree, os.environ["PROMOT_TEST_CACHE"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(os.environ["PROMOT_TEST_CACHE"], "jax"))
+os.environ["PROMOT_CACHE"] = str(pathlib.Path(os.environ["PROMOT_TEST_CACHE"], "rows"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 # The tests of meshes set their own number.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")

@@ -2,14 +2,25 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
-
-from clu import metric_writers
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from promot_jax.base import distributed, jsonl
 
 
-class JsonlWriter(metric_writers.interface.MetricWriter):
+class Writer(Protocol):
+    """Where scalars of a stage go."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step, so that they are in the file when it returns."""
+
+    def close(self) -> None:
+        """Closes the file."""
+
+
+class JsonlWriter:
     """Writes one JSON object a call: `{"step": 20, "train/loss": 0.61, …}`.
 
     Lines of steps after `resume_from`, left by a process that died, are removed first.
@@ -28,31 +39,74 @@ class JsonlWriter(metric_writers.interface.MetricWriter):
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
 
-    def flush(self) -> None:
-        """Flushes the file."""
-        self._file.flush()
-
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def _not_scalars(self, *args, **kwargs):
-        raise TypeError("a file of scalars holds nothing else")
 
-    write_summaries = write_images = write_videos = write_audios = _not_scalars
-    write_texts = write_histograms = write_pointcloud = write_hparams = _not_scalars
+class EventWriter:
+    """Writes TensorBoard events, one file for each process that trained the stage.
+
+    TensorBoard leaves out what files of earlier processes say of steps after `resume_from`.
+    """
+
+    def __init__(self, folder: pathlib.Path, resume_from: int):
+        # TensorBoard's writer of whole event files takes TensorFlow wherever it is installed; that
+        # of single records does not.
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer import record_writer
+
+        self._event = event_pb2.Event
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
+        self._records = record_writer.RecordWriter((folder / name).open("wb"))
+        self._write(self._event(file_version="brain.Event:2"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(self._event(step=resume_from + 1, session_log=start))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step as one event, float32."""
+        event = self._event(step=step)
+        for name, value in scalars.items():
+            event.summary.value.add(tag=name, simple_value=float(value))
+        self._write(event)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._records.close()
+
+    def _write(self, event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._records.flush()
 
 
-def create(file: pathlib.Path, resume_from: int) -> metric_writers.MultiWriter:
+class Writers:
+    """Writes to several writers, or to none."""
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step."""
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def close(self) -> None:
+        """Closes all."""
+        for writer in self._writers:
+            writer.close()
+
+
+def create(file: pathlib.Path, resume_from: int) -> Writers:
     """Returns a writer to a JSONL file and to TensorBoard events in its folder.
 
     Of several processes only the main one writes.
+
+    Args:
+      file: the JSONL file.
+      resume_from: the last step whose scalars stay, -1 for none.
     """
     if not distributed.is_main():
-        return metric_writers.MultiWriter([])
-    return metric_writers.MultiWriter(
-        [
-            JsonlWriter(file, resume_from),
-            metric_writers.SummaryWriter(str(file.parent)),
-        ]
-    )
+        return Writers([])
+    return Writers([JsonlWriter(file, resume_from), EventWriter(file.parent, resume_from)])

@@ -158,10 +158,24 @@ def params_sharding(mesh: Mesh, axes: Tree, params: Tree) -> Tree:
     return trees.unflatten({p: sharding(p, leaf) for p, leaf in trees.flatten(params).items()})
 
 
-def divisible(mesh: Mesh, rows: int) -> int:
-    """Returns a number of rows, raised to a multiple of `row_parts`."""
-    parts = row_parts(mesh)
+def divisible(mesh: Mesh, rows: int, microbatches: int = 1) -> int:
+    """Returns a number of rows, raised to a multiple of `row_parts` times microbatches."""
+    parts = row_parts(mesh) * microbatches
     return -(-rows // parts) * parts
+
+
+def padded(batch: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """Returns a host batch with empty rows behind its own, so that there are `rows` of them.
+
+    All of an empty row is 0, its weights in the loss too.
+    """
+    missing = rows - len(next(iter(batch.values())))
+    if missing <= 0:
+        return batch
+    return {
+        name: np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+        for name, array in batch.items()
+    }
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
@@ -208,8 +222,8 @@ def shard_batch(
     rows, first = own * count, own * number
     if rows % row_parts(mesh):
         raise UserError(
-            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; make the "
-            "size of the batches a multiple of it"
+            f"a batch of {rows} rows cannot be divided over {row_parts(mesh)} devices; fill it up "
+            "with `padded`"
         )
 
     def placed(array: np.ndarray) -> jax.Array:

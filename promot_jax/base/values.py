@@ -8,6 +8,7 @@ those.
 
 import dataclasses
 import difflib
+import inspect
 import math
 import numbers
 import re
@@ -55,6 +56,12 @@ Probability = Annotated[float, Range("a number above 0, at most 1", lambda n: 0 
 Text = Annotated[str, Range("a text that is not empty", lambda text: text.strip() != "")]
 Pattern = Annotated[str, Range("a regular expression", lambda text: text and _compiles(text))]
 Dtype = Literal["float32", "bfloat16", "float16"]
+# The beginning of a training: in steps, or as a share of all of them.
+Warmup = Annotated[
+    Whole | Share, Range("a number of steps, or a share of them below 1", lambda warmup: True)
+]
+ScheduleName = Literal["constant", "linear", "cosine"]
+OptimizerName = Literal["adafactor", "adamw"]
 Lengths = Annotated[
     Mapping[str, Count],
     Range(
@@ -64,6 +71,9 @@ Lengths = Annotated[
 ]
 SOME = Range("at least one", lambda several: len(several) > 0)
 DISTINCT = Range("each of them once", lambda several: len(set(several)) == len(several))
+# Marks a setting that came later; its default is what there was before it. It counts in no lineage
+# and in no kept configuration while it has that.
+LATER = "later"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +147,13 @@ def hints(what: Any) -> dict[str, Any]:
         return {}
     found.pop("return", None)
     return found
+
+
+def later(what: Any) -> dict[str, Any]:
+    """Returns the defaults of those parameters of a function or class that are marked `LATER`."""
+    marked = [name for name, hint in hints(what).items() if LATER in typing.get_args(hint)]
+    parameters = inspect.signature(what).parameters if marked else {}
+    return {name: parameters[name].default for name in marked}
 
 
 def complaint(name: str, value: str, found: Fault) -> str:

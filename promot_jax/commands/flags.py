@@ -24,8 +24,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{text}; `{self.prog} --help` tells more")
 
 
-def number(kind: type, hint: Any) -> Callable[[str], Any]:
-    """Returns what reads an int or a float that a hint of `values` allows."""
+def number(kind: Callable[[str], Any], hint: Any) -> Callable[[str], Any]:
+    """Returns what reads an int, a float or a word that a hint of `values` allows."""
 
     def read(text: str) -> Any:
         try:
@@ -37,6 +37,11 @@ def number(kind: type, hint: Any) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+def whole_or_float(text: str) -> int | float:
+    """Returns an int where the digits are those of one, else a float."""
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
 
 
 def path(text: str) -> str:

@@ -16,11 +16,24 @@ def add(commands) -> None:
         "Answer texts with a model of a finished run, or of a checkpoint.",
         "examples:\n"
         '  promot generate runs/mini --prompt none "Q: what is the capital of mali? A:"\n'
-        '  promot generate --checkpoint SmolLM2-135M.gguf "The capital of France is"',
+        '  promot generate --checkpoint SmolLM2-135M.gguf "The capital of France is"\n'
+        '  promot generate --checkpoint SmolLM2-135M-Instruct --chat "What is a noun?"',
     )
     generate.add_argument("words", nargs="+", metavar="[RUN] TEXT", help="texts to answer, quoted")
     generate.add_argument(
         "--checkpoint", type=flags.path, help="instead of a run: " + flags.ANY_CHECKPOINT
+    )
+    generate.add_argument(
+        "--chat",
+        action="store_true",
+        help="each text is what a user says; the model's chat template makes it a conversation",
+    )
+    generate.add_argument("--system", metavar="TEXT", help="with --chat: what stands before it")
+    generate.add_argument(
+        "--chat_template",
+        type=flags.path,
+        metavar="FILE",
+        help="with --chat: a template in Jinja, where the model has none",
     )
     generate.add_argument("--vocabulary", type=flags.path, help=flags.VOCABULARY)
     flags.adapters(generate)
@@ -61,7 +74,7 @@ def add(commands) -> None:
 
 def _generate(arguments, overrides) -> None:
     flags.no_overrides(overrides)
-    values.check_utf8(arguments.words)
+    values.check_utf8([*arguments.words, arguments.system or ""])
     if arguments.checkpoint is None:
         flags.refuse(arguments, ("vocabulary", "adapter"), "goes with --checkpoint, not with a run")
         run, *texts = arguments.words
@@ -73,13 +86,26 @@ def _generate(arguments, overrides) -> None:
         texts = arguments.words
         model = _of_checkpoint(arguments)
     model = model.with_prompt(None if arguments.prompt == "none" else arguments.prompt)
+    if arguments.chat:
+        model = model.for_chat(arguments.chat_template)
+        texts = [model.asked(_conversation(text, arguments.system)) for text in texts]
+    else:
+        flags.refuse(arguments, ("system", "chat_template"), "goes with --chat")
     for warning in model.too_long(texts, arguments.max_length):
         print(f"warning: {warning}", file=sys.stderr)
     search = ("beams", "temperature", "top_k", "top_p")
     decoder = model.search(
         **{name: getattr(arguments, name) for name in search}, seed=arguments.seed or 0
     )
-    print("\n".join(model.answer(texts, arguments.max_length, decoder)))
+    answers = model.answer(texts, arguments.max_length, decoder)
+    if arguments.chat:
+        answers = [answer.removeprefix(model.template.leading) for answer in answers]
+    print("\n".join(answers))
+
+
+def _conversation(text: str, system: str | None) -> list[dict[str, str]]:
+    asked = [{"role": "user", "content": text}]
+    return asked if system is None else [{"role": "system", "content": system}, *asked]
 
 
 def _of_run(run: str, arguments):

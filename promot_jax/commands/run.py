@@ -28,6 +28,65 @@ MACROS = (
     ("metric", "METRIC", f"{', '.join(metrics.PLAIN)}, or BLEU of a tokenizer: bleu-zh"),
     ("checkpoint", "INITIAL_CHECKPOINT_PATH", "model to start from: " + flags.ANY_CHECKPOINT),
 )
+# Flags that set how stages train: (flag, macro, what reads it, help).
+TRAINING = (
+    ("epochs", "EPOCHS", flags.number(float, values.Positive), "passes over the rows, for steps"),
+    ("prompt_epochs", "PROMPT_EPOCHS", flags.number(float, values.Positive), "those of a prompt"),
+    (
+        "batch_size",
+        "BATCH_SIZE",
+        flags.number(int, values.Count),
+        "rows of a step on all devices together",
+    ),
+    (
+        "learning_rate",
+        "LEARNING_RATE",
+        flags.number(float, values.Positive),
+        "of the model's stage: the highest rate",
+    ),
+    (
+        "prompt_learning_rate",
+        "PROMPT_LEARNING_RATE",
+        flags.number(float, values.Positive),
+        "of the prompt's stage",
+    ),
+    (
+        "lr_schedule",
+        "LR_SCHEDULE",
+        flags.number(str, values.ScheduleName),
+        "constant, linear or cosine: the rate stays or falls to 0",
+    ),
+    (
+        "warmup",
+        "WARMUP",
+        flags.number(flags.whole_or_float, values.Warmup),
+        "steps in which the rate rises from 0, or a share of all steps such as 0.05",
+    ),
+    (
+        "optimizer",
+        "OPTIMIZER",
+        flags.number(str, values.OptimizerName),
+        "adafactor or adamw, which wants rates of its own; LoRA always trains by AdamW",
+    ),
+    (
+        "weight_decay",
+        "WEIGHT_DECAY",
+        flags.number(float, values.Weight),
+        "of the model's stage: share of a parameter that a step takes off, times the rate",
+    ),
+    (
+        "gradient_clip",
+        "GRADIENT_CLIP",
+        flags.number(float, values.Positive),
+        "largest norm of a step's gradients",
+    ),
+    (
+        "patience",
+        "PATIENCE",
+        flags.number(int, values.Count),
+        "evaluations without a better validation score after which a stage ends",
+    ),
+)
 # These are paths, and are kept as absolute ones: a run opens from any folder.
 PATHS = ("train", "eval", "test", "checkpoint")
 
@@ -67,6 +126,7 @@ def add(commands) -> None:
         help="say what the target's rows are (number, examples, classes, lengths), then stop",
     )
     _add_rows(run)
+    _add_training(run)
     _add_processes(run)
     flags.add_gin_files(run, "a further .gin file; may be repeated")
     run.add_argument(
@@ -94,6 +154,14 @@ def _add_rows(run) -> None:
         help="rows with the fields input and target, which the model should go on answering, in "
         "place of the experiment's unseen tasks; may be repeated (default metric: exact_match)",
     )
+
+
+def _add_training(run) -> None:
+    group = run.add_argument_group(
+        "training", "both stages, unless it says one; --gin.PROMPT_MACRO is for the prompt's alone"
+    )
+    for flag, macro, read, meaning in TRAINING:
+        group.add_argument(f"--{flag}", type=read, help=f"{meaning} (gin: {macro})")
 
 
 def _add_processes(run) -> None:
@@ -183,15 +251,10 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         _check_places()
     experiment, model_dir, config = configuration.built()
     configuration.check_tasks(experiment)
-    from promot_jax.experiment import preview
-
-    if arguments.preview or preview.needed(experiment):
-        looked = preview.Preview(experiment)
-        progress.say("\n".join(looked.lines()))
-        if arguments.preview:
-            progress.say("\n".join(looked.bundled()))
-            return None
-        settled = [f"--gin.{name}={value!r}" for name, value in looked.settled().items()]
+    settled = _settled(experiment, arguments.preview)
+    if arguments.preview:
+        return None
+    if settled:
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
@@ -205,6 +268,28 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         Runner(experiment, model_dir).run(" ".join(arguments.typed))
         distributed.by_main(report.write, model_dir)
     return model_dir
+
+
+def _settled(experiment, previewing: bool) -> list[str]:
+    """Says what there is to say of an experiment's rows; returns flags for what follows from them.
+
+    Raises:
+      UserError: rows that cannot be read, or epochs that come to no number of steps.
+    """
+    from promot_jax.experiment import epochs, preview
+
+    looked = None
+    if previewing or preview.needed(experiment):
+        looked = preview.Preview(experiment)
+        progress.say("\n".join(looked.lines()))
+    passes = epochs.settle(configuration.passes())
+    for line in passes.lines:
+        progress.say(line)
+    if previewing:
+        progress.say("\n".join(looked.bundled()))
+        return []
+    found = passes.values | (looked.settled() if looked else {})
+    return [f"--gin.{name}={value!r}" for name, value in found.items()]
 
 
 @contextlib.contextmanager
@@ -235,12 +320,15 @@ def _check_places() -> None:
 
 
 def _chosen(arguments) -> dict[str, str]:
-    """Returns the gin flags that --seeds and --methods stand for."""
+    """Returns the gin flags that --seeds, --methods and those of `TRAINING` stand for."""
     chosen = {}
     if arguments.seeds is not None:
         chosen["seeds"] = f"--gin.SEEDS=({arguments.seeds},)"
     if arguments.methods is not None:
         chosen["methods"] = f"--gin.METHODS={tuple(arguments.methods.split(','))!r}"
+    for flag, macro, *_ in TRAINING:
+        if (value := getattr(arguments, flag)) is not None:
+            chosen[flag] = f"--gin.{macro}={value!r}"
     return chosen
 
 

@@ -22,6 +22,7 @@ from promot_jax.configuration.reading import (
     quiet_native_logs,
     reused,
 )
+from promot_jax.configuration.stage_settings import passes
 
 __all__ = [
     "GIN_FOLDER",
@@ -37,6 +38,7 @@ __all__ = [
     "keep",
     "model_dir",
     "parse",
+    "passes",
     "quiet_native_logs",
     "reused",
 ]

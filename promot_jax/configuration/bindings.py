@@ -124,11 +124,12 @@ def _settings() -> Iterator[tuple[str, Any, Any]]:
         for parameter, (where, value) in bound(scope, selector).items():
             if parameter in hints and (where, selector, parameter) not in seen:
                 seen.add((where, selector, parameter))
-                yield _full_name(where, selector, parameter), resolved(value), hints[parameter]
+                yield full_name(where, selector, parameter), resolved(value), hints[parameter]
     yield "MODEL_DIR", _macro("MODEL_DIR"), values.Text
 
 
-def _full_name(scope: str, selector: str, parameter: str) -> str:
+def full_name(scope: str, selector: str, parameter: str) -> str:
+    """Returns the name by which a configuration sets a parameter."""
     # As it is written after `from promot_jax import MODULE`.
     short = ".".join([*selector.split(".")[-2:], parameter])
     return f"{scope}/{short}" if scope else short
@@ -176,8 +177,20 @@ def _check_complete() -> None:
         for name, parameter in inspect.signature(call.what).parameters.items():
             variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if parameter.default is parameter.empty and not variable and name not in given:
-                full = _full_name("", selector, name)
+                full = full_name("", selector, name)
                 raise UserError(f"{full} has no value; give one by --gin.{full}=VALUE")
+
+
+def referred(value: Any) -> tuple[str, str]:
+    """Returns scope and selector of what a value refers to at last; two empty ones for none."""
+    from gin import config
+
+    while isinstance(value, config.ConfigurableReference):
+        scope, selector = value.config_key
+        if selector != MACRO:
+            return scope, selector
+        value = config._CONFIG.get((scope, MACRO), {}).get("value")
+    return "", ""
 
 
 def literal(value: Any) -> Any:
@@ -245,6 +258,6 @@ def _expand(scope: str, selector: str, parameter: str) -> None:
     try:
         found = type(value)(map(files.home, value)) if several else files.home(value)
     except UserError as error:
-        name = scope if selector == MACRO else _full_name(scope, selector, parameter)
+        name = scope if selector == MACRO else full_name(scope, selector, parameter)
         raise UserError(f"{name} = {error}") from None
     config._CONFIG[scope, selector][parameter] = found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import Misfit
-from promot_jax.configuration import bindings, methods, old_names
+from promot_jax.configuration import bindings, methods, old_names, stage_settings
 from promot_jax.configuration.complaints import nearest
 from promot_jax.configuration.reading import GIN_FOLDER
 
@@ -20,6 +20,7 @@ def check_values(flags: Sequence[str] = ()) -> None:
     typed = {set_by(flag): flag.split("=", 1)[1].strip() for flag in flags}
     bindings.check(typed)
     methods.check()
+    stage_settings.check_rates()
 
 
 def check_all_used(gin_files: Sequence[str], flags: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """The configuration of a run folder: what is kept there, and what the folder accepts again."""
 
+import ast
+import inspect
 import os
 import pathlib
 import re
@@ -56,13 +58,15 @@ def _settings(config: str) -> dict[str, str]:
     return {
         name: value
         for name, _, value in statements
-        if value and not name.startswith("#") and name not in FREE_MACROS + costs.CONFIGURED
+        if value
+        and not name.startswith("#")
+        and not {name, name.rpartition("/")[2]} & {*FREE_MACROS, *costs.CONFIGURED}
     }
 
 
 def _changed(ours: dict[str, str], theirs: dict[str, str]) -> str | None:
     """Returns the first setting of `ours` that matters to what `theirs` has, or None."""
-    called = _called(theirs)
+    called, bound = _called(theirs), {name.rpartition("/")[2] for name in theirs}
     known = {value for name, value in theirs.items() if name.endswith(".Method.name")}
     for name, value in ours.items():
         scope, _, parameter = name.rpartition("/")
@@ -72,10 +76,29 @@ def _changed(ours: dict[str, str], theirs: dict[str, str]) -> str | None:
         else:
             # A macro that the other has not is one that nothing there refers to.
             matters = bool(selector) and _applies(scope, called.get(selector, ()))
+            matters &= parameter in bound or not _is_default(parameter, value, ours)
             matters |= name.endswith(".Method.name") and value in known
         if matters:
             return f"{name} = {value}"
     return None
+
+
+def _is_default(parameter: str, value: str, settings: dict[str, str]) -> bool:
+    """Says whether a setting of a stage or an optimizer is what it is where nothing sets it."""
+    # What no experiment has begun to read needs no jax.
+    from promot_jax.training import optimizers, stages
+
+    module, _, rest = parameter.partition(".")
+    called, _, name = rest.rpartition(".")
+    found = getattr({"stages": stages, "optimizers": optimizers}.get(module), called, None)
+    if not callable(found) or name not in (takes := inspect.signature(found).parameters):
+        return False
+    while value.startswith("%"):
+        value = settings.get(value[1:], "")
+    try:
+        return ast.literal_eval(value) == takes[name].default
+    except (SyntaxError, ValueError):
+        return False
 
 
 def _called(settings: dict[str, str]) -> dict[str, set[str]]:

@@ -24,6 +24,8 @@ _IMPORT = re.compile(
 )
 # The one module that has another name now.
 _BATCHES = re.compile(r"\bdata\.(?=(Fixed|Token)Batches\b)")
+# Recipes that can do more now.
+_OPTIMIZERS = re.compile(r"\boptimizers\.(model|prompt)_adafactor\b")
 # What it defined is in `methods/single_task.gin`, which every file that included it includes.
 _BASELINES = re.compile(r"^include +['\"]methods/baselines\.gin['\"]", re.MULTILINE)
 # seqio's vocabulary, where nothing else of seqio is used; ours is the same without TensorFlow.
@@ -38,4 +40,5 @@ def translated(text: str) -> str:
     text = _SENTENCEPIECE.sub(r"vocabularies.\1", text)
     if "seqio." not in text:
         text = _SEQIO.sub("from promot_jax.data import vocabularies", text)
+    text = _OPTIMIZERS.sub(r"optimizers.\1_optimizer", text)
     return _BATCHES.sub("batching.", text)

@@ -24,7 +24,7 @@ import numpy as np
 
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import Count
-from promot_jax.data import prefetch, tasks, windows
+from promot_jax.data import packing, prefetch, tasks, windows
 from promot_jax.data.order import Order
 from promot_jax.data.shares import WHOLE, Share, agreed
 from promot_jax.data.tasks import Row, Tokens
@@ -181,7 +181,8 @@ def train_batches(
       prompt_numbers: the number of its soft prompt for each task of the mixture, -1 for none;
         batches then have a field `prompt_ids` [B].
       share: which part of each batch this process holds, see `partitioning.share`: B is then the
-        number of its rows. All processes must read the same batches in the same order.
+        number of its rows, equal for all processes; the last ones may have empty rows. All must
+        read the same batches in the same order.
       workers: processes that read and tokenise; with 0 a thread of this one does.
 
     Raises:
@@ -219,11 +220,12 @@ def _sample(stream: windows.Rows, share: Share) -> list[tuple[int, int]]:
     return [row for part in lengths for row in part]
 
 
-def _shape(rows: Sequence[Tokens], bounds: Sequence[Bucket], share: Share) -> Bucket:
+def _shape(rows: Sequence[Tokens | None], bounds: Sequence[Bucket], share: Share) -> Bucket:
     """Returns the first bucket that holds the rows of a batch, those of other processes too."""
     if len(bounds) == 1:
         return bounds[0]
-    need = [max(len(row[side]) for row in rows) for side in (0, 1)]
+    found = [row for row in rows if row is not None]
+    need = [max((len(row[side]) for row in found), default=0) for side in (0, 1)]
     need = np.max(agreed(need, share), axis=0)
     return bounds[windows.first_holding(need, bounds)]
 
@@ -335,12 +337,10 @@ def trim(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
         them, of [B, U], with `decoder_loss_weights`, and of [B]; all but the first may be absent.
       buckets: shortest first; a batch that fits into none stays as it is.
     """
-
-    def length(marks):
-        return int(np.count_nonzero(marks, axis=1).max(initial=1))
-
     inputs, targets = batch["encoder_segment_ids"], batch.get("decoder_loss_weights")
-    need = length(inputs), 0 if targets is None else length(targets)
+    need = [int(np.count_nonzero(inputs, axis=1).max(initial=1)), 0]
+    if targets is not None:
+        need[1] = int(packing.target_lengths(targets).max(initial=1))
     whole = inputs.shape[1], 0 if targets is None else targets.shape[1]
     cut = _bucket(need, whole, buckets)
 

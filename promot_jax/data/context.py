@@ -6,6 +6,8 @@ GGUF); T5's positions are relative and have no end.
 
 from collections.abc import Sequence
 
+import numpy as np
+
 
 def warnings(longest: int | None, rows: Sequence[int], prompt_length: int = 0) -> list[str]:
     """Returns a sentence if some rows are longer, else nothing.
@@ -15,13 +17,13 @@ def warnings(longest: int | None, rows: Sequence[int], prompt_length: int = 0) -
       rows: tokens of each row, its target or answer included.
       prompt_length: rows of the soft prompt in front.
     """
-    totals = [int(tokens) + prompt_length for tokens in rows]
-    beyond = sum(total > longest for total in totals) if longest is not None else 0
+    totals = np.asarray(rows, np.int64) + prompt_length
+    beyond = int((totals > longest).sum()) if longest is not None else 0
     if not beyond:
         return []
     parts = "input, target and prompt" if prompt_length else "input and target"
     return [
-        f"{beyond} of {len(totals)} rows have more tokens ({parts}; up to {max(totals)}) than the "
+        f"{beyond} of {len(totals)} rows have more tokens ({parts}; up to {totals.max()}) than the "
         f"{longest} of the model's context; what it answers there is not to be trusted, shorten "
         "them"
     ]

@@ -17,6 +17,8 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_target_tokens [R, U]
     decoder_loss_weights [R, U]   1 for a target
 
+U counts the targets that have a weight; others are read, and nothing is predicted for them.
+
 all of them int32.
 """
 
@@ -49,11 +51,13 @@ class Row(NamedTuple):
     Attributes:
       inputs: its input ids, at least one.
       targets: its target ids, at least one.
+      learnt: numbers of the targets that count, the last one among them.
       prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
+    learnt: np.ndarray
     prompt: np.ndarray
 
     @property
@@ -63,8 +67,8 @@ class Row(NamedTuple):
 
     @property
     def count(self) -> int:
-        """Its targets."""
-        return len(self.targets)
+        """The targets that count."""
+        return len(self.learnt)
 
 
 class Extent(NamedTuple):
@@ -135,7 +139,7 @@ class Packer:
     def _rows(self, batch: Batch) -> list[Row]:
         """Returns the rows that have targets, as `models.DecoderOnlyModel` reads them."""
         lengths = (batch["encoder_segment_ids"] > 0).sum(axis=1)
-        counts = (batch["decoder_loss_weights"] > 0).sum(axis=1)
+        counts = target_lengths(batch["decoder_loss_weights"])
         prompts = batch.get("prompt_ids", np.full(len(lengths), -1))
         rows = []
         for number in np.flatnonzero(counts):
@@ -143,10 +147,13 @@ class Packer:
             inputs = [*self._start, *ids[: max(lengths[number], 1 - len(self._start))]]
             if len(inputs) > 1 and inputs[-1] == self._eos_id:
                 inputs.pop()
+            if self._start and inputs[1:2] == self._start:
+                del inputs[0]
             targets = batch["decoder_target_tokens"][number, : counts[number]]
+            learnt = np.flatnonzero(batch["decoder_loss_weights"][number])
             places = np.arange(self._prompt_length * (prompts[number] >= 0))
             prompt = prompts[number] * self._prompt_length + places
-            rows.append(Row(np.array(inputs), targets, prompt))
+            rows.append(Row(np.array(inputs), targets, learnt, prompt))
         return rows
 
     def _padded(self, batch: Batch) -> Shape:
@@ -222,7 +229,7 @@ def pack(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
         for segment, row in enumerate(line, start=1):
             _place(row, segment, slot, target, fields)
             slot += row.size
-            target += len(row.targets)
+            target += len(row.learnt)
     return found
 
 
@@ -236,9 +243,9 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_positions"][slot:end] = np.arange(row.size)
     fields["decoder_prefix"][slot:known] = 1
     fields["decoder_prompts"][slot:begin] = row.prompt
-    targets = slice(target, target + len(row.targets))
-    fields["decoder_target_slots"][targets] = np.arange(known - 1, end)
-    fields["decoder_target_tokens"][targets] = row.targets
+    targets = slice(target, target + len(row.learnt))
+    fields["decoder_target_slots"][targets] = known - 1 + row.learnt
+    fields["decoder_target_tokens"][targets] = row.targets[row.learnt]
     fields["decoder_loss_weights"][targets] = 1
 
 
@@ -265,6 +272,12 @@ def _longest(lines: Sequence[Sequence[Row | Extent]]) -> tuple[int, int]:
         max(sum(row.size for row in line) for line in lines),
         max(sum(row.count for row in line) for line in lines),
     )
+
+
+def target_lengths(weights: np.ndarray) -> np.ndarray:
+    """Returns the targets of each row, up to the last that counts: int64 [B] of weights [B, U]."""
+    behind = np.flip(weights > 0, axis=1).cumsum(axis=1) > 0
+    return behind.sum(axis=1)
 
 
 def network_inputs(batch: Mapping[str, Any], prefix_lm: bool) -> dict[str, Any]:

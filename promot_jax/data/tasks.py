@@ -6,6 +6,7 @@ same task to seqio, for T5X. A name that only seqio knows is read through `forei
 
 import dataclasses
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from promot_jax.base.errors import UserError
+from promot_jax.data import after_import
 from promot_jax.data.continuation import continuing
 from promot_jax.data.vocabularies import Vocabulary
 
@@ -59,6 +61,19 @@ class Tokens(NamedTuple):
     weights: np.ndarray | None = None
 
 
+def encode_texts(rows: Sequence[Row], vocabulary: Vocabulary, lengths: Lengths) -> list[Tokens]:
+    """Encodes texts in one go; each ends with the end of sequence, after it is cut to its length.
+
+    Targets go on from inputs, see `continuing`.
+    """
+    encoded = []
+    for feature, words in (("inputs", vocabulary), ("targets", continuing(vocabulary))):
+        most = lengths[feature] - 1
+        texts = words.encode_batch([row[feature] for row in rows])
+        encoded.append([np.array([*ids[:most], words.eos_id], np.int32) for ids in texts])
+    return [Tokens(*pair) for pair in zip(*encoded, strict=True)]
+
+
 # (rows, vocabulary, lengths) -> tokens of each row, none longer than `lengths`.
 Encode = Callable[[Sequence[Row], Vocabulary, Lengths], list[Tokens]]
 # (output, *, example, is_target) -> what the output answers; of a target, what is right.
@@ -84,7 +99,7 @@ class Task:
     postprocess: Postprocess
     metric_fns: tuple[Callable[..., dict[str, float]], ...]
     vocabulary: Callable[[], Vocabulary]
-    encode: Encode = dataclasses.field(default=lambda *given: encode_texts(*given))
+    encode: Encode = encode_texts
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -150,7 +165,7 @@ def get(name: str) -> Task | Mixture:
         return _registered[name]
     known = set(_registered)
     # Whoever registers a task with seqio has imported it.
-    if "seqio" in sys.modules:
+    if sys.modules.get("seqio") is not None:
         from promot_jax.data import foreign
 
         if (found := foreign.get(name)) is not None:
@@ -189,14 +204,5 @@ def rates(name: str) -> dict[str, float]:
     return {part: rate / sum(given.values()) for part, rate in given.items()}
 
 
-def encode_texts(rows: Sequence[Row], vocabulary: Vocabulary, lengths: Lengths) -> list[Tokens]:
-    """Encodes texts in one go; each ends with the end of sequence, after it is cut to its length.
-
-    Targets go on from inputs, see `continuing`.
-    """
-    encoded = []
-    for feature, words in (("inputs", vocabulary), ("targets", continuing(vocabulary))):
-        most = lengths[feature] - 1
-        texts = words.encode_batch([row[feature] for row in rows])
-        encoded.append([np.array([*ids[:most], words.eos_id], np.int32) for ids in texts])
-    return [Tokens(*pair) for pair in zip(*encoded, strict=True)]
+# Whoever uses seqio, such as T5X, finds there what is registered here.
+after_import.call("seqio", lambda: importlib.import_module("promot_jax.data.seqio_tasks"))

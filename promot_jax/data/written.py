@@ -13,7 +13,7 @@ class Writer:
     """Writes texts by a vocabulary."""
 
     def __init__(self, vocabulary: Any):
-        """Takes a seqio vocabulary."""
+        """Takes a vocabulary."""
         self.vocabulary, self._unknown = vocabulary, _unknown_id(vocabulary)
         self._known: dict[str, str] = {}
 
@@ -26,6 +26,14 @@ class Writer:
             ids = list(self.vocabulary.encode(text))
             self._known[text] = text if self.loses(ids) else self.vocabulary.decode(ids)
         return self._known[text]
+
+    def many(self, texts: Sequence[str]) -> list[str]:
+        """Returns each of many texts as `writer(text)` does, and remembers none."""
+        ids = self.vocabulary.encode_batch(texts)
+        return [
+            text if self.loses(row) else self.vocabulary.decode(row)
+            for text, row in zip(texts, ids, strict=True)
+        ]
 
     def loses(self, ids: Sequence[int]) -> bool:
         """Whether ids of a text hold an unknown token, which stands for anything."""

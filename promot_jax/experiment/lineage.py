@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from promot_jax.base import trees
+from promot_jax.base import trees, values
 from promot_jax.base.trees import Tree
 from promot_jax.experiment import settings
 from promot_jax.experiment.costs import OF_STAGE
@@ -44,10 +44,12 @@ def of_stage(parent: str, stage: Stage, seed: int, measured: str, embedding: jax
       measured: what else chose its best checkpoint, in any words.
       embedding: [V, H] of the model; its shape decides how a prompt is drawn.
     """
+    later = values.later(Stage)
     fields = {
-        field.name: settings.describe(getattr(stage, field.name))
+        field.name: settings.describe(value)
         for field in dataclasses.fields(stage)
         if field.name not in OF_STAGE
+        and ((value := getattr(stage, field.name)) != later.get(field.name, ...))
     }
     drawn = [list(embedding.shape), str(embedding.dtype)]
     return _digest(parent, fields, drawn, seed, measured)

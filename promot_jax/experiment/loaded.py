@@ -3,14 +3,16 @@
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints import pretrained
+from promot_jax.checkpoints.formats import known
 from promot_jax.data import batching, context
+from promot_jax.data.chat_template import ChatTemplate
 from promot_jax.experiment.evaluation import Evaluator
 from promot_jax.models import Model, decoding
 from promot_jax.models.attached import BARE, Attached
@@ -39,6 +41,8 @@ class LoadedModel:
       attached: what answers are given with.
       decoder: search of `generate` where its arguments ask for none.
       buckets: lengths that a batch may be padded to.
+      template: how it writes conversations down; None is as its checkpoint says.
+      checkpoint: what it was read from, or what its training started from.
     """
 
     model: Model = dataclasses.field(repr=False)
@@ -48,6 +52,8 @@ class LoadedModel:
     attached: Attached = BARE
     decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Greedy)
     buckets: Sequence[batching.Bucket] = dataclasses.field(default=(), repr=False)
+    template: ChatTemplate | None = dataclasses.field(default=None, repr=False)
+    checkpoint: str | None = dataclasses.field(default=None, repr=False)
     # Of each decoder; they keep what was compiled.
     _evaluators: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
@@ -123,6 +129,60 @@ class LoadedModel:
             warnings.warn(warning, stacklevel=2)
         return self.answer(texts, max_tokens, self.search(**search))
 
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int = 256,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **search: Any,
+    ) -> str:
+        """Returns the model's answer to a conversation, by its chat template.
+
+        Args:
+          messages: each with `role` and `content`, the last one of the user.
+          max_tokens: longest answer, in tokens.
+          tools: JSON schemas of functions that it may call.
+          **search: as in `generate`.
+
+        Raises:
+          UserError: as `generate`, or a conversation that the template refuses.
+        """
+        model = self.for_chat()
+        (answer,) = model.generate(model.asked(messages, tools), max_tokens, **search)
+        return answer.removeprefix(model.template.leading)
+
+    def for_chat(self, template: str | None = None) -> "LoadedModel":
+        """Returns the model with its chat template; its answers end where that ends them.
+
+        Args:
+          template: a file with another one, in Jinja.
+
+        Raises:
+          UserError: there is none.
+        """
+        found, model = self.template, self.model
+        if template is not None or (found is None and self.checkpoint is not None):
+            source = known.open_checkpoint(self.checkpoint) if self.checkpoint else None
+            found = pretrained.chat_template(source, model.vocabulary, template)
+        if found is None:
+            raise UserError(
+                f"{self.checkpoint or 'the model'} has no chat template; give the text of one by "
+                "--chat_template FILE"
+            )
+        ends = [*model.vocabulary.encode(found.ending)] if found.ending else []
+        if len(ends) == 1 and ends[0] not in model.ends:
+            model = dataclasses.replace(model, end_ids=(*model.end_ids, *ends))
+        return dataclasses.replace(self, model=model, template=found, _evaluators={})
+
+    def asked(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """Returns a conversation as a model `for_chat` reads it, up to where its answer begins."""
+        return self.template.render(messages, tools, prompt=True)
+
     def search(
         self,
         beams: int | None = None,
@@ -185,7 +245,8 @@ def of_checkpoint(path: str, vocabulary: str | None = None) -> LoadedModel:
     if model.vocabulary is None:
         raise UserError(f"{path} has no vocabulary; give one by --vocabulary")
     params = pretrained.load(source, model, partitioning.make_mesh())
-    return LoadedModel(model, params, tuple(filter(None, model.network.config.prompt_names)))
+    prompts = tuple(filter(None, model.network.config.prompt_names))
+    return LoadedModel(model, params, prompts, checkpoint=path)
 
 
 def of_run(runner, method: Method, seed: int) -> LoadedModel:
@@ -198,6 +259,7 @@ def of_run(runner, method: Method, seed: int) -> LoadedModel:
         trained.adapters,
         decoder=experiment.decoder or decoding.Greedy(),
         buckets=experiment.eval_buckets,
+        checkpoint=experiment.initial_checkpoint,
     )
 
 

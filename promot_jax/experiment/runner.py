@@ -23,7 +23,7 @@ from promot_jax.experiment.start import Start
 from promot_jax.models import Model
 from promot_jax.models.attached import in_force
 from promot_jax.models.networks.lora import Lora
-from promot_jax.training.stages import Method, Stage, check_batches
+from promot_jax.training.stages import Method, Stage
 from promot_jax.training.train import StageRun, train_stage
 
 
@@ -70,7 +70,6 @@ class Runner:
         Raises:
           UserError: bad input, or a folder that was begun from something else.
         """
-        self._check_batches()
         facts = Facts(self.folder, self.experiment, command)
         self._keep_time = facts.write
         self._keep_time()
@@ -84,23 +83,6 @@ class Runner:
             facts.write_alone()
             raise
         facts.write(finished=True)
-
-    def _check_batches(self) -> None:
-        """Raises UserError for a stage to be trained whose batches the devices cannot divide."""
-        unfinished = distributed.by_main(self._unfinished)
-        for method in self.experiment.selected:
-            for name, stage in zip(method.folders, method.stages, strict=True):
-                if name in unfinished:
-                    check_batches(self.mesh, stage.name, stage.batches, stage.microbatches)
-
-    def _unfinished(self) -> list[str]:
-        folders = {name for method in self.experiment.selected for name in method.folders}
-        seeds = self.experiment.seeds
-        return sorted(
-            name
-            for name in folders
-            if not all(self.folder.finished(seed, [name]) for seed in seeds)
-        )
 
     def trained(self, method: Method, seed: int) -> Trained:
         """Trains or loads the stages of a method in order; returns what the last one hands on.

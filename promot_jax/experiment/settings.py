@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from promot_jax.base import values
 from promot_jax.data import vocabularies
 
 # Packages whose functions are known by name. Their private modules move between versions.
@@ -35,6 +36,12 @@ LIBRARIES = frozenset(
         *("gin", "seqio", "tensorflow", "absl"),
     }
 )
+# Names by which functions were known before they could do more: with what they did then, they are
+# described as they were.
+FORMER = {
+    "promot_jax.model_optimizer": "promot_jax.model_adafactor",
+    "promot_jax.prompt_optimizer": "promot_jax.prompt_adafactor",
+}
 # Arguments of these names, and whatever has a slash, may name a file.
 FILES = re.compile(r"(.*_)?(path|file|filename)")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -169,6 +176,9 @@ class _Describer:
             for name, parameter in signature.parameters.items():
                 if parameter.default is not parameter.empty:
                     given.setdefault(name, parameter.default)
+        for name, default in values.later(function).items() if own else ():
+            if name in given and self.of(given[name]) == self.of(default):
+                del given[name]
         return ["call", code, self._arguments(given)]
 
     def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,7 +269,8 @@ def _package(value: Any) -> str:
 
 def _name(value: Any) -> str:
     name = getattr(value, "__qualname__", None) or value.__name__
-    return f"{_package(value)}.{name}" if _package(value) in LIBRARIES else name
+    name = f"{_package(value)}.{name}" if _package(value) in LIBRARIES else name
+    return FORMER.get(name, name)
 
 
 def _of_path(path: str) -> Any:

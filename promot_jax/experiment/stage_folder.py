@@ -200,15 +200,26 @@ class Course:
 
     def resume(self, step: int) -> None:
         """Leaves out the checkpoints after `step`, which are made again; their time was taken."""
-        self._lines = [line for line in self._lines if line.get("step", step + 1) <= step]
+        self._lines = self._until(step)
         jsonl.write_jsonl(self._path, [*self._lines, {"seconds": self._before}])
 
     def best(self, step: int, rank: Callable[[dict[str, float]], Any]) -> int | None:
         """Returns the best step of those until `step`, None where nothing is written of them."""
-        lines = [line for line in self._lines if line.get("step", step + 1) <= step]
+        lines = self._until(step)
         return max(lines, key=rank)["step"] if lines else None
+
+    def without_gain(self, step: int, rank: Callable[[dict[str, float]], Any]) -> int:
+        """Returns how many checkpoints until `step` came after the best one of them."""
+        best = self.best(step, rank)
+        return sum(line["step"] > best for line in self._until(step))
 
     def note(self, **measured: float) -> None:
         """Writes down the time, and what was measured of a checkpoint if there is one."""
         line = measured | {"seconds": round(self.seconds, 2)}
+        if "step" in line:
+            self._lines.append(line)
         jsonl.append_jsonl(self._path, [line])
+
+    def _until(self, step: int) -> list[dict[str, Any]]:
+        """Returns the lines of the checkpoints until a step."""
+        return [line for line in self._lines if line.get("step", step + 1) <= step]

@@ -24,7 +24,9 @@ from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import known, orbax_leaves, stores
 from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats.source import Source
-from promot_jax.data import batching
+from promot_jax.data import foreign, tasks, written
+from promot_jax.data.seqio_vocabularies import seqio_vocabulary
+from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.models.networks import t5
 from promot_jax.training.stages import PromptInit
 
@@ -172,11 +174,11 @@ def vocabulary(
         except ImportError as error:
             raise UserError(f"MIXTURE_OR_TASK_MODULE = {module!r}: {error}") from error
     model, _ = _opened(checkpoint, path)
-    found = model.vocabulary
-    if found is None:
-        found = batching.with_vocabulary(mixture, None).output_features["targets"].vocabulary
+    if model.vocabulary is None:
+        found = _registered(mixture).output_features["targets"].vocabulary
     else:
-        _register_again(mixture, found)
+        found = seqio_vocabulary(model.vocabulary)
+        _register_again(mixture, model.vocabulary)
     if found.vocab_size > (rows := model.network.config.vocab_size):
         raise UserError(
             f"the vocabulary of {mixture!r} has {found.vocab_size} tokens, {checkpoint} embeds "
@@ -185,8 +187,13 @@ def vocabulary(
     return found
 
 
-def _register_again(name: str, vocabulary: seqio.Vocabulary) -> None:
-    registered = batching.with_vocabulary(name, None)
+def _registered(name: str) -> seqio.Task | seqio.Mixture:
+    tasks.get(name)
+    return seqio.get_mixture_or_task(name)
+
+
+def _register_again(name: str, vocabulary: Vocabulary) -> None:
+    registered = _registered(name)
     if isinstance(registered, seqio.Mixture):
         rates = dict(registered.rate_per_task_name)
         for part in rates:
@@ -195,10 +202,13 @@ def _register_again(name: str, vocabulary: seqio.Vocabulary) -> None:
         again = seqio.Mixture(name, list(rates.items()), sample_fn=registered._sample_fn)
         seqio.MixtureRegistry.remove(name)
         seqio.MixtureRegistry.add_provider(name, again)
-    else:
-        again = batching.with_vocabulary(name, vocabulary)
-        seqio.TaskRegistry.remove(name)
-        seqio.TaskRegistry.add_provider(name, again)
+        return
+    again = foreign.with_vocabulary(registered, vocabulary)
+    if hasattr(again.postprocessor, "written_by"):
+        told = again.postprocessor.written_by(written.Writer(vocabulary))
+        again = again.replace(postprocess_fn=told)
+    seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add_provider(name, again)
 
 
 def load(

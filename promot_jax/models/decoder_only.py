@@ -22,13 +22,14 @@ class DecoderOnlyModel(Model):
     Inputs are padded on the left, so that every row's last input token stands in one column and the
     logits of the targets in the last U ones. An end-of-sequence token that closes the inputs, as
     tasks for encoder-decoders have it, is dropped: to a language model the text would end there.
+    Targets may have weights of 0 between others: these are read, and not learnt.
     An id 0 is a token like others; `encoder_segment_ids` say what is padding. Inputs without any
     token, to a model without a start token, are the first token of their padding: something must
     stand before the first target.
 
     Attributes:
       prefix_lm: inputs see each other in both directions (Raffel et al. 2020, section 3.2.1).
-      start_id: a token that is put before the inputs, None for none.
+      start_id: a token that is put before inputs that do not begin with it, None for none.
     """
 
     network: decoder_network.Transformer
@@ -152,9 +153,11 @@ class DecoderOnlyModel(Model):
         # The place of each column in its row before; -1 is that of a start token.
         source = jnp.arange(width) - (width - length)
         moved = jnp.take_along_axis(tokens, jnp.maximum(source, 0), axis=1)
+        first = jnp.zeros_like(length)
         if starts:
             moved = jnp.where(source == -1, self.start_id, moved)
-        return moved.astype(jnp.int32), (source >= -starts).astype(jnp.int32)
+            first -= (length == 0) | (tokens[:, :1] != self.start_id)
+        return moved.astype(jnp.int32), (source >= first).astype(jnp.int32)
 
     def _prefix(self, marks: jax.Array) -> jax.Array | None:
         return marks if self.prefix_lm else None
@@ -165,4 +168,6 @@ class DecoderOnlyModel(Model):
 
     def input_ids(self, text: str) -> list[int]:
         """See `Model`; the model itself puts its start token before them."""
-        return list(self.vocabulary.encode(text))
+        ids = list(self.vocabulary.encode(text))
+        # Of two ends, the model drops the one that is not part of the text.
+        return [*ids, ids[-1]] if ids and ids[-1] == self.vocabulary.eos_id else ids

@@ -143,13 +143,13 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
     rows, inputs, targets = shape
 
     def trace(mesh):
-        _check(stage, rows, mesh)
         bare = dataclasses.replace(experiment.model, vocabulary=Tokens())
         state = train_state.abstract_state(stage, bare, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         tx = stage.transformation()
         step = make_train_step(bare, stage, tx, mesh, shardings)
-        batch = _batch(mesh, rows, inputs, targets, bool(stage.prompts))
+        placed = partitioning.divisible(mesh, rows, stage.microbatches)
+        batch = _batch(mesh, placed, inputs, targets, bool(stage.prompts))
         with partitioning.activate(mesh):
             traced = step.compiled.trace(
                 state.replace(frozen={}), state.frozen, batch, _abstract_key(mesh)
@@ -158,16 +158,6 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
         return traced, held
 
     return Program(name, users, rows, inputs, targets, stage.microbatches, trace)
-
-
-def _check(stage: Stage, rows: int, mesh: jax.sharding.Mesh) -> None:
-    parts = partitioning.row_parts(mesh) * stage.microbatches
-    if rows % parts:
-        raise UserError(
-            f"stage {stage.name!r}: a batch of {rows} rows cannot be divided over data x fsdp = "
-            f"{partitioning.row_parts(mesh)} devices in {stage.microbatches} microbatches; change "
-            "BATCH_SIZE or --mesh"
-        )
 
 
 def decoding(experiment: Experiment, methods: Sequence[Method]) -> list[Program]:

@@ -52,7 +52,7 @@ def adafactor(
     factored: bool = True,
     scale_by_parameter: bool = True,
     clipping_threshold: float = 1.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | optax.Schedule = 0.0,
 ) -> LayerwiseTransformation:
     """Returns the transformation.
 
@@ -62,8 +62,11 @@ def adafactor(
       factored: whether matrices keep sums of rows and columns in place of all elements.
       scale_by_parameter: whether a step is relative to the parameter's scale.
       clipping_threshold: largest root mean square of an update before it is scaled.
-      weight_decay: share of a parameter that is taken off at each step.
+      weight_decay: share of a parameter that is taken off at each step, or a function of the steps
+        done.
     """
+
+    decays = callable(weight_decay) or weight_decay > 0.0
 
     def init(params):
         rows, columns, full = {}, {}, {}
@@ -83,6 +86,7 @@ def adafactor(
     def update(gradients, state, params):
         decay = 1.0 - (state.count + 1.0) ** -decay_rate
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        share = weight_decay(state.count) if callable(weight_decay) else weight_decay
         leaves, slots = trees.flatten(params), [trees.flatten(slot) for slot in state[1:]]
         updates, moved = {}, [dict(slot) for slot in slots]
         for path, gradient in trees.flatten(gradients).items():
@@ -104,7 +108,7 @@ def adafactor(
             step *= rate
             if scale_by_parameter:
                 step *= jnp.maximum(_root_mean_square(param, axes), SMALLEST_SCALE)
-            updates[path] = -(step + weight_decay * param if weight_decay else step)
+            updates[path] = -(step + share * param if decays else step)
         slots = [trees.unflatten(slot) for slot in moved]
         return trees.unflatten(updates), AdafactorState(state.count + 1, *slots)
 

@@ -1,4 +1,4 @@
-"""Optax recipes: the paper's two Adafactors, and AdamW for pretraining from scratch.
+"""Optax recipes: the paper's two Adafactors, AdamW in their place, and that of pretraining.
 
 A recipe is a function of no required argument that returns a gradient transformation, so a
 configuration names it and changes single numbers. Settings are those of prompt-tuning and T5X;
@@ -6,6 +6,7 @@ Adafactor is Shazeer & Stern, 2018.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -14,14 +15,93 @@ import jax.numpy as jnp
 import optax
 
 from promot_jax.base.errors import UserError
-from promot_jax.base.values import Count, Positive, Range, Share, Weight, Whole
-from promot_jax.training.adafactor import adafactor
+from promot_jax.base.values import (
+    LATER,
+    Count,
+    OptimizerName,
+    Positive,
+    Range,
+    ScheduleName,
+    Share,
+    Warmup,
+    Weight,
+    Whole,
+    shown,
+)
+from promot_jax.training.adafactor import LayerwiseTransformation, adafactor
 
 # Either a constant or optax's function of the step.
 Rate = Annotated[
     Positive | Callable[[jax.Array], jax.Array],
     Range("a number above 0, or a schedule such as @optimizers.warmup_cosine()", lambda rate: True),
 ]
+# By name, or what makes one of a learning rate, as optax's own do.
+Algorithm = Annotated[OptimizerName | Callable[..., optax.GradientTransformation], LATER]
+
+
+def model_optimizer(
+    learning_rate: Rate = 0.001,
+    algorithm: Algorithm = "adafactor",
+    weight_decay: Annotated[Weight, LATER] = 0.0,
+) -> optax.GradientTransformation:
+    """The optimizer of model tuning: `model_adafactor`, AdamW or one of a person's own.
+
+    Args:
+      learning_rate: of Adafactor relative to each parameter's scale, of others absolute.
+      algorithm: "adafactor", "adamw" (`plain_adamw`) or a function of the rate.
+      weight_decay: what is taken off a parameter at each step, as a share of it times the rate.
+
+    Raises:
+      UserError: weight decay beside a function, which has its own.
+    """
+    if algorithm == "adafactor":
+        return adafactor(learning_rate, weight_decay=_times(learning_rate, weight_decay))
+    return _by_rate(algorithm, learning_rate, weight_decay)
+
+
+def prompt_optimizer(
+    learning_rate: Rate = 0.2,
+    weight_decay: Share = 1e-5,
+    relative: bool = False,
+    algorithm: Algorithm = "adafactor",
+) -> optax.GradientTransformation:
+    """The optimizer of prompt tuning: `prompt_adafactor`, AdamW or one of a person's own.
+
+    Args:
+      learning_rate: as in `prompt_adafactor`.
+      weight_decay: what is taken off a prompt at each step, as a share of it; of AdamW times the
+        rate.
+      relative: as in `prompt_adafactor`.
+      algorithm: as in `model_optimizer`; a function of the rate has its own weight decay.
+    """
+    if algorithm == "adafactor":
+        return prompt_adafactor(learning_rate, weight_decay, relative)
+    own = weight_decay if isinstance(algorithm, str) else 0.0
+    tx = _by_rate(algorithm, learning_rate, own)
+    return _in_units_of_the_start(tx) if relative else tx
+
+
+def _times(learning_rate: Rate, share: float) -> Rate | float:
+    if callable(learning_rate) and share:
+        return lambda count: share * learning_rate(count)
+    return share * learning_rate if share else 0.0
+
+
+def _by_rate(algorithm, learning_rate: Rate, weight_decay: float) -> optax.GradientTransformation:
+    if algorithm == "adamw":
+        return plain_adamw(learning_rate, weight_decay)
+    if weight_decay:
+        raise UserError(
+            f"WEIGHT_DECAY = {shown(weight_decay)}: an optimizer of your own has its own; set it "
+            "there, and this one to 0"
+        )
+    return algorithm(learning_rate)
+
+
+def plain_adamw(learning_rate: Rate, weight_decay: Weight = 0.0) -> optax.GradientTransformation:
+    """AdamW with the constants of `torch.optim.AdamW`: 0.9, 0.999 and 1e-8. Nothing is clipped."""
+    # Each element moves alone, so stacked layers need no care.
+    return LayerwiseTransformation(*optax.adamw(learning_rate, weight_decay=weight_decay))
 
 
 def model_adafactor(learning_rate: Rate = 0.001) -> optax.GradientTransformation:
@@ -67,6 +147,36 @@ def adamw(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(learning_rate, b2=0.98, weight_decay=weight_decay),
     )
+
+
+def warmup_steps(warmup: Warmup, steps: int) -> int:
+    """Returns the steps of a warm-up that may be a share: rounded up, but not all of them."""
+    return warmup if isinstance(warmup, int) else min(math.ceil(warmup * steps), steps - 1)
+
+
+def shape(name: ScheduleName, warmup: Warmup, steps: int) -> Callable[[jax.Array], jax.Array]:
+    """Returns the course of a rate, as a share of its highest: a function of the steps done.
+
+    It rises linearly from 0, which is that of the first step, and then stays, or falls to 0 along
+    a line or half a cosine. These are the numbers of `get_scheduler` in transformers.
+
+    Args:
+      name: what it does after the warm-up.
+      warmup: its steps, or their share.
+      steps: where it ends.
+    """
+    start = warmup_steps(warmup, steps)
+
+    def share(count):
+        done = jnp.clip((count - start) / max(1, steps - start), 0.0, 1.0)
+        rest = {
+            "constant": jnp.ones_like(done),
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+        }[name]
+        return jnp.where(count < start, count / max(1, start), rest)
+
+    return share
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,14 +7,14 @@ from typing import Annotated
 import jax
 import optax
 
-from promot_jax.base import partitioning, values
+from promot_jax.base import values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
-from promot_jax.training import adafactor
+from promot_jax.training import adafactor, optimizers
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -49,6 +49,13 @@ class Stage:
       eval_period: steps between two evaluations on `mixture`'s validation split, each followed by
         a checkpoint. The best one, by the target metric, is handed to the next stage: of equal
         ones the first, or, where only prompts train, the one with the lowest validation loss.
+      schedule, warmup: the course of the learning rate: it rises from 0 in so many steps, or such a
+        share of them, and stays, or falls to 0 along a line or half a cosine. The optimizer's own
+        rate is the highest one.
+      gradient_clip: largest norm of all gradients of a step together; None clips nothing.
+      patience: evaluations in a row without a better checkpoint after which the stage ends; None
+        goes on to its last step.
+      epochs: how often the rows are passed; who sets it works out `steps` from it beforehand.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
     """
@@ -72,9 +79,21 @@ class Stage:
     pack: bool = True
     eval_period: values.Count = 100
     follow_unseen: bool = False
+    schedule: Annotated[values.ScheduleName, values.LATER] = "constant"
+    warmup: Annotated[values.Warmup, values.LATER] = 0
+    gradient_clip: Annotated[values.Positive | None, values.LATER] = None
+    patience: Annotated[values.Count | None, values.LATER] = None
+    epochs: Annotated[values.Positive | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
+        if optimizers.warmup_steps(self.warmup, self.steps) >= self.steps:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r}: {{warmup}} leaves nothing of {{steps}}; give less",
+                "warmup",
+                "steps",
+            )
         if self.prompt is not None and self.prompt_length < 1:
             raise values.Misfit(
                 self,
@@ -115,8 +134,17 @@ class Stage:
         return attached.only(params, self.prompts, self.adapters(model))
 
     def transformation(self) -> optax.GradientTransformation:
-        """Returns its optimizer, which takes stacked layers one by one where it can."""
-        return adafactor.layer_by_layer(self.optimizer())
+        """Returns its optimizer, which takes stacked layers one by one where it can.
+
+        Around it stand the clip of the gradients and the course of the learning rate.
+        """
+        parts = [adafactor.layer_by_layer(self.optimizer())]
+        if self.gradient_clip is not None:
+            parts.insert(0, optax.clip_by_global_norm(self.gradient_clip))
+        if self.schedule != "constant" or self.warmup:
+            shape = optimizers.shape(self.schedule, self.warmup, self.steps)
+            parts.append(optax.scale_by_schedule(shape))
+        return parts[0] if len(parts) == 1 else optax.chain(*parts)
 
     def attached_for(self, task: str) -> Attached:
         """Returns what is attached to the rows of a task of the mixture.
@@ -161,26 +189,3 @@ class Method:
         """Folder of each stage: the names so far, so that equal beginnings share their work."""
         names = [stage.name for stage in self.stages]
         return ["-".join(names[: i + 1]) for i in range(len(names))]
-
-
-def check_batches(
-    mesh: jax.sharding.Mesh, stage: str, batches: batching.Batches, microbatches: int
-) -> None:
-    """Checks, before a stage starts, that the devices and microbatches divide its batches.
-
-    Raises:
-      UserError: they do not.
-    """
-    unit = getattr(batches, "unit", None)
-    if unit is None:  # batches of another kind are checked as they come
-        return
-    if unit % partitioning.row_parts(mesh):
-        raise UserError(
-            f"stage {stage!r}: batches of {unit} rows cannot be divided over data x fsdp = "
-            f"{partitioning.row_parts(mesh)} devices; make {batches.setting} a multiple of it"
-        )
-    if unit % microbatches:
-        raise UserError(
-            f"stage {stage!r}: batches of {unit} rows cannot be divided into {microbatches} "
-            f"microbatches; make {batches.setting} a multiple of MICROBATCHES"
-        )

@@ -12,7 +12,7 @@ import numpy as np
 
 from promot_jax.base import distributed, metric_writers, partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.base.progress import Progress
+from promot_jax.base.progress import Progress, say
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.models import Model
@@ -49,7 +49,10 @@ class Folder(Protocol):
         """Returns the summary of a finished stage, and what its checkpoints come from."""
 
     def course(self) -> Any:
-        """Returns what was measured of checkpoints so far, to go on with it."""
+        """Returns what was measured of checkpoints so far, to go on with it.
+
+        Its `best` and `without_gain` decide what is loaded again and when patience is at an end.
+        """
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Marks the stage as finished."""
@@ -171,7 +174,9 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
             writer.write_scalars(0, run.evaluate(state.params))
             if course:
                 course.note()
-        for step in range(first + 1, stage.steps + 1):
+        step, over = first, _is_over(run, course, kept.rank, first)
+        while not over:
+            step += 1
             state, metrics = step_fn(state, next(batches), rng)
             pending.append(metrics)
             progress.advance()
@@ -194,8 +199,21 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
                     f"loss {scalars['train/loss']:.3f}  "
                     f"validation {measured['validation/score']:.1f}"
                 )
+                over = _is_over(run, course, kept.rank, step)
     writer.close()
     return state
+
+
+def _is_over(run, course, rank, step) -> bool:
+    """Says whether a stage ends after a step: it is its last one, or its patience is at an end."""
+    if step == run.stage.steps or run.stage.patience is None:
+        return step == run.stage.steps
+
+    def waited():
+        return course.without_gain(step, rank)
+
+    # Process 0 decides for all by what it has written down, also after an interruption.
+    return distributed.by_main(waited) >= run.stage.patience
 
 
 def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
@@ -227,12 +245,18 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
         # By the rows of the beginning, so that a resumed stage has the shapes that it had.
         with contextlib.closing(read()) as beginning:
             sample = _first_rows(beginning, SAMPLE // share[1])
-        parts = partitioning.row_parts(mesh) * stage.microbatches
-        pack = model.packer(sample, parts, share)
-    batches = read(first_step=first_step, workers=run.data_workers)
-    with contextlib.closing(batches):
+        pack = model.packer(sample, partitioning.divisible(mesh, 1, stage.microbatches), share)
+    with contextlib.closing(read(first_step=first_step, workers=run.data_workers)) as batches:
         packed = batches if pack is None else map(pack, batches)
-        yield (partitioning.shard_batch(mesh, batch, share) for batch in packed)
+        yield (_placed(batch, mesh, stage.microbatches, share) for batch in packed)
+
+
+def _placed(batch, mesh, microbatches, share) -> dict[str, jax.Array]:
+    """Fills up what this process has of a batch, so that devices and microbatches divide it."""
+    count = share[1]
+    rows = len(batch["decoder_loss_weights"]) * count
+    own = partitioning.divisible(mesh, rows, microbatches) // count
+    return partitioning.shard_batch(mesh, partitioning.padded(batch, own), share)
 
 
 def _first_rows(batches, least: int) -> list[batching.Batch]:
@@ -260,12 +284,20 @@ def _mean(pending, run, step) -> dict[str, float]:
 
 def _write_summary(run, state, best_step, seconds, came_from) -> None:
     """Writes the summary, which also marks the stage as finished."""
+    steps, stopped = int(state.step), None
+    if steps < run.stage.steps:
+        stopped = (
+            f"stopped at step {steps} of {run.stage.steps}: {run.stage.patience} evaluations in a "
+            f"row were no better than that at step {best_step}"
+        )
+        say(f"{run.label}: {stopped}")
     summary = {
         "name": run.stage.name,
         "mixture": run.stage.mixture,
         "prompt": run.stage.prompt,
         "lora": run.stage.lora and dataclasses.asdict(run.stage.lora),
-        "steps": run.stage.steps,
+        "steps": steps,
+        "stopped": stopped,
         "best_step": best_step,
         "seconds": round(seconds, 1),
         "lineage": run.folder.stages,

@@ -1,6 +1,8 @@
-"""Lines of records: what a dying process leaves, and texts that hold other line ends."""
+"""Scalars of a stage, and lines of records: what a dying process leaves."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,65 @@ def test_the_lines_of_a_stage_are_replaced_whole(tmp_path, monkeypatch):
     assert path.read_bytes() == before
     metric_writers.JsonlWriter(path, 2).close()
     assert [line["step"] for line in read_jsonl(path)] == [0, 1, 2]
+
+
+# TensorBoard's own reader, which takes what it needs of TensorFlow from a stub.
+READ = """
+import json, sys
+sys.modules["tensorflow"] = None
+from tensorboard.backend.event_processing import event_accumulator
+read = event_accumulator.EventAccumulator(sys.argv[1])
+read.Reload()
+print(json.dumps({
+    name: [(event.step, event.value) for event in read.Scalars(name)]
+    for name in read.Tags()["scalars"]
+}))
+"""
+
+
+def events(folder) -> dict[str, list]:
+    """Returns what TensorBoard shows of a folder: {name: [[step, value], …]}."""
+    command = [sys.executable, "-c", READ, str(folder)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.long
+def test_tensorboard_shows_what_was_written(tmp_path):
+    writer = metric_writers.create(tmp_path / "metrics.jsonl", -1)
+    writer.write_scalars(0, {"validation/score": 50})
+    writer.write_scalars(20, {"train/loss": 0.5, "validation/score": 75.25})
+    # It is there before the writer is closed.
+    shown = events(tmp_path)
+    writer.close()
+    assert shown == {
+        "validation/score": [[0, 50.0], [20, 75.25]],
+        "train/loss": [[20, 0.5]],
+    }
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    assert lines == [
+        {"step": 0, "validation/score": 50.0},
+        {"step": 20, "train/loss": 0.5, "validation/score": 75.25},
+    ]
+
+
+@pytest.mark.long
+def test_tensorboard_shows_a_step_once_after_a_resumption(tmp_path):
+    dies = metric_writers.create(tmp_path / "metrics.jsonl", -1)
+    for step in (0, 10, 20, 30):
+        dies.write_scalars(step, {"a": step})
+    again = metric_writers.create(tmp_path / "metrics.jsonl", 10)
+    again.write_scalars(20, {"a": 21})
+    again.close()
+    assert events(tmp_path) == {"a": [[0, 0.0], [10, 10.0], [20, 21.0]]}
+    assert [line["a"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 10, 21]
+
+
+def test_writing_events_loads_neither_tensorflow_nor_torch(tmp_path):
+    program = (
+        "import pathlib, sys\n"
+        "from promot_jax.base import metric_writers\n"
+        "metric_writers.EventWriter(pathlib.Path(sys.argv[1]), -1).write_scalars(1, {'a': 2})\n"
+        "print([name for name in ('tensorflow', 'torch', 'clu') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "[]\n"

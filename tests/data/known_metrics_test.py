@@ -59,6 +59,7 @@ def test_a_function_of_a_person_is_not_in_the_table() -> None:
 def test_a_printed_name_loads_nothing_heavy() -> None:
     code = (
         "import sys; from promot_jax.data.metrics import METRICS; METRICS['rouge2'].printed;"
+        "METRICS['rouge2'].score(['a b'], ['a b']);"
         "print(*{'numpy', 'jax', 'seqio', 'tensorflow', 'sacrebleu', 'nltk'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

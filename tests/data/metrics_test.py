@@ -8,6 +8,7 @@ import sacrebleu
 from rouge_score import rouge_scorer, scoring
 
 from promot_jax.data import metrics
+from promot_jax.data.metrics import rouge
 
 ALL = [metric.score for metric in metrics.METRICS.values()]
 TEXTS = ["the cat sat on the mat today", "she went to the old town hall"]
@@ -137,6 +138,16 @@ def test_rouge2_of_ascii_texts_is_that_of_t5() -> None:
     targets = ["The companies' plans to close 20 factories: criticised by workers.", "a b c_d"]
     predictions = ["Workers criticise the company plan to close 20 factories.", "b c d"]
     assert metrics.rouge2(targets, predictions) == metrics.t5.rouge2(targets, predictions)
+
+
+WORDS = st.lists(st.sampled_from(["a", "b", "the", "l’été", "3.5", "Ab-c_d", "中文", "☃", "İ"]))
+
+
+@hypothesis.given(WORDS.map(" ".join), WORDS.map(" ".join) | st.text(), st.sampled_from((1, 2, 3)))
+def test_rouge_is_that_of_rouge_score(target, prediction, order) -> None:
+    theirs = rouge_scorer.RougeScorer([f"rouge{order}"]).score(target, prediction)
+    words = map(rouge.ascii_words, (target, prediction))
+    assert rouge.f1(*words, order) == theirs[f"rouge{order}"].fmeasure
 
 
 FRENCH = ["Le président s’est dit « très satisfait » des 3,5 % de croissance !", "L’UE, en 2010."]

@@ -26,8 +26,11 @@ LENGTHS = st.lists(st.tuples(st.integers(0, 24), st.integers(0, 9)), min_size=1,
 EOS = 1
 
 
-def padded(lengths, seed=0, prompts=None, width=(24, 9)):
-    """A batch of `data.py` with rows of these lengths; some inputs end with EOS, some ids are 0."""
+def padded(lengths, seed=0, prompts=None, width=(24, 9), gaps=0.0):
+    """A batch of `data.py` with rows of these lengths; some inputs end with EOS, some ids are 0.
+
+    A share of the targets, `gaps`, is read and not learnt; the last one never is.
+    """
     rng = np.random.default_rng(seed)
     inputs = np.zeros((len(lengths), width[0]), np.int32)
     targets = np.zeros((len(lengths), width[1]), np.int32)
@@ -38,6 +41,8 @@ def padded(lengths, seed=0, prompts=None, width=(24, 9)):
             inputs[row, length - 1] = EOS
         targets[row, :count] = rng.integers(0, 1279, count)
         marks[row, :length], weights[row, :count] = 1, 1
+        if gaps and count:
+            weights[row, : count - 1] = rng.random(count - 1) >= gaps
     found = {
         "encoder_input_tokens": inputs,
         "encoder_segment_ids": marks,
@@ -86,7 +91,8 @@ def test_every_row_is_in_one_line_whole(lengths, lines, attached, draw):
     for row, (length, count) in enumerate(lengths):
         if count:
             inputs = batch["encoder_input_tokens"][row, :length]
-            inputs = [1278, *(inputs[:-1] if length and inputs[-1] == EOS else inputs)]
+            inputs = [*(inputs[:-1] if length and inputs[-1] == EOS else inputs)]
+            inputs = inputs if inputs[:1] == [1278] else [1278, *inputs]
             targets = batch["decoder_target_tokens"][row, :count]
             prompt = int(batch["prompt_ids"][row]) if attached else -1
             expected[prompt, (*inputs, *targets), tuple(targets)] += 1
@@ -115,6 +121,25 @@ def test_shapes_are_few_and_never_cost_more(samples, multiple):
             assert shape.cost < packing.Shape(rows, 24 + width - 1, width).cost
 
 
+def test_what_is_not_learnt_takes_no_place_among_targets():
+    batch = padded([(5, 9), (7, 9)], gaps=0.7)
+    packer = packing.Packer([batch], None, EOS, 0, 1)
+    rows = packer._rows(batch)
+    found = packing.pack([rows], packing.Shape(1, 40, 18))
+    learnt = batch["decoder_loss_weights"] > 0
+    assert found["decoder_loss_weights"].sum() == learnt.sum() < 18
+    count = int(learnt.sum())
+    wanted = batch["decoder_target_tokens"][learnt]
+    assert (found["decoder_target_tokens"][0, :count] == wanted).all()
+    slots = found["decoder_target_slots"][0, :count]
+    # The next slot holds the target itself, but behind the last one of a row.
+    following = found["decoder_tokens"][0, slots + 1]
+    ends = np.flatnonzero(np.diff(found["decoder_segment_ids"][0, slots], append=9))
+    kept = np.delete(np.arange(count), ends)
+    assert (following[kept] == wanted[kept]).all()
+    assert packing.target_lengths(batch["decoder_loss_weights"]).tolist() == [9, 9]
+
+
 def test_short_rows_among_long_ones_are_packed():
     rng = np.random.default_rng(0)
     batches = [
@@ -139,6 +164,7 @@ KINDS = {
 
 @functools.cache
 def both_losses(kind, prompted):
+    """The model, and its losses and their gradients by the parameters."""
     model = decoder_model(num_layers=2, **KINDS[kind])
     params = params_of(model)
     if prompted:
@@ -161,17 +187,18 @@ def both_losses(kind, prompted):
 @pytest.mark.parametrize("prompted", [False, True], ids=["bare", "prompted"])
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=8)
-@given(st.integers(0, 10**6))
-def test_losses_and_gradients_are_those_of_padded_rows(kind, prompted, seed):
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))
+def test_losses_and_gradients_are_those_of_padded_rows(kind, prompted, seed, gaps):
     rng = np.random.default_rng(seed)
     lengths = [(int(rng.integers(0, 20)), int(rng.integers(1, 8))) for _ in range(8)]
     prompts = rng.integers(-1, 2, 8) if prompted else None
-    batch = padded(lengths, seed, prompts)
+    batch = padded(lengths, seed, prompts, gaps=gaps)
     model, measured = both_losses(kind, prompted)
     packer = model.packer([batch], 1)
     packer.shapes = [packing.Shape(1, 240, 64)]
     packed = packer(batch)
     assert packed["decoder_tokens"].shape == (1, 240)
+    assert packed["decoder_loss_weights"].sum() == batch["decoder_loss_weights"].sum()
     (expected_gradients, expected), (gradients, loss) = measured(batch), measured(packed)
     np.testing.assert_allclose(loss, expected, rtol=2e-5)
     gradients = trees.flatten(gradients)

@@ -9,7 +9,7 @@ import pytest
 
 from promot_jax import cli, configuration
 from promot_jax.base.errors import UserError
-from promot_jax.experiment import preview
+from promot_jax.experiment import preview, survey
 from promot_jax.tasks import mini
 from tests.commands.cli_test import MINI, at, fails
 from tests.commands.your_task_test import write_small_model
@@ -50,7 +50,7 @@ def previewed(capsys, *arguments):
 
 def test_lengths_are_those_that_batches_have():
     texts = [("q: the box is blue", "yes"), ("x", "a b c")]
-    sizes = preview.measure(texts, mini.vocabulary())
+    sizes = survey.measure(texts, mini.vocabulary())
     encoded = [[len(mini.vocabulary().encode(text)) + 1 for text in row] for row in texts]
     np.testing.assert_array_equal(sizes.lengths["inputs"], [row[0] for row in encoded])
     np.testing.assert_array_equal(sizes.lengths["targets"], [row[1] for row in encoded])
@@ -62,12 +62,12 @@ def test_lengths_are_those_that_batches_have():
 )
 def test_feature_lengths_hold_all_rows(longest, chosen):
     counts = {f: np.array([1, n]) for f, n in zip(("inputs", "targets"), longest, strict=True)}
-    assert tuple(preview.fitting([preview.Sizes(counts, 0)]).values()) == chosen
+    assert tuple(survey.fitting([survey.Sizes(counts, 0)]).values()) == chosen
 
 
 def test_unknown_tokens_are_counted():
     # The miniature's vocabulary knows no such sign.
-    known, unknown = (preview.measure([(t, "yes")], mini.vocabulary()) for t in ("box", "☃ ☃ box"))
+    known, unknown = (survey.measure([(t, "yes")], mini.vocabulary()) for t in ("box", "☃ ☃ box"))
     assert known.unknown == 0
     assert unknown.unknown == 2
 

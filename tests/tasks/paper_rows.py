@@ -1,14 +1,18 @@
 """A few readable rows of each tfds data set of the paper, served offline with its true features."""
 
 import contextlib
+import os
 import random
 import re
+import tempfile
 from collections.abc import Iterator
 from unittest import mock
 
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from promot_jax.tasks import dataset, tfds_rows
 
 PAIRS = [
     ("A dog runs.", "An animal moves."),
@@ -126,11 +130,22 @@ def as_dataset(builder, split, decoders=None, read_config=None, shuffle_files=Fa
     return tf.data.Dataset.from_tensor_slices(rows).map(features.deserialize_example)
 
 
+def forget() -> None:
+    """Forgets what was read."""
+    for read in (tfds_rows.read, tfds_rows._opened, dataset._pool):
+        read.cache_clear()
+
+
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Makes `tfds` serve `ROWS`."""
+    """Makes `tfds` serve `ROWS`, to our reading and to seqio's."""
+    forget()
     with (
+        tempfile.TemporaryDirectory() as folder,
         tfds.testing.mock_data(as_dataset_fn=as_dataset),
         mock.patch.object(seqio.utils.LazyTfdsLoader, "_MEMOIZED_BUILDERS", {}),
+        mock.patch.object(tfds_rows, "folder_of", lambda name: None),
+        mock.patch.dict(os.environ, {"PROMOT_CACHE": folder}),
     ):
         yield
+    forget()

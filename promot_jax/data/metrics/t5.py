@@ -8,6 +8,7 @@ import re
 import string
 from collections.abc import Sequence
 
+from promot_jax.data.metrics import rouge
 from promot_jax.data.metrics.answers import Answers, accepted, check_lengths, matches
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -59,13 +60,10 @@ def rouge2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, 
 
     T5's `rouge` gives the median of bootstrap samples of this mean, another number at each call.
     """
-    # Imported on use: it loads nltk, which takes seconds.
-    from rouge_score import rouge_scorer
-
     check_lengths(targets, predictions)
-    scorer = rouge_scorer.RougeScorer(["rouge2"])
+    words = rouge.ascii_words
     scores = [
-        scorer.score(accepted(target)[0], prediction)["rouge2"].fmeasure
+        rouge.f1(words(accepted(target)[0]), words(prediction), 2)
         for target, prediction in zip(targets, predictions, strict=True)
     ]
     return {"rouge2": 100.0 * sum(scores) / len(scores)}

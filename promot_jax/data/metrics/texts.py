@@ -4,7 +4,7 @@ import collections
 import functools
 from collections.abc import Callable, Sequence
 
-from promot_jax.data.metrics import scripts
+from promot_jax.data.metrics import rouge, scripts
 from promot_jax.data.metrics.answers import Answers, accepted, check_lengths
 from promot_jax.data.metrics.t5 import normalize_squad
 
@@ -63,21 +63,15 @@ def rouge2(targets: Sequence[Answers], predictions: Sequence[str]) -> dict[str, 
     pair of words and is scored by single words; one without any, such as "☃ ☃", by its parts
     between spaces.
     """
-    # Imported on use: it loads nltk, which takes seconds.
-    from rouge_score import rouge_scorer
-
     check_lengths(targets, predictions)
-    by_words = rouge_scorer.RougeScorer(["rouge1", "rouge2"], tokenizer=_Tokenizer(scripts.words))
-    by_parts = rouge_scorer.RougeScorer(["rouge1", "rouge2"], tokenizer=_Tokenizer(str.split))
     total = 0.0
     for target, prediction in zip(targets, predictions, strict=True):
-        text = accepted(target)[0]
-        scorer, count = by_words, len(scripts.words(text))
-        if not count:
-            scorer, count = by_parts, len(text.split())
-        scores = scorer.score(text, prediction)
-        equal = not count and not prediction.strip()
-        total += equal or scores["rouge2" if count > 1 else "rouge1"].fmeasure
+        text, split = accepted(target)[0], scripts.words
+        if not (wanted := split(text)):
+            split = str.split
+            wanted = split(text)
+        equal = not wanted and not prediction.strip()
+        total += equal or rouge.f1(wanted, split(prediction), 2 if len(wanted) > 1 else 1)
     return {"rouge2": 100.0 * total / len(targets)}
 
 
@@ -114,10 +108,3 @@ def squad_words(text: str) -> collections.Counter[str]:
     """
     parts = normalize_squad(text).split()
     return collections.Counter(word for part in parts for word in scripts.divided(part))
-
-
-class _Tokenizer:
-    """What rouge-score calls a tokenizer."""
-
-    def __init__(self, tokenize: Callable[[str], list[str]]):
-        self.tokenize = tokenize

@@ -68,6 +68,9 @@ def native(vocabulary: Any) -> Any:
     """Returns a vocabulary of any package as one of ours; None stays None."""
     if vocabulary is None or isinstance(vocabulary, Vocabulary):
         return vocabulary
+    # One of ours that is shown to seqio.
+    if isinstance(own := getattr(vocabulary, "own", None), Vocabulary):
+        return own
     if type(vocabulary).__module__.partition(".")[0] == "seqio":
         if type(vocabulary).__name__ == "ByteVocabulary":
             return ByteVocabulary(vocabulary.extra_ids)

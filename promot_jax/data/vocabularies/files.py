@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from promot_jax.base.errors import UserError
+from promot_jax.data.vocabularies.adapted import native
 from promot_jax.data.vocabularies.byte import ByteVocabulary
 from promot_jax.data.vocabularies.sentencepiece import SentencePieceVocabulary
 from promot_jax.data.vocabularies.tokenizer import SentencePieceTokenizer, Tokenizer
@@ -69,6 +70,7 @@ def save(vocabulary: Vocabulary, folder: str | os.PathLike) -> dict[str, Any] | 
     Raises:
       UserError: the vocabulary's file cannot be read.
     """
+    vocabulary = native(vocabulary)
     if isinstance(vocabulary, Tokenizer):
         eos_token = vocabulary.tokenizer.id_to_token(vocabulary.eos_id)
         if isinstance(vocabulary, SentencePieceTokenizer):
@@ -91,6 +93,7 @@ def huggingface_settings(vocabulary: Vocabulary) -> dict[str, Any]:
 
     It is empty for a vocabulary that `save` does not write.
     """
+    vocabulary = native(vocabulary)
     if isinstance(vocabulary, Tokenizer):
         named = vocabulary.tokenizer.id_to_token
         eos_token = named(vocabulary.eos_id)

@@ -75,12 +75,21 @@ def stage_facts(records: Records, name: str) -> dict[str, str]:
     return {
         "lineage": " → ".join([_origin(records), *_lineage(name, summaries)]),
         "attached": _attached(summaries[0]) if summaries else "–",
-        "steps": _listed(sorted(set(_numbers(summaries, "steps")))),
+        "steps": _steps(summaries),
         "best": _listed(_numbers(summaries, "best_step")),
         "trainable": _listed(sorted(set(_numbers(summaries, "trainable", "parameters")))),
         "frozen": _listed(sorted(set(_numbers(summaries, "frozen", "parameters")))),
         "time": duration(statistics.fmean(seconds)) if seconds else "–",
     }
+
+
+def _steps(summaries: list[dict]) -> str:
+    """Returns the steps that were taken, each number once, and whether patience ended there."""
+    counts = _listed(sorted(set(_numbers(summaries, "steps"))))
+    early = sum(isinstance(summary.get("stopped"), str) for summary in summaries)
+    if not early:
+        return counts
+    return f"{counts} (stopped early{f' in {early} of {len(summaries)}' * (len(summaries) > 1)})"
 
 
 def _origin(records: Records) -> str:

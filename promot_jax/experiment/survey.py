@@ -1,0 +1,125 @@
+"""One pass over the rows of a split: what is counted of them, and no more is kept.
+
+A row's length counts the end-of-sequence token that closes it.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from promot_jax.data.continuation import continuing
+from promot_jax.data.tasks import Row, Rows
+from promot_jax.data.vocabularies import Vocabulary
+
+FEATURES = ("inputs", "targets")
+# Lengths that are chosen from the data are multiples of this, and at most `LONGEST`.
+MULTIPLE = 8
+LONGEST = {"inputs": 1024, "targets": 256}
+# Rows that are in memory together.
+_CHUNK = 4096
+# Rows that are kept to be shown.
+_SHOWN = 3
+
+# Input and target.
+Texts = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Tokens of rows: int32 [rows] for each feature, and how many tokens are unknown."""
+
+    lengths: Mapping[str, np.ndarray]
+    unknown: int
+
+    @property
+    def tokens(self) -> int:
+        """All tokens but those that end a sequence."""
+        return sum(int(lengths.sum()) - len(lengths) for lengths in self.lengths.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What is known of the rows of a split.
+
+    Attributes:
+      sizes: their lengths.
+      first: the texts of the first few.
+      inputs: a hash of each input, int64 [rows], for this process alone.
+      targets: how many rows have a target, of the distinct ones that were asked for; without space
+        around them.
+    """
+
+    sizes: Sizes
+    first: Sequence[Texts]
+    inputs: np.ndarray
+    targets: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def known(self, other: "Survey") -> int:
+        """Returns how many inputs are among those of another split."""
+        return int(np.isin(self.inputs, other.inputs).sum())
+
+
+def measure(texts: Sequence[Texts], vocabulary: Vocabulary) -> Sizes:
+    """Returns the lengths of texts in tokens of a vocabulary."""
+    words = dict(zip(FEATURES, (vocabulary, continuing(vocabulary)), strict=True))
+    unknown, lengths = 0, {}
+    for feature, column in zip(FEATURES, zip(*texts, strict=True), strict=True):
+        ids = words[feature].encode_batch(column)
+        lengths[feature] = np.fromiter(map(len, ids), np.int32, len(ids)) + 1
+        if vocabulary.unk_id is not None:
+            unknown += sum(row.count(vocabulary.unk_id) for row in ids)
+    return Sizes(lengths, unknown)
+
+
+def survey(
+    rows: Rows, vocabulary: Vocabulary, limit: int | None = None, most: int | None = None
+) -> Survey:
+    """Looks at the rows of a split.
+
+    Args:
+      rows: one at least.
+      vocabulary: of the tokens.
+      limit: how many rows; None takes all.
+      most: distinct targets that are counted, the first; None counts all.
+    """
+    parts, hashes, first = [], [], []
+    targets: collections.Counter[str] = collections.Counter()
+    for chunk in chunks(rows, limit):
+        texts = [(row["inputs"], row["targets"]) for row in chunk]
+        first = first or texts[:_SHOWN]
+        parts.append(measure(texts, vocabulary))
+        hashes.append(np.fromiter((hash(inputs) for inputs, _ in texts), np.int64, len(texts)))
+        for target, count in collections.Counter(target.strip() for _, target in texts).items():
+            if target in targets or most is None or len(targets) < most:
+                targets[target] += count
+    return Survey(joined(parts), first, np.concatenate(hashes), targets)
+
+
+def chunks(rows: Rows, limit: int | None = None) -> Iterator[list[Row]]:
+    """Yields rows in their order, a few thousand at a time; `limit` as in `survey`."""
+    count = len(rows) if limit is None else min(limit, len(rows))
+    for start in range(0, count, _CHUNK):
+        yield [rows[number] for number in range(start, min(start + _CHUNK, count))]
+
+
+def joined(sizes: Sequence[Sizes]) -> Sizes:
+    """Returns the sizes of all rows of several groups, one at least."""
+    lengths = {f: np.concatenate([part.lengths[f] for part in sizes]) for f in FEATURES}
+    return Sizes(lengths, sum(part.unknown for part in sizes))
+
+
+def fitting(sizes: Sequence[Sizes]) -> dict[str, int]:
+    """Returns the feature lengths that hold every row, as far as `LONGEST` allows."""
+    return {
+        feature: min(
+            LONGEST[feature],
+            MULTIPLE * math.ceil(max(s.lengths[feature].max() for s in sizes) / MULTIPLE),
+        )
+        for feature in FEATURES
+    }
