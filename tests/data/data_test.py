@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
-from promot_jax.tasks import mini
 from tests import tiny
 
 
@@ -144,44 +143,3 @@ def test_a_token_zero_is_no_padding():
     assert batch["encoder_segment_ids"].tolist() == [[1, 1, 1], [1, 1, 1]]
     assert batch["decoder_input_tokens"].tolist() == [[0, 0], [0, 3]]
     assert batch["decoder_loss_weights"].tolist() == [[1, 1], [1, 1]]
-
-
-def test_examples_are_the_rows_one_by_one():
-    """More than two groups of rows, with scalars and lists whose lengths vary, empty ones too."""
-    task = seqio.TaskRegistry.add(
-        "rows_of_all_shapes",
-        seqio.FunctionDataSource(
-            lambda split, shuffle_files: _rows_of_all_shapes(), splits=("test",)
-        ),
-        preprocessors=[],
-        output_features={"inputs": mini.OUTPUT_FEATURES["inputs"]},
-    )
-    try:
-        found = batching.examples(task.name, "test", 600)
-    finally:
-        seqio.TaskRegistry.remove(task.name)
-    rows = _rows_of_all_shapes().take(600).as_numpy_iterator()
-    for row, expected in zip(found, rows, strict=True):
-        assert _lists(row) == _lists(expected)
-        assert row["inputs"].dtype == expected["inputs"].dtype
-
-
-def _lists(value):
-    if isinstance(value, dict):
-        return {name: _lists(part) for name, part in value.items()}
-    return [_lists(part) for part in value] if np.ndim(value) else value
-
-
-def _rows_of_all_shapes() -> tf.data.Dataset:
-    def row(i):
-        words = tf.strings.as_string(tf.range(i % 5))
-        return {
-            "inputs": tf.range(i % 7),
-            "answers": words,
-            "idx": i,
-            "inputs_pretokenized": tf.strings.as_string(i),
-            "pair": tf.stack([i, i + 1]),
-            "nested": tf.RaggedTensor.from_row_lengths(tf.range(i % 5 + i % 3), [i % 5, i % 3]),
-        }
-
-    return tf.data.Dataset.range(700, output_type=tf.int32).map(row)
