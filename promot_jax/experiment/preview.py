@@ -12,6 +12,7 @@ import numpy as np
 
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.data import batching, context, metrics, oracle, registered, tasks
+from promot_jax.data.chat import MARKS, Chat
 from promot_jax.data.continuation import continuing
 from promot_jax.data.oracle import MOST_TARGETS
 from promot_jax.data.tasks import Row, Rows
@@ -25,6 +26,7 @@ SPLITS = ("train", "validation", "test")
 LIMIT = 10_000
 # Rows of a person's own files whose oracle is asked.
 ORACLE_ROWS = 100_000
+BRACKETS = " ".join(MARKS)
 
 
 class Preview:
@@ -44,7 +46,9 @@ class Preview:
             for task in experiment.targets
         }
         seen = [split for splits in self._seen.values() for split in splits.values()]
-        self._fitting_targets = survey.fitting([split.sizes for split in seen])
+        talks = any(_chat(task.name) for task in experiment.targets)
+        longest = survey.LONGEST_CHAT if talks else survey.LONGEST
+        self._fitting_targets = survey.fitting([split.sizes for split in seen], longest)
 
     def lines(self) -> list[str]:
         """Returns the preview as lines of text."""
@@ -103,7 +107,7 @@ class Preview:
         """Returns what is known of the splits of a task: of all rows of a person's own files."""
         limit = None if _source(name) else LIMIT
         return {
-            split: survey.survey(rows, self._vocabulary, limit, most)
+            split: survey.survey(rows, self._vocabulary, limit, most, _chat(name))
             for split, rows in _rows(name, splits).items()
             if len(rows)
         }
@@ -128,11 +132,15 @@ class Preview:
             lines += _dealt(source)
         else:
             lines += [f"  (no more than the first {LIMIT} rows of a split are looked at)"]
-        for inputs, targets in seen["train"].first:
+        lengths = task.task_feature_lengths or self._fitting_targets
+        if (chat := _chat(task.name)) is not None:
+            first = _rows(task.name, ("train",))["train"][0]
+            lines += ["", f"  a row as the model reads it; it learns what stands in {BRACKETS}:"]
+            lines += [f"  | {line}" for line in self._shown(chat, first, lengths)]
+        for inputs, targets in seen["train"].first if chat is None else ():
             lines += ["", f"  input   {_short(inputs)}", f"  target  {_short(targets)}"]
         if _has_classes(task):
             lines += ["", _classes(seen["train"])]
-        lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes, lengths)]
         warnings = [*self._warnings(task, seen), *_unknown(sizes)]
         warnings += self._beyond_context(sizes, lengths)
@@ -189,6 +197,8 @@ class Preview:
             if _has_classes(task) and unknown:
                 names = ", ".join(_short(label, 40) for label in sorted(unknown)[:5])
                 found.append(f"{split} has labels that train has not: {names}")
+        if (chat := _chat(task.name)) is not None:
+            return sorted([*found, *self._of_chat(task, chat, train)])
         inputs, targets = train.first[0]
         joined = not inputs[-1:].isspace() and not targets[:1].isspace()
         if (
@@ -201,6 +211,25 @@ class Preview:
                 "between them; let the target begin with one, as in --target ' {label}'"
             )
         return sorted(found)
+
+    def _shown(self, chat: Chat, row: Row, lengths: Mapping[str, int]) -> list[str]:
+        return chat.preview(row, self._vocabulary, lengths).splitlines()
+
+    def _of_chat(self, task: EvalTask, chat: Chat, train: Survey) -> list[str]:
+        """Warns of conversations whose answers are cut away, or that are asked otherwise."""
+        lengths, found = task.task_feature_lengths or self._fitting_targets, []
+        before = train.sizes.lengths["inputs"]
+        if lost := int((before >= lengths["inputs"] + lengths["targets"]).sum()):
+            found.append(
+                f"{lost} of {len(train)} train rows are so long that no answer is left of them; "
+                "nothing is learnt from these"
+            )
+        if chat.asks_otherwise(_rows(task.name, ("train",))["train"][0]):
+            found.append(
+                "the chat template writes what stands before an answer otherwise once there is one "
+                "(the system's text, for instance): the model is asked otherwise than it was tuned"
+            )
+        return found
 
     def _spaced(self, inputs: str, targets: str) -> bool:
         """Says whether the tokenizer itself puts a space between inputs and targets."""
@@ -223,6 +252,12 @@ def _source(task: str) -> Any | None:
     """Returns the source of a task whose rows are a person's own files, else None."""
     found = tasks.get(task)
     return found.source if hasattr(getattr(found, "source", None), "checksum") else None
+
+
+def _chat(name: str) -> Chat | None:
+    """Returns how the conversations of a task are written, None where it has other rows."""
+    encode = getattr(tasks.get(name), "encode", None)
+    return encode if isinstance(encode, Chat) else None
 
 
 def _rows(name: str, splits: Sequence[str]) -> dict[str, Rows]:
