@@ -142,7 +142,7 @@ ROWS = 64
 
 
 def batches(count):
-    stream = batching.train_batches("mini_rte", LENGTHS, batching.FixedBatches(ROWS), seed=0)
+    stream = batching.train_batches("mini_rte", LENGTHS, batching.FixedBatches(ROWS), seed=1)
     return list(itertools.islice(stream, count))
 
 
@@ -213,7 +213,7 @@ def our_losses(checkpoint, patterns, optimizer, rows, folder):
         seen.append(jax.device_get(params))
         return {"validation/score": float(len(seen)), "validation/loss": 0.0}
 
-    stage_run = train.StageRun(stage, StageFolder(folder), seed=0, label="stage", evaluate=evaluate)
+    stage_run = train.StageRun(stage, StageFolder(folder), seed=1, label="stage", evaluate=evaluate)
     train.train_stage(stage_run, pretrained.load(source, model, mesh), model.with_prompts({}), mesh)
 
     @jax.jit
