@@ -201,8 +201,9 @@ def by_tokens(
         if share == 0:
             continue
         longer += share
-        # Two standard deviations of how many rows of a window are as long as this.
-        needed = rows * longer + 2 * np.sqrt(rows * longer * max(1 - longer, 0))
+        # In each lane, and three standard deviations of how many rows of one are as long as this.
+        mean = rows / multiple * longer
+        needed = multiple * (mean + 3 * np.sqrt(mean * max(1 - longer, 0)))
         found += [size] * max(round_up((needed - sum(found)) / size), 0)
     return Layout(found, multiple, bounds)
 
