@@ -99,9 +99,12 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         checkpoints, a stage that was begun from something else.
     """
     run.folder.path.mkdir(parents=True, exist_ok=True)
-    state = train_state.sharded_state(run.stage, params, model, mesh)
     _, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
+    if summary is None:
+        state = train_state.sharded_state(run.stage, params, model, mesh)
+    else:
+        state = train_state.released_state(run.stage, params, model, mesh)
     kept = stage_checkpoints.StageCheckpoints(
         run.folder.checkpoints, frozen, _rank(state.trainable), came_from
     )
@@ -111,7 +114,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         else:
             best = summary.get("best_step", kept.best())
             kept.require(best, f"of which {run.folder.summary} and the scores speak")
-        if best != int(state.step):
+        if summary is not None or best != int(state.step):
             mend = f"put it back as it was, or remove {run.folder.path} to train the stage anew"
             state = kept.restore(best, state, mend)
         return trees.combine(state.trainable, frozen)
@@ -287,8 +290,8 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
     steps, stopped = int(state.step), None
     if steps < run.stage.steps:
         stopped = (
-            f"stopped at step {steps} of {run.stage.steps}: {run.stage.patience} evaluations in a "
-            f"row were no better than that at step {best_step}"
+            f"stopped at step {steps} of {run.stage.steps}: no evaluation after step {best_step} "
+            f"was better (patience {run.stage.patience})"
         )
         say(f"{run.label}: {stopped}")
     summary = {
