@@ -32,10 +32,10 @@ with group or contextlib.nullcontext():
     mesh = partitioning.make_mesh(model_parallel)
     share = partitioning.share(mesh)
     kinds = {
-        "sorted": batching.SortedBatches(rows, ((24, 4), (28, 4), (32, 4))),
-        "tokens": batching.TokenBatches(28 * rows, ((24, 4), (28, 4), (32, 4)), rows),
+        "sorted": batching.SortedBatches(rows, ((27, 4), (29, 4), (32, 4))),
+        "tokens": batching.TokenBatches(28 * rows, ((27, 4), (29, 4), (32, 4)), rows),
     }
-    kind = kinds.get(mode, batching.FixedBatches(rows, ((28, 4), (30, 4), (32, 4))))
+    kind = kinds.get(mode, batching.FixedBatches(rows, ((33, 4), (34, 4))))
     options = {"seed": 3, "share": share, "vocabulary": mini.vocabulary()}
     def read():
         return batching.train_batches("mini_rte", {"inputs": 48, "targets": 4}, kind, **options)
