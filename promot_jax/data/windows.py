@@ -74,7 +74,11 @@ class Rows:
             mine = np.flatnonzero(whose == task).tolist()
             if not mine:
                 continue
-            texts = [rows[number] for number in numbers[mine].tolist()]
+            # Some rows are read sooner many at a time.
+            if hasattr(rows, "at"):
+                texts = rows.at(numbers[mine])
+            else:
+                texts = [rows[number] for number in numbers[mine].tolist()]
             words = self.vocabulary or part.vocabulary()
             encoded = part.encode(texts, words, self.lengths)
             for place, tokens in zip(mine, encoded, strict=True):
