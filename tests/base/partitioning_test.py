@@ -254,6 +254,30 @@ def test_a_large_model_is_divided_over_all_devices():
     assert shape(2, 2, parameters=13_000_000_000) == (2, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("processes", "model", "expected"),
+    [
+        ([0, 0, 0, 0], 1, {0: (0, 1)}),
+        ([0, 0, 1, 1], 1, {0: (0, 2), 1: (1, 2)}),
+        ([0, 1, 2, 3], 2, {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}),
+        ([0, 0, 1, 1], 4, {0: (0, 1), 1: (0, 1)}),
+        # Rows here and there, parts that overlap or are not equal: everybody reads all rows.
+        ([0, 1, 0, 1], 1, {0: (0, 1), 1: (0, 1)}),
+        ([0, 0, 0, 1, 1, 1], 2, {0: (0, 1), 1: (0, 1)}),
+        ([0, 0, 0, 1], 1, {0: (0, 1), 1: (0, 1)}),
+    ],
+)
+def test_a_process_reads_the_rows_that_its_devices_hold(monkeypatch, processes, model, expected):
+    devices = [types.SimpleNamespace(process_index=number) for number in processes]
+    mesh = types.SimpleNamespace(
+        devices=np.array(devices).reshape(-1, 1, model),
+        shape={"data": len(devices) // model, "fsdp": 1, "model": model},
+    )
+    for process, share in expected.items():
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert partitioning.share(mesh) == share
+
+
 def test_bad_batches_are_clear_errors():
     with pytest.raises(UserError, match="6 rows cannot be divided over 4 devices"):
         partitioning.shard_batch(abstract(), {"x": np.ones((6, 2))})
