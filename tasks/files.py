@@ -21,7 +21,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.data import metrics, tasks
 from promot_jax.data.metrics import Metric
 from promot_jax.data.written import Writer
-from promot_jax.tasks import mini, own_rows, row_sets, templates
+from promot_jax.tasks import chat_files, mini, own_rows, row_sets, templates
 from promot_jax.tasks.own_rows import OwnRows
 
 SPLITS = ("train", "validation", "test")
@@ -36,6 +36,7 @@ class Data:
       test: file, or None: `evaluation`'s rows are then dealt alternately to validation and test.
       template, target: texts with fields in braces.
       metric: by which the answers are scored.
+      chat: makes rows of chat, in place of the two texts.
     """
 
     train: str
@@ -44,12 +45,20 @@ class Data:
     target: str
     metric: Metric
     test: str | None
+    chat: chat_files.Filled | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
         """The files, each once."""
         named = (self.train, self.evaluation, self.test)
         return tuple(dict.fromkeys(file for file in named if file is not None))
+
+    def absolute(self) -> "Data":
+        """Returns the same with paths that hold in any working folder."""
+        named = {"train": self.train, "evaluation": self.evaluation, "test": self.test}
+        return dataclasses.replace(
+            self, **{name: path and row_sets.absolute(path) for name, path in named.items()}
+        )
 
     def splits(self) -> Mapping[str, OwnRows]:
         """Returns the rows of each split; files are read again only when they have changed.
@@ -95,6 +104,13 @@ class RowSource:
           UserError: a file has changed, or can no longer be read.
         """
         splits = self.checked()
+        if self.data.chat is not None:
+            if self.shots:
+                raise UserError(
+                    f"{self.data.train}: rows of chat take no exemplars; leave out the methods "
+                    "that train with them (1-shot)"
+                )
+            return splits[split] if split == "train" else chat_files.Asked(splits[split])
         if not self.shots:
             return splits[split]
         return Shots(splits[split], splits["train"], self.shots, self.data.train)
@@ -158,6 +174,9 @@ def task(
     name: str = "your_data",
     checksum: str | None = None,
     shots: int = 0,
+    chat_template: chat_files.ReadTemplate | None = None,
+    turns: str = "all",
+    system: str | None = None,
 ) -> str:
     """Registers a task of files; equal arguments and rows give the same task again.
 
@@ -176,6 +195,8 @@ def task(
       name: how the name of the task begins.
       checksum: of the rows that are expected; they are then read when they are first needed.
       shots: exemplars from `train` before each input.
+      chat_template: of the model, for rows of chat, which need no other template.
+      turns, system: of rows of chat, see `chat_files.chat`.
 
     Returns:
       The name of the task.
@@ -184,20 +205,30 @@ def task(
       UserError: something is missing, or a file, line or template cannot be used.
     """
     given = {"TRAIN_FILE (--train)": train, "EVAL_FILE (--eval)": evaluation}
-    given |= {"TEMPLATE (--template)": template, "TARGET_TEMPLATE (--target)": target}
+    chat = None
+    plain = template or target
+    if train and evaluation and not plain and (checksum or _is_chat(train)):
+        chat = chat_files.Filled(chat_files.chat(chat_template, turns, system))
+    else:
+        given |= {"TEMPLATE (--template)": template, "TARGET_TEMPLATE (--target)": target}
     if missing := [flag for flag, value in given.items() if not value]:
         raise UserError(f"{missing[0]} is not set; rows of your own need {', '.join(given)}")
     train = row_sets.chosen(train, row_sets.TRAIN)
     evaluation = row_sets.chosen(evaluation, row_sets.EVALUATION)
     test = test and row_sets.chosen(test, row_sets.TEST)
-    data = Data(train, evaluation, template, target, _named(metric), test)
+    data = Data(train, evaluation, template or "", target or "", _named(metric), test, chat)
     source = RowSource(data, checksum or data.checksum(), shots)
     full_name = f"{name}_{source.checksum[:8]}" + (f"_{shots}shot" if shots else "")
     # What is known of the rows that are registered already stays known.
     if full_name not in tasks.names() or tasks.get(full_name).source.data != data:
         scored = (data.metric.score,)
-        tasks.add(tasks.Task(full_name, source, Postprocess(source), scored, mini.vocabulary))
+        found = tasks.Task(full_name, source, Postprocess(source), scored, mini.vocabulary)
+        tasks.add(found if chat is None else dataclasses.replace(found, encode=chat.chat))
     return full_name
+
+
+def _is_chat(train: str) -> bool:
+    return chat_files.is_chat(row_sets.chosen(train, row_sets.TRAIN))
 
 
 def labels(task: str) -> tuple[str, ...]:
@@ -246,7 +277,8 @@ class Postprocess:
     def __call__(self, output, *, is_target: bool = False, example=None, **_unused):
         """Returns the answer of an output; of a target, one answer or all that are right."""
         if not is_target:
-            return self._rule(output)
+            chat = self._source.data.chat
+            return self._rule(output if chat is None else chat.chat.said(output))
         answers = example["answers"]
         return answers if self._source.data.metric.several_answers else answers[0]
 
@@ -269,7 +301,8 @@ class Postprocess:
 def _read(data: Data, stamps: str) -> _Read:
     del stamps
     files = {
-        file: own_rows.read(file, data.template, data.target, data.metric) for file in data.files
+        file: own_rows.read(file, data.template, data.target, data.metric, data.chat)
+        for file in data.files
     }
     evaluation = files[data.evaluation]
     if data.test is None and len(evaluation) < 2:
@@ -282,6 +315,8 @@ def _read(data: Data, stamps: str) -> _Read:
         apart = {"validation": evaluation, "test": files[data.test]}
     splits = {"train": files[data.train]} | apart
     digest = hashlib.sha256(data.metric.name.encode())
+    if data.chat is not None:
+        digest.update(json.dumps(data.chat.about).encode())
     for split, rows in splits.items():
         digest.update(split.encode())
         for digests in rows.digests():

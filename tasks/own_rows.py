@@ -7,6 +7,7 @@ kept with them: labels, and the rule by which outputs are cut.
 import functools
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
@@ -18,7 +19,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.data import row_store
 from promot_jax.data.metrics import Metric
 from promot_jax.data.row_store import Stored
-from promot_jax.tasks import row_sets, row_templates, templates
+from promot_jax.tasks import chat_files, row_sets, row_templates, templates
 
 # Of what is kept; another number is written anew.
 VERSION = 1
@@ -34,7 +35,10 @@ _COARSE = 2
 
 
 class OwnRows:
-    """The rows of a file in their order; `rows[i]` has `inputs`, `targets` and `answers`."""
+    """The rows of a file in their order; `rows[i]` has `inputs`, `targets` and `answers`.
+
+    One of chat has `messages` too, and `tools` if there are any.
+    """
 
     def __init__(self, stored: Stored, first: int = 0, step: int = 1):
         """Takes what `read` keeps: every `step`-th row from `first` on."""
@@ -45,8 +49,12 @@ class OwnRows:
         return self._length
 
     def __getitem__(self, number: int, /) -> dict[str, Any]:
-        inputs, targets, answers = self._stored[self._place(number)]
-        return {"inputs": inputs, "targets": targets, "answers": answers}
+        return _row(*self._stored[self._place(number)])
+
+    def many(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Returns the rows of some numbers that follow each other, sooner than one by one."""
+        places = self._order[self._first :: self._step][start:stop]
+        return [_row(*found) for found in self._stored.many(places)]
 
     def key(self, number: int) -> int:
         """Returns the beginning of a row's digest as a number."""
@@ -69,8 +77,9 @@ class OwnRows:
             yield list(labels)
             return
         for start in range(0, len(self._stored), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(self._stored)))
-            yield list(dict.fromkeys(answer for i in chunk for answer in self._stored[i][2]))
+            chunk = np.arange(start, min(start + _CHUNK, len(self._stored)))
+            found = self._stored.many(chunk)
+            yield list(dict.fromkeys(answer for _, _, answers in found for answer in answers))
 
     @property
     def labels(self) -> list[str] | None:
@@ -102,14 +111,29 @@ class OwnRows:
         return {name: value for name, value in self.__dict__.items() if name not in lazy}
 
 
-def read(path: str, template: str, target: str, metric: Metric) -> OwnRows:
+def _row(
+    inputs: str, targets: str, answers: list[str], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"inputs": inputs, "targets": targets, "answers": answers, **(more or {})}
+
+
+def read(
+    path: str, template: str, target: str, metric: Metric, chat: chat_files.Filled | None = None
+) -> OwnRows:
     """Returns the rows of a file, or of one split of a data set.
+
+    Args:
+      path: of the file, or split.
+      template, target: texts with fields in braces.
+      metric: by which answers are scored.
+      chat: makes rows of chat, in place of the two texts.
 
     Raises:
       UserError: a file, a line or a template that cannot be used, or a file without rows.
     """
-    filled = row_templates.Templates(template, target, metric.several_answers)
+    filled = chat or row_templates.Templates(template, target, metric.several_answers)
     about = [template, target, metric.several_answers, metric.classes]
+    about += chat.about if chat else []
 
     def write(writer: row_store.Writer) -> Mapping[str, Any]:
         rows = (filled.row(*record) for record in row_sets.records(path))
@@ -148,12 +172,13 @@ def _write(path: str, rows, classes: bool, writer: row_store.Writer) -> Mapping[
     return {"labels": sorted(labels) if classes else None, "rule": rule}
 
 
-def _line(inputs: str, targets: str, answers: Sequence[str]) -> bytes:
+def _line(inputs: str, targets: str, answers: Sequence[str], *more: Any) -> bytes:
     """Returns a row as json.dumps writes it: the digests of earlier versions are of these texts."""
     target = quoted(targets)
     # Mostly the answer is the target.
     right = target if answers == (targets,) else ", ".join(map(quoted, answers))
-    return f"[{quoted(inputs)}, {target}, [{right}]]".encode()
+    further = "".join(f", {json.dumps(value)}" for value in more)
+    return f"[{quoted(inputs)}, {target}, [{right}]{further}]".encode()
 
 
 def in_order(digests: np.ndarray) -> np.ndarray:

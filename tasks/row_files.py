@@ -180,9 +180,15 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
+class Number(str):
+    """A number of JSON, as it is written."""
+
+    __slots__ = ()
+
+
 # Of numbers their texts are kept; NaN and the infinities, which JSON does not have, are floats.
 _DECODER = json.JSONDecoder(
-    parse_float=str, parse_int=str, parse_constant=float, object_pairs_hook=_once
+    parse_float=Number, parse_int=Number, parse_constant=float, object_pairs_hook=_once
 )
 
 

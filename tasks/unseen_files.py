@@ -1,7 +1,8 @@
 """What a model should go on doing: a person's own questions and their answers, as unseen tasks.
 
 Each file is a task of its own. Its rows have a field `input`, the whole text that the model reads,
-exemplars included, and a field `target`, with a metric of several answers also a list of them.
+exemplars included, and a field `target`, with a metric of several answers also a list of them. Or
+they are rows of chat, whose last answer is asked for.
 """
 
 import os
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 
 from promot_jax.base.errors import UserError
 from promot_jax.data.metrics import METRICS
+from promot_jax.tasks import chat_files, row_sets
 from promot_jax.tasks import files as own_files
-from promot_jax.tasks import row_sets
 
 # Registered task, its name in tables, its metric, whether its answers are free text.
 Named = tuple[str, str, str, bool]
@@ -22,6 +23,8 @@ def tasks(
     template: str = "{input}",
     target: str = "{target}",
     checksums: Sequence[str] | None = None,
+    chat_template: chat_files.ReadTemplate | None = None,
+    system: str | None = None,
 ) -> list[Named]:
     """Registers a task for each file; nothing trains on its rows, so each split has them all.
 
@@ -29,6 +32,7 @@ def tasks(
       files: each a path, or `METRIC=PATH`; without a metric it is `exact_match`.
       template, target: texts of a row, with its fields in braces.
       checksums: of the rows that are expected, for each file; they are then read when needed.
+      chat_template, system: for files of chat, see `files.task`.
 
     Raises:
       UserError: no file, two of one name, or what `files.task` raises.
@@ -42,18 +46,31 @@ def tasks(
         label = row_sets.base_name(path)
         if label in found:
             raise UserError(f"--unseen: two files are named {label!r}; rename one")
+        chat = _exists(path) and chat_files.is_chat(path)
         name = own_files.task(
             path,
             path,
-            template,
-            target,
+            None if chat else template,
+            None if chat else target,
             metric,
             test=path,
             name="unseen_" + re.sub(r"\W", "_", label),
             checksum=checksums[number] if checksums else None,
+            chat_template=chat_template,
+            turns="last",
+            system=system,
         )
         found[label] = (name, label, metric, own_files.generative(metric))
     return list(found.values())
+
+
+def _exists(path: str) -> bool:
+    """Says whether a file is there; of one that is gone a run knows what it needs."""
+    try:
+        row_sets.stamp(path)
+    except UserError:
+        return False
+    return True
 
 
 def split_metric(given: str) -> tuple[str, str]:

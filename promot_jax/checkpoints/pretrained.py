@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import pathlib
 import re
@@ -157,6 +158,10 @@ def beside(source: Source, vocabulary) -> dict[str, bytes]:
     return files
 
 
+# Said of a checkpoint.
+NO_TEMPLATE = "{} has no chat template; give the text of one by --chat_template FILE"
+
+
 def chat_template(
     source: Source | None, vocabulary, given: str | None = None
 ) -> chat_templates.ChatTemplate | None:
@@ -181,6 +186,36 @@ def chat_template(
     if given is not None:
         return chat_templates.of_text(_read_text(given), given, tokens)
     return None if found is None else dataclasses.replace(found, tokens=tokens)
+
+
+def read_chat_template(
+    path: values.Text | None,
+    vocabulary: Any = None,
+    given: values.Text | None = None,
+    day: values.Text = "2024-07-26",
+) -> tuple[chat_templates.ChatTemplate, str]:
+    """Returns the chat template of a checkpoint, and the family of its model.
+
+    Args:
+      path, vocabulary: see `open_model`.
+      given: a file with another template.
+      day: which templates that tell the date take for today, so that rows stay the same ones.
+
+    Raises:
+      UserError: there is none, or it cannot be read; or no such day.
+    """
+    try:
+        today = datetime.datetime.fromisoformat(day)
+    except ValueError:
+        raise UserError(f"CHAT_DAY {day!r} is no date; write it as 2024-07-26") from None
+    if path is None:
+        raise UserError("rows of chat need the template of a model; name one by --checkpoint")
+    source = known.open_checkpoint(path)
+    named = vocabulary if isinstance(vocabulary, str) else None
+    found = chat_template(source, find_vocabulary(source, named), given)
+    if found is None:
+        raise UserError(NO_TEMPLATE.format(path))
+    return dataclasses.replace(found, day=today), source.family or "decoder"
 
 
 def _read_text(path: str) -> str:

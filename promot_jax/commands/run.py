@@ -25,13 +25,30 @@ MACROS = (
     ("test", "TEST_FILE", "file of test rows; --eval is then the validation split as a whole"),
     ("template", "TEMPLATE", "input of a row, its fields in braces: '{premise} {hypothesis}'"),
     ("target", "TARGET_TEMPLATE", "answer of a row, likewise: '{label}'"),
+    (
+        "chat_turns",
+        "CHAT_TURNS",
+        "of rows of chat, which need no --template: answers that are learnt, all or last",
+    ),
+    ("system", "CHAT_SYSTEM", "stands before conversations without a message of the system"),
+    ("chat_template", "CHAT_TEMPLATE", "file with a chat template in Jinja, for a model without"),
     ("metric", "METRIC", f"{', '.join(metrics.PLAIN)}, or BLEU of a tokenizer: bleu-zh"),
     ("checkpoint", "INITIAL_CHECKPOINT_PATH", "model to start from: " + flags.ANY_CHECKPOINT),
 )
 # Flags that set how stages train: (flag, macro, what reads it, help).
 TRAINING = (
-    ("epochs", "EPOCHS", flags.number(float, values.Positive), "passes over the rows, for steps"),
-    ("prompt_epochs", "PROMPT_EPOCHS", flags.number(float, values.Positive), "those of a prompt"),
+    (
+        "epochs",
+        "EPOCHS",
+        flags.number(float, values.Positive),
+        "passes over the rows in place of steps: of the model's stage",
+    ),
+    (
+        "prompt_epochs",
+        "PROMPT_EPOCHS",
+        flags.number(float, values.Positive),
+        "of the prompt's stage",
+    ),
     (
         "batch_size",
         "BATCH_SIZE",
@@ -88,7 +105,7 @@ TRAINING = (
     ),
 )
 # These are paths, and are kept as absolute ones: a run opens from any folder.
-PATHS = ("train", "eval", "test", "checkpoint")
+PATHS = ("train", "eval", "test", "checkpoint", "chat_template")
 
 
 def add(commands) -> None:
@@ -151,8 +168,9 @@ def _add_rows(run) -> None:
         metavar="[METRIC=]FILE",
         action="append",
         type=flags.path,
-        help="rows with the fields input and target, which the model should go on answering, in "
-        "place of the experiment's unseen tasks; may be repeated (default metric: exact_match)",
+        help="rows with the fields input and target, or of chat, which the model should go on "
+        "answering, in place of the experiment's unseen tasks; may be repeated (default metric: "
+        "exact_match)",
     )
 
 

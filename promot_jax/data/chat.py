@@ -35,10 +35,12 @@ class Chat:
     family: str = "decoder"
 
     def __post_init__(self):
+        if self.turns not in ("all", "last"):
+            raise UserError(f"CHAT_TURNS (--chat_turns) {self.turns!r}: use all or last")
         if self.family != "decoder" and self.turns != "last":
             raise UserError(
                 "a model with an encoder learns one answer of a conversation, the last; "
-                "set the turns to last"
+                "use --chat_turns last"
             )
 
     def conversation(self, row: Row, where: str = "row") -> Conversation:
@@ -96,6 +98,18 @@ class Chat:
         text, spans = self._learnt(found, "last")
         said = text[spans[0][0] : spans[-1][1]]
         return asked, said.removesuffix(self.template.ending).strip()
+
+    def asks_otherwise(self, row: Row) -> bool:
+        """Says whether what the last answer answers is written otherwise once it is answered."""
+        found = self._prepared(row)
+        asked = self.template.render(found.messages[:-1], found.tools, prompt=True)
+        return not self.template.render(found.messages, found.tools).startswith(asked)
+
+    def said(self, output: str) -> str:
+        """Returns the answer in an output, without what ends it and what stands before it."""
+        ending = self.template.ending
+        found = output.split(ending)[0] if ending else output
+        return found.removeprefix(self.template.leading)
 
     def preview(self, row: Row, vocabulary: Any, lengths: Lengths) -> str:
         """Returns a row as the model reads it, with marks around what is learnt."""

@@ -49,6 +49,9 @@ class ChatTemplate:
     origin: str = "the chat template"
     day: datetime.datetime | None = None
 
+    def __hash__(self) -> int:
+        return hash((*self.texts.items(), *self.tokens.items()))
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -166,10 +166,7 @@ class LoadedModel:
             source = known.open_checkpoint(self.checkpoint) if self.checkpoint else None
             found = pretrained.chat_template(source, model.vocabulary, template)
         if found is None:
-            raise UserError(
-                f"{self.checkpoint or 'the model'} has no chat template; give the text of one by "
-                "--chat_template FILE"
-            )
+            raise UserError(pretrained.NO_TEMPLATE.format(self.checkpoint or "the model"))
         ends = [*model.vocabulary.encode(found.ending)] if found.ending else []
         if len(ends) == 1 and ends[0] not in model.ends:
             model = dataclasses.replace(model, end_ids=(*model.end_ids, *ends))

@@ -12,6 +12,7 @@ import numpy as np
 
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.data import batching, context, metrics, oracle, registered, tasks
+from promot_jax.data.chat import MARKS, Chat
 from promot_jax.data.continuation import continuing
 from promot_jax.data.oracle import MOST_TARGETS
 from promot_jax.data.tasks import Row, Rows
@@ -19,13 +20,13 @@ from promot_jax.experiment import survey
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.experiment.survey import Sizes, Survey
-from promot_jax.tasks import row_sets
 
 SPLITS = ("train", "validation", "test")
 # Rows of a split that are looked at, for tasks that are not a person's own files.
 LIMIT = 10_000
 # Rows of a person's own files whose oracle is asked.
 ORACLE_ROWS = 100_000
+BRACKETS = " ".join(MARKS)
 
 
 class Preview:
@@ -45,7 +46,9 @@ class Preview:
             for task in experiment.targets
         }
         seen = [split for splits in self._seen.values() for split in splits.values()]
-        self._fitting_targets = survey.fitting([split.sizes for split in seen])
+        talks = any(_chat(task.name) for task in experiment.targets)
+        longest = survey.LONGEST_CHAT if talks else survey.LONGEST
+        self._fitting_targets = survey.fitting([split.sizes for split in seen], longest)
 
     def lines(self) -> list[str]:
         """Returns the preview as lines of text."""
@@ -96,7 +99,7 @@ class Preview:
         if len(experiment.targets) == 1 and (source := _source(experiment.targets[0].name)):
             found |= _bound_to(source, experiment.labels)
         if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:
-            found["UNSEEN_FILES"] = tuple(f"{m}={row_sets.absolute(s.data.test)}" for m, s in own)
+            found["UNSEEN_FILES"] = tuple(f"{m}={s.data.absolute().test}" for m, s in own)
             found["UNSEEN_CHECKSUMS"] = tuple(source.checksum for _, source in own)
         return found
 
@@ -104,7 +107,7 @@ class Preview:
         """Returns what is known of the splits of a task: of all rows of a person's own files."""
         limit = None if _source(name) else LIMIT
         return {
-            split: survey.survey(rows, self._vocabulary, limit, most)
+            split: survey.survey(rows, self._vocabulary, limit, most, _chat(name))
             for split, rows in _rows(name, splits).items()
             if len(rows)
         }
@@ -129,11 +132,15 @@ class Preview:
             lines += _dealt(source)
         else:
             lines += [f"  (no more than the first {LIMIT} rows of a split are looked at)"]
-        for inputs, targets in seen["train"].first:
+        lengths = task.task_feature_lengths or self._fitting_targets
+        if (chat := _chat(task.name)) is not None:
+            first = _rows(task.name, ("train",))["train"][0]
+            lines += ["", f"  a row as the model reads it; it learns what stands in {BRACKETS}:"]
+            lines += [f"  | {line}" for line in self._shown(chat, first, lengths)]
+        for inputs, targets in seen["train"].first if chat is None else ():
             lines += ["", f"  input   {_short(inputs)}", f"  target  {_short(targets)}"]
         if _has_classes(task):
             lines += ["", _classes(seen["train"])]
-        lengths = task.task_feature_lengths or self._fitting_targets
         lines += ["", *_length_table(sizes, lengths)]
         warnings = [*self._warnings(task, seen), *_unknown(sizes)]
         warnings += self._beyond_context(sizes, lengths)
@@ -190,6 +197,8 @@ class Preview:
             if _has_classes(task) and unknown:
                 names = ", ".join(_short(label, 40) for label in sorted(unknown)[:5])
                 found.append(f"{split} has labels that train has not: {names}")
+        if (chat := _chat(task.name)) is not None:
+            return sorted([*found, *self._of_chat(task, chat, train)])
         inputs, targets = train.first[0]
         joined = not inputs[-1:].isspace() and not targets[:1].isspace()
         if (
@@ -202,6 +211,25 @@ class Preview:
                 "between them; let the target begin with one, as in --target ' {label}'"
             )
         return sorted(found)
+
+    def _shown(self, chat: Chat, row: Row, lengths: Mapping[str, int]) -> list[str]:
+        return chat.preview(row, self._vocabulary, lengths).splitlines()
+
+    def _of_chat(self, task: EvalTask, chat: Chat, train: Survey) -> list[str]:
+        """Warns of conversations whose answers are cut away, or that are asked otherwise."""
+        lengths, found = task.task_feature_lengths or self._fitting_targets, []
+        before = train.sizes.lengths["inputs"]
+        if lost := int((before >= lengths["inputs"] + lengths["targets"]).sum()):
+            found.append(
+                f"{lost} of {len(train)} train rows are so long that no answer is left of them; "
+                "nothing is learnt from these"
+            )
+        if chat.asks_otherwise(_rows(task.name, ("train",))["train"][0]):
+            found.append(
+                "the chat template writes what stands before an answer otherwise once there is one "
+                "(the system's text, for instance): the model is asked otherwise than it was tuned"
+            )
+        return found
 
     def _spaced(self, inputs: str, targets: str) -> bool:
         """Says whether the tokenizer itself puts a space between inputs and targets."""
@@ -226,6 +254,12 @@ def _source(task: str) -> Any | None:
     return found.source if hasattr(getattr(found, "source", None), "checksum") else None
 
 
+def _chat(name: str) -> Chat | None:
+    """Returns how the conversations of a task are written, None where it has other rows."""
+    encode = getattr(tasks.get(name), "encode", None)
+    return encode if isinstance(encode, Chat) else None
+
+
 def _rows(name: str, splits: Sequence[str]) -> dict[str, Rows]:
     """Returns the rows of those of the splits that a task has."""
     task = tasks.task(name)
@@ -233,9 +267,8 @@ def _rows(name: str, splits: Sequence[str]) -> dict[str, Rows]:
 
 
 def _bound_to(source, labels: Sequence[str]) -> dict[str, Any]:
-    files = {"TRAIN_FILE": source.data.train, "EVAL_FILE": source.data.evaluation}
-    files["TEST_FILE"] = source.data.test
-    found = {k: path if path is None else row_sets.absolute(path) for k, path in files.items()}
+    data = source.data.absolute()
+    found = {"TRAIN_FILE": data.train, "EVAL_FILE": data.evaluation, "TEST_FILE": data.test}
     return found | {"DATA_CHECKSUM": source.checksum, "LABELS": tuple(labels)}
 
 

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from promot_jax.data.continuation import continuing
-from promot_jax.data.tasks import Row, Rows
+from promot_jax.data.tasks import Encode, Row, Rows
 from promot_jax.data.vocabularies import Vocabulary
 
 FEATURES = ("inputs", "targets")
 # Lengths that are chosen from the data are multiples of this, and at most `LONGEST`.
 MULTIPLE = 8
 LONGEST = {"inputs": 1024, "targets": 256}
+# Of conversations, whose targets hold what is said between answers too.
+LONGEST_CHAT = {"inputs": 1024, "targets": 1024}
 # Rows that are in memory together.
 _CHUNK = 4096
 # Rows that are kept to be shown.
@@ -70,15 +72,33 @@ def measure(texts: Sequence[Texts], vocabulary: Vocabulary) -> Sizes:
     words = dict(zip(FEATURES, (vocabulary, continuing(vocabulary)), strict=True))
     unknown, lengths = 0, {}
     for feature, column in zip(FEATURES, zip(*texts, strict=True), strict=True):
-        ids = words[feature].encode_batch(column)
-        lengths[feature] = np.fromiter(map(len, ids), np.int32, len(ids)) + 1
-        if vocabulary.unk_id is not None:
-            unknown += sum(row.count(vocabulary.unk_id) for row in ids)
+        # Labels are few.
+        places = {text: place for place, text in enumerate(dict.fromkeys(column))}
+        where = np.fromiter(map(places.__getitem__, column), np.int64, len(column))
+        ids = words[feature].encode_batch(list(places))
+        lengths[feature] = np.fromiter(map(len, ids), np.int32, len(ids))[where] + 1
+        if (unk := vocabulary.unk_id) is not None:
+            counts = np.fromiter((row.count(unk) for row in ids), np.int64, len(ids))
+            unknown += int(counts[where].sum())
     return Sizes(lengths, unknown)
 
 
+def encoded(rows: Sequence[Row], vocabulary: Vocabulary, encode: Encode) -> Sizes:
+    """Returns the lengths of rows as they are encoded."""
+    found = encode(rows, vocabulary, dict.fromkeys(FEATURES, np.iinfo(np.int32).max))
+    unknown = 0
+    if vocabulary.unk_id is not None:
+        unknown = sum(int((ids == vocabulary.unk_id).sum()) for row in found for ids in row[:2])
+    lengths = {name: [len(getattr(row, name)) for row in found] for name in FEATURES}
+    return Sizes({name: np.array(found, np.int32) for name, found in lengths.items()}, unknown)
+
+
 def survey(
-    rows: Rows, vocabulary: Vocabulary, limit: int | None = None, most: int | None = None
+    rows: Rows,
+    vocabulary: Vocabulary,
+    limit: int | None = None,
+    most: int | None = None,
+    encode: Encode | None = None,
 ) -> Survey:
     """Looks at the rows of a split.
 
@@ -87,13 +107,15 @@ def survey(
       vocabulary: of the tokens.
       limit: how many rows; None takes all.
       most: distinct targets that are counted, the first; None counts all.
+      encode: of rows whose lengths are not those of their texts.
     """
     parts, hashes, first = [], [], []
     targets: collections.Counter[str] = collections.Counter()
     for chunk in chunks(rows, limit):
         texts = [(row["inputs"], row["targets"]) for row in chunk]
         first = first or texts[:_SHOWN]
-        parts.append(measure(texts, vocabulary))
+        sizes = measure(texts, vocabulary) if encode is None else encoded(chunk, vocabulary, encode)
+        parts.append(sizes)
         hashes.append(np.fromiter((hash(inputs) for inputs, _ in texts), np.int64, len(texts)))
         for target, count in collections.Counter(target.strip() for _, target in texts).items():
             if target in targets or most is None or len(targets) < most:
@@ -105,7 +127,11 @@ def chunks(rows: Rows, limit: int | None = None) -> Iterator[list[Row]]:
     """Yields rows in their order, a few thousand at a time; `limit` as in `survey`."""
     count = len(rows) if limit is None else min(limit, len(rows))
     for start in range(0, count, _CHUNK):
-        yield [rows[number] for number in range(start, min(start + _CHUNK, count))]
+        stop = min(start + _CHUNK, count)
+        if hasattr(rows, "many"):
+            yield rows.many(start, stop)
+        else:
+            yield [rows[number] for number in range(start, stop)]
 
 
 def joined(sizes: Sequence[Sizes]) -> Sizes:
@@ -114,11 +140,11 @@ def joined(sizes: Sequence[Sizes]) -> Sizes:
     return Sizes(lengths, sum(part.unknown for part in sizes))
 
 
-def fitting(sizes: Sequence[Sizes]) -> dict[str, int]:
-    """Returns the feature lengths that hold every row, as far as `LONGEST` allows."""
+def fitting(sizes: Sequence[Sizes], longest: Mapping[str, int] = LONGEST) -> dict[str, int]:
+    """Returns the feature lengths that hold every row, as far as `longest` allows."""
     return {
         feature: min(
-            LONGEST[feature],
+            longest[feature],
             MULTIPLE * math.ceil(max(s.lengths[feature].max() for s in sizes) / MULTIPLE),
         )
         for feature in FEATURES

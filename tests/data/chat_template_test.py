@@ -1,5 +1,7 @@
 """Conversations become the tokens that `apply_chat_template` of transformers makes of them."""
 
+import dataclasses
+import datetime
 import functools
 import json
 import pathlib
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from promot_jax.base.errors import UserError
 from promot_jax.data import chat_template
+from promot_jax.data.chat import marked
 from promot_jax.data.vocabularies import Tokenizer
 from tests.data import chat_tokenizers
 
@@ -93,8 +96,6 @@ def test_marked_turns_are_those_of_transformers(texts, system):
     wanted = theirs.apply_chat_template(
         messages, return_assistant_tokens_mask=True, return_dict=True
     )
-    from promot_jax.data.chat import marked
-
     text, spans = template.spans(messages, None)
     assert template.marks()
     encoded = opened("marked")[2].tokenizer.encode(text, add_special_tokens=False)
@@ -199,7 +200,7 @@ def test_a_template_sees_plain_values_alone():
 
 
 def test_a_day_can_be_set():
-    import datetime
-
     template = chat_template.of_text("{{ strftime_now('%d %b %Y') }}", "own.jinja")
     assert template.render([]) == datetime.datetime.now().strftime("%d %b %Y")
+    one = dataclasses.replace(template, day=datetime.datetime(2024, 7, 26))
+    assert one.render([]) == "26 Jul 2024"
