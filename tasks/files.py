@@ -53,6 +53,13 @@ class Data:
         named = (self.train, self.evaluation, self.test)
         return tuple(dict.fromkeys(file for file in named if file is not None))
 
+    def absolute(self) -> "Data":
+        """Returns the same with paths that hold in any working folder."""
+        named = {"train": self.train, "evaluation": self.evaluation, "test": self.test}
+        return dataclasses.replace(
+            self, **{name: path and row_sets.absolute(path) for name, path in named.items()}
+        )
+
     def splits(self) -> Mapping[str, OwnRows]:
         """Returns the rows of each split; files are read again only when they have changed.
 

@@ -49,9 +49,12 @@ class OwnRows:
         return self._length
 
     def __getitem__(self, number: int, /) -> dict[str, Any]:
-        inputs, targets, answers, *more = self._stored[self._place(number)]
-        row = {"inputs": inputs, "targets": targets, "answers": answers}
-        return row | more[0] if more else row
+        return _row(*self._stored[self._place(number)])
+
+    def many(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Returns the rows of some numbers that follow each other, sooner than one by one."""
+        places = self._order[self._first :: self._step][start:stop]
+        return [_row(*found) for found in self._stored.many(places)]
 
     def key(self, number: int) -> int:
         """Returns the beginning of a row's digest as a number."""
@@ -74,8 +77,9 @@ class OwnRows:
             yield list(labels)
             return
         for start in range(0, len(self._stored), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(self._stored)))
-            yield list(dict.fromkeys(answer for i in chunk for answer in self._stored[i][2]))
+            chunk = np.arange(start, min(start + _CHUNK, len(self._stored)))
+            found = self._stored.many(chunk)
+            yield list(dict.fromkeys(answer for _, _, answers in found for answer in answers))
 
     @property
     def labels(self) -> list[str] | None:
@@ -105,6 +109,12 @@ class OwnRows:
     def __getstate__(self) -> dict[str, Any]:
         lazy = {"_order", "_digests"}
         return {name: value for name, value in self.__dict__.items() if name not in lazy}
+
+
+def _row(
+    inputs: str, targets: str, answers: list[str], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    return {"inputs": inputs, "targets": targets, "answers": answers, **(more or {})}
 
 
 def read(

@@ -70,7 +70,10 @@ def _read(path: str, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: {kind} needs pyarrow; run `pip install pyarrow`") from None
     try:
         yield
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            # Of the system, not of the file's content.
+            raise
         raise UserError(
             f"{path} holds no {kind} rows ({first_line(error)}); save it again"
         ) from None

@@ -111,8 +111,10 @@ def _conversation(text: str, system: str | None) -> list[dict[str, str]]:
 def _of_run(run: str, arguments):
     """Returns the model of a run that the flags choose."""
     runner, method, seed = models.open_run(flags.folder(run), arguments.method, arguments.seed)
+    from promot_jax.base import partitioning
     from promot_jax.experiment import loaded
 
+    partitioning.keep_compiled()
     if arguments.lora and method.adapters is None:
         raise UserError(f"--lora: method {method.name!r} trains no adapters; leave it out")
     model = loaded.of_run(runner, method, seed)
@@ -122,8 +124,10 @@ def _of_run(run: str, arguments):
 def _of_checkpoint(arguments):
     """Returns the model of a checkpoint with its adapters."""
     conversion = models.checkpoint_tools()
+    from promot_jax.base import partitioning
     from promot_jax.experiment import loaded
 
+    partitioning.keep_compiled()
     model = loaded.of_checkpoint(arguments.checkpoint, arguments.vocabulary)
     for adapter in arguments.adapter:
         name, path = conversion.named(adapter)

@@ -37,8 +37,18 @@ MACROS = (
 )
 # Flags that set how stages train: (flag, macro, what reads it, help).
 TRAINING = (
-    ("epochs", "EPOCHS", flags.number(float, values.Positive), "passes over the rows, for steps"),
-    ("prompt_epochs", "PROMPT_EPOCHS", flags.number(float, values.Positive), "those of a prompt"),
+    (
+        "epochs",
+        "EPOCHS",
+        flags.number(float, values.Positive),
+        "passes over the rows in place of steps: of the model's stage",
+    ),
+    (
+        "prompt_epochs",
+        "PROMPT_EPOCHS",
+        flags.number(float, values.Positive),
+        "of the prompt's stage",
+    ),
     (
         "batch_size",
         "BATCH_SIZE",
@@ -272,7 +282,10 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
             partitioning.use_cpu_cores(trees.count(experiment.model.shapes_and_axes()[0]))
-        partitioning.keep_compiled(RunFolder(model_dir).compiled)
+            partitioning.keep_compiled()
+        else:
+            # Hosts share the run folder, but not the home folder.
+            partitioning.keep_compiled(RunFolder(model_dir).compiled)
         Runner(experiment, model_dir).run(" ".join(arguments.typed))
         distributed.by_main(report.write, model_dir)
     return model_dir

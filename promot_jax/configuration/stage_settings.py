@@ -1,6 +1,6 @@
 """Settings of stages that several bindings make together: learning rates, and steps from epochs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from promot_jax.base import values
@@ -21,7 +21,8 @@ def check_rates() -> None:
     Raises:
       UserError: a rate is a schedule already.
     """
-    for _, bound in _running():
+    names = methods.asked()
+    for _, bound in _stages(bindings.reached() if names is None else methods.reached(names)):
         rate = _rate(bound)
         if rate is None or not isinstance(rate.value, values.Made):
             continue
@@ -35,7 +36,9 @@ def check_rates() -> None:
 
 
 def passes() -> list[Any]:
-    """Returns the stages of the methods that run whose steps follow from epochs, as `Passes`.
+    """Returns the stages whose steps follow from epochs, as `epochs.Passes`.
+
+    They are those of all methods, so that a folder has the same steps whichever of them run.
 
     Raises:
       UserError: a value that a stage cannot have.
@@ -44,22 +47,22 @@ def passes() -> list[Any]:
     from promot_jax.experiment.epochs import Passes
     from promot_jax.training.stages import Stage
 
-    found = []
-    for scope, bound in _running():
+    found = {}
+    for scope, bound in _stages(bindings.reached()):
         epochs = _named(bound, "epochs", None)
-        if epochs.value is None:
-            continue
         steps, period = (_named(bound, name, None).name for name in ("steps", "eval_period"))
+        like = steps, period, *(repr(bound.get(name)) for name in ("mixture", "batches"))
+        if epochs.value is None or like in found:
+            continue
         with explained("configuration"), gin.config_scope(scope or None):
             stage = gin.get_configurable(Stage)()
-        found.append(Passes(stage, f"{epochs.name} = {values.shown(epochs.value)}", steps, period))
-    return found
+        given = f"{epochs.name} = {values.shown(epochs.value)}"
+        found[like] = Passes(stage, given, steps, period)
+    return list(found.values())
 
 
-def _running() -> Iterator[tuple[str, Bound]]:
-    """Yields the scope of each stage of a method that runs, and what is bound in it."""
-    names = methods.asked()
-    reached = bindings.reached() if names is None else methods.reached(names)
+def _stages(reached: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Bound]]:
+    """Yields the scope of each stage among what is reached, and what is bound in it."""
     for scope, selector in reached:
         if selector == STAGE:
             yield scope, bindings.bound(scope, STAGE)

@@ -11,22 +11,22 @@ become tokens, so one registration serves every model.
 
 A length bucket is a pair (T, U); a batch is padded to the first bucket that holds all its rows, so
 the step compiles once for each bucket and computes little padding. Of several processes, each reads
-its own rows, and they tell each other how long these are, see `agreed`.
+its own rows, and they tell each other how long these are, see `shares`.
 """
 
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from promot_jax.base import distributed
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import Count
 from promot_jax.data import packing, prefetch, tasks, windows
 from promot_jax.data.order import Order
+from promot_jax.data.shares import WHOLE, Share, agreed
 from promot_jax.data.tasks import Row, Tokens
 from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.data.windows import Bucket, Layout
@@ -45,9 +45,9 @@ TEXTS = 4096
 # Batches among which rows are sorted by length.
 SORTED = 32
 
-# (number, count): which of how many equal parts of each batch a process holds.
-Share = tuple[int, int]
-WHOLE = (0, 1)
+
+# Returns T and U of each of the first rows of the stream.
+Sample = Callable[[], list[tuple[int, int]]]
 
 
 class Batches(Protocol):
@@ -63,19 +63,13 @@ class Batches(Protocol):
     unit: int
     setting: str
 
-    def layout(self, bounds: Sequence[Bucket], sample: "Sample") -> Layout:
+    def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
         """Returns the batches of a window, see `windows`.
 
         Args:
           bounds: the buckets, and the longest rows at the end.
-          sample: returns T and U of each of some rows.
+          sample: see `Sample`; not called where no layout depends on it.
         """
-
-
-class Sample(Protocol):
-    """Returns T and U of each of the first rows of the stream."""
-
-    def __call__(self) -> list[tuple[int, int]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +181,8 @@ def train_batches(
       prompt_numbers: the number of its soft prompt for each task of the mixture, -1 for none;
         batches then have a field `prompt_ids` [B].
       share: which part of each batch this process holds, see `partitioning.share`: B is then the
-        number of its rows. All processes must read the same batches in the same order.
+        number of its rows, equal for all processes; the last ones may have empty rows. All must
+        read the same batches in the same order.
       workers: processes that read and tokenise; with 0 a thread of this one does.
 
     Raises:
@@ -225,26 +220,14 @@ def _sample(stream: windows.Rows, share: Share) -> list[tuple[int, int]]:
     return [row for part in lengths for row in part]
 
 
-def _shape(rows: Sequence[Tokens], bounds: Sequence[Bucket], share: Share) -> Bucket:
+def _shape(rows: Sequence[Tokens | None], bounds: Sequence[Bucket], share: Share) -> Bucket:
     """Returns the first bucket that holds the rows of a batch, those of other processes too."""
     if len(bounds) == 1:
         return bounds[0]
-    need = [max(len(row[side]) for row in rows) for side in (0, 1)]
+    found = [row for row in rows if row is not None]
+    need = [max((len(row[side]) for row in found), default=0) for side in (0, 1)]
     need = np.max(agreed(need, share), axis=0)
     return bounds[windows.first_holding(need, bounds)]
-
-
-def agreed(value: Any, share: Share) -> list[Any]:
-    """Returns the values of all processes, one for each part of a batch, in the order of the parts.
-
-    Args:
-      value: of this process, as JSON keeps it; processes that hold the same rows give the same.
-      share: the part that this process holds.
-    """
-    if share[1] == 1:
-        return [value]
-    found = dict(distributed.gathered([share[0], value]))
-    return [found[number] for number in range(share[1])]
 
 
 def fields(rows: Sequence[Tokens | None], shape: Bucket) -> Batch:

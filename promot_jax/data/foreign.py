@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -321,3 +322,6 @@ def _loaded(value: Any, dtype: str) -> Any:
             return value.encode(errors="surrogateescape")
         return np.array([*(_loaded(text, dtype) for text in value), None], object)[:-1]
     return np.array(value, dtype)[()]
+
+
+tasks.look_also(sys.modules[__name__])

@@ -3,7 +3,8 @@
 Rows differ in length, and of many batches more than half is padding. Packed (Raffel et al. 2020,
 section 3.1.2), several rows share a line in which none sees another: each has a segment, positions
 and a prompt of its own. The sum of the losses stays what it was. Every shape compiles once, so a
-stage has a few shapes of lines, chosen by what its first batches would cost.
+stage has a few shapes of lines, chosen by what its first batches would cost. Of several processes,
+each packs the rows that it has into lines that its devices hold; all choose the same shape.
 
 A packed batch of R lines with S slots and up to U targets each has the fields
 
@@ -26,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from promot_jax.data.shares import WHOLE, Share, agreed
 
 Batch = dict[str, np.ndarray]
 
@@ -62,6 +65,18 @@ class Row(NamedTuple):
         """The slots that it takes; nothing is predicted from its last target."""
         return len(self.prompt) + len(self.inputs) + len(self.targets) - 1
 
+    @property
+    def count(self) -> int:
+        """The targets that count."""
+        return len(self.learnt)
+
+
+class Extent(NamedTuple):
+    """What a row takes of its line, as other processes hear of it: slots and targets."""
+
+    size: int
+    count: int
+
 
 class Shape(NamedTuple):
     """R, S and U of a batch."""
@@ -86,6 +101,7 @@ class Packer:
         eos_id: int | None,
         prompt_length: int,
         multiple: int,
+        share: Share = WHOLE,
     ):
         """Chooses the shapes.
 
@@ -95,21 +111,29 @@ class Packer:
           eos_id: the token that is dropped where it ends inputs, or None.
           prompt_length: P.
           multiple: R is a multiple of this, for the devices and microbatches that divide a batch.
+          share: which part of each batch this process has. All make their packers at once, and
+            call them with their parts of the same batches.
         """
         self._start = [] if start_id is None else [start_id]
         self._eos_id = eos_id
         self._prompt_length = prompt_length
         self._multiple = multiple
-        rows, padded = [self._rows(b) for b in sample], [self._padded(b) for b in sample]
-        self.shapes = choose(rows, padded, multiple)
+        self._share = share
+        here = [[Extent(row.size, row.count) for row in self._rows(batch)] for batch in sample]
+        parts = [[[Extent(*row) for row in rows] for rows in part] for part in agreed(here, share)]
+        padded = [self._padded(batch) for batch in sample]
+        self.shapes = choose(list(zip(*parts, strict=True)), padded, multiple)
 
     def __call__(self, batch: Batch) -> Batch:
         """Returns a batch packed into the cheapest shape that holds it, or the batch itself."""
         rows, padded = self._rows(batch), self._padded(batch)
         # What cannot be divided is refused in its first step, not in the first that is not packed.
         for shape in self.shapes if padded.lines % self._multiple == 0 else ():
-            if shape.cost < padded.cost and (lines := divide(rows, shape)):
-                return pack(lines, shape)
+            if shape.cost < padded.cost:
+                own = shape._replace(lines=shape.lines // self._share[1])
+                lines = divide(rows, own)
+                if all(agreed(lines is not None, self._share)):
+                    return pack(lines, own)
         return batch
 
     def _rows(self, batch: Batch) -> list[Row]:
@@ -135,25 +159,27 @@ class Packer:
     def _padded(self, batch: Batch) -> Shape:
         rows, targets = batch["decoder_target_tokens"].shape
         front = self._prompt_length * ("prompt_ids" in batch) + len(self._start)
-        return Shape(rows, front + batch["encoder_input_tokens"].shape[1] + targets - 1, targets)
+        slots = front + batch["encoder_input_tokens"].shape[1] + targets - 1
+        return Shape(rows * self._share[1], slots, targets)
 
 
 def choose(
-    sample: Sequence[Sequence[Row]], padded: Sequence[Shape], multiple: int = 1
+    sample: Sequence[Sequence[Sequence[Extent]]], padded: Sequence[Shape], multiple: int = 1
 ) -> list[Shape]:
     """Returns the shapes that make the batches of a sample cheap, the cheapest first.
 
     Args:
-      sample: the rows of each batch.
+      sample: the rows of each batch, those of each process apart: these never share a line.
       padded: the shape of each batch as it is, which it keeps where that is cheaper.
       multiple: R is a multiple of this.
     """
-    limit = max([LINE, *(2 * row.size for rows in sample for row in rows)])
-    numbers = _numbers(max(map(len, sample), default=0) // multiple)
+    limit = max([LINE, *(2 * row.size for batch in sample for rows in batch for row in rows)])
+    most = max((sum(map(len, batch)) for batch in sample), default=0)
+    numbers = _numbers(most // multiple)
     candidates, needs = set(), {}
     for lines in (number * multiple for number in numbers):
         # [batches, 2]: slots and targets of the longest line.
-        needs[lines] = np.array([_longest(_divide(rows, lines)) for rows in sample])
+        needs[lines] = np.array([_needed(batch, lines) for batch in sample])
         sizes = -(-needs[lines] // STEP) * STEP
         candidates |= {Shape(lines, *map(int, size)) for size in sizes if 0 < size[0] <= limit}
     costs = {
@@ -223,7 +249,7 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_loss_weights"][targets] = 1
 
 
-def _divide(rows: Sequence[Row], lines: int) -> list[list[Row]]:
+def _divide(rows: Sequence[Row | Extent], lines: int) -> list[list[Any]]:
     """Gives each row, the longest first, to the line that is shortest so far."""
     divided: list[list[Row]] = [[] for _ in range(lines)]
     filled = [(0, number) for number in range(lines)]
@@ -234,11 +260,17 @@ def _divide(rows: Sequence[Row], lines: int) -> list[list[Row]]:
     return divided
 
 
-def _longest(lines: Sequence[Sequence[Row]]) -> tuple[int, int]:
+def _needed(batch: Sequence[Sequence[Extent]], lines: int) -> tuple[int, ...]:
+    """Returns the slots and the targets of the longest of so many lines."""
+    parts = [_longest(_divide(rows, lines // len(batch))) for rows in batch]
+    return tuple(map(max, zip(*parts, strict=True)))
+
+
+def _longest(lines: Sequence[Sequence[Row | Extent]]) -> tuple[int, int]:
     """Returns the slots and the targets of the lines that have the most."""
     return (
         max(sum(row.size for row in line) for line in lines),
-        max(sum(len(row.learnt) for row in line) for line in lines),
+        max(sum(row.count for row in line) for line in lines),
     )
 
 

@@ -29,7 +29,7 @@ STANDS_FOR = {
 def listed() -> list[str]:
     """Returns a line for each registered task: name, where its rows are from, splits, metric."""
     rows, mixtures = [("NAME", "ROWS FROM", "SPLITS", "METRIC")], []
-    for name in tasks.names():
+    for name in tasks.known():
         found = tasks.get(name)
         if isinstance(found, Mixture):
             # A mixture has the splits of its tasks.

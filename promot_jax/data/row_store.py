@@ -92,7 +92,20 @@ class Stored:
         number = int(number) % self._length
         start = int(self._ends[number - 1]) if number else 0
         try:
-            return json.loads(self._text[start : int(self._ends[number])])
+            # A text is parsed sooner than bytes, whose encoding is guessed.
+            return json.loads(self._text[start : int(self._ends[number])].decode())
+        except ValueError:
+            raise self._damaged() from None
+
+    def many(self, numbers: np.ndarray) -> list[Any]:
+        """Returns rows by their numbers, int64 [n], each at least 0; raises as `stored[i]` does."""
+        if self._text is None:
+            self._open()
+        stops = self._ends[numbers].tolist()
+        starts = np.where(numbers > 0, self._ends[numbers - 1], 0).tolist()
+        lines = [self._text[start:stop] for start, stop in zip(starts, stops, strict=True)]
+        try:
+            return json.loads(f"[{b','.join(lines).decode()}]")
         except ValueError:
             raise self._damaged() from None
 

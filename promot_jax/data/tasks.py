@@ -7,8 +7,7 @@ same task to seqio, for T5X. A name that only seqio knows is read through `forei
 import dataclasses
 import difflib
 import importlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -131,7 +130,19 @@ class Mixture:
     rates: Mapping[str, float]
 
 
+class Elsewhere(Protocol):
+    """A place that has tasks and mixtures of its own."""
+
+    def names(self) -> Iterable[str]:
+        """Returns their names."""
+
+    def get(self, name: str, /) -> Task | Mixture | None:
+        """Returns one, None where there is none of this name."""
+
+
 _registered: dict[str, Task | Mixture] = {}
+# Where else tasks are, see `foreign`.
+_elsewhere: list[Elsewhere] = []
 # Called with each task and mixture that is added from now on, see `seqio_tasks`.
 _watchers: list[Callable[[Task | Mixture], None]] = []
 
@@ -155,6 +166,16 @@ def names() -> list[str]:
     return sorted(_registered)
 
 
+def known() -> list[str]:
+    """Returns all names that `get` finds, sorted."""
+    return sorted({*_registered, *(name for place in _elsewhere for name in place.names())})
+
+
+def look_also(place: Elsewhere) -> None:
+    """Lets names that are not registered here be looked up in another place, too."""
+    _elsewhere.append(place)
+
+
 def get(name: str) -> Task | Mixture:
     """Returns what is registered under a name, by ourselves or by seqio.
 
@@ -163,15 +184,10 @@ def get(name: str) -> Task | Mixture:
     """
     if name in _registered:
         return _registered[name]
-    known = set(_registered)
-    # Whoever registers a task with seqio has imported it.
-    if sys.modules.get("seqio") is not None:
-        from promot_jax.data import foreign
-
-        if (found := foreign.get(name)) is not None:
+    for place in _elsewhere:
+        if (found := place.get(name)) is not None:
             return found
-        known |= foreign.names()
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name, known(), 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"no task or mixture is registered as {name!r}{hint}")
 
@@ -204,5 +220,10 @@ def rates(name: str) -> dict[str, float]:
     return {part: rate / sum(given.values()) for part, rate in given.items()}
 
 
-# Whoever uses seqio, such as T5X, finds there what is registered here.
-after_import.call("seqio", lambda: importlib.import_module("promot_jax.data.seqio_tasks"))
+def _meet_seqio() -> None:
+    # Whoever uses seqio, such as T5X, finds there what is registered here, and the other way round.
+    for name in ("seqio_tasks", "foreign"):
+        importlib.import_module(f"promot_jax.data.{name}")
+
+
+after_import.call("seqio", _meet_seqio)

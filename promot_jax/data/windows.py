@@ -86,6 +86,8 @@ class Rows:
 class Windows:
     """Windows of rows by number: what one process holds of their batches.
 
+    Where the processes do not divide a batch, the last ones hold empty rows.
+
     Attributes:
       rows: of the mixture.
       layout: of every window.
@@ -98,48 +100,59 @@ class Windows:
     seed: int
     share: tuple[int, int]
 
-    def __call__(self, number: int) -> list[list[tuple[int, Tokens]]]:
-        """Returns the task and the tokens of the rows of each batch of a window."""
+    def __call__(self, number: int) -> list[list[tuple[int, Tokens | None]]]:
+        """Returns the task and the tokens of the rows of each batch of a window, None for none."""
         begin = number * self.layout.rows
         if self.layout.lanes is None:
-            return self._in_order(begin)
-        batches = self._sorted(begin)
+            return list(map(self._filled, self._in_order(begin), self.layout.sizes))
+        batches = list(map(self._filled, self._sorted(begin), self.layout.sizes))
         # Long batches among short ones.
         shuffled = np.random.SeedSequence([self.seed % 2**32, number])
         return [batches[i] for i in np.argsort(shuffled.generate_state(len(batches)))]
 
     def _in_order(self, begin: int) -> list[list[tuple[int, Tokens]]]:
+        sizes = self.layout.sizes
         whose, numbers = self.rows.order(begin, self.layout.rows)
-        ends = np.cumsum(self.layout.sizes).tolist()
-        held = [
-            (end - size + self._held(size).start, end - size + self._held(size).stop)
-            for end, size in zip(ends, self.layout.sizes, strict=True)
+        ends = np.cumsum(sizes).tolist()
+        chosen = [
+            end - size + place
+            for end, size in zip(ends, sizes, strict=True)
+            for place in self._held(size)
         ]
-        chosen = np.concatenate([np.arange(*pair) for pair in held])
         read = iter(self.rows.at(whose[chosen], numbers[chosen]))
-        return [[next(read) for _ in range(stop - start)] for start, stop in held]
+        return [[next(read) for _ in self._held(size)] for size in sizes]
 
     def _sorted(self, begin: int) -> list[list[tuple[int, Tokens]]]:
-        lanes, (number, count) = self.layout.lanes, self.share
+        sizes, lanes = self.layout.sizes, self.layout.lanes
+        held = list(map(self._held, sizes))
+        # Only lanes of which rows are held here.
+        pairs = list(zip(held, sizes, strict=True))
+        first = min(rows.start * lanes // size for rows, size in pairs)
+        last = max(-(-rows.stop * lanes // size) for rows, size in pairs)
+        batches: list = [[] for _ in sizes]
         length = self.layout.rows // lanes
-        # The first and the last lane of which rows are held here.
-        first, last = number * lanes // count, -(-(number + 1) * lanes // count)
-        batches: list = [[] for _ in self.layout.sizes]
         for lane in range(first, last):
             rows = self.rows.read(begin + lane * length, length)
             rows.sort(key=lambda row: rank(row[1], self.layout.bounds), reverse=True)
             dealt = iter(rows)
-            for batch, size in zip(batches, self.layout.sizes, strict=True):
+            for batch, size in zip(batches, sizes, strict=True):
                 batch += [next(dealt) for _ in range(size // lanes)]
-        for batch, size in zip(batches, self.layout.sizes, strict=True):
-            held, before = self._held(size), first * size // lanes
-            batch[:] = batch[held.start - before : held.stop - before]
-        return batches
+        return [
+            batch[rows.start - first * size // lanes : rows.stop - first * size // lanes]
+            for batch, (rows, size) in zip(batches, pairs, strict=True)
+        ]
 
     def _held(self, size: int) -> range:
         """Returns the rows of a batch that are held here."""
-        number, count = self.share
-        return range(number * size // count, (number + 1) * size // count)
+        number, each = self.share[0], self._each(size)
+        return range(min(number * each, size), min((number + 1) * each, size))
+
+    def _each(self, size: int) -> int:
+        return -(-size // self.share[1])
+
+    def _filled(self, rows: list, size: int) -> list[tuple[int, Tokens | None]]:
+        """Adds empty rows, so that every process has as many."""
+        return rows + [(0, None)] * (self._each(size) - len(rows))
 
 
 def rank(row: Tokens, bounds: Sequence[Bucket]) -> tuple[int, int]:

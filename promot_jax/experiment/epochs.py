@@ -1,5 +1,6 @@
 """How many steps some passes over the rows of a stage are."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable
@@ -46,29 +47,53 @@ def settle(passes: Iterable[Passes]) -> Settled:
       UserError: batches of no fixed number of rows, rows that cannot be read, or stages of
         different length whose steps are set by the same name.
     """
-    lengths: dict[str, tuple[int, Stage, int]] = {}
+    lengths: dict[str, Length] = {}
     periods: dict[str, int] = {}
-    lines = []
+    unread: dict[str, UserError] = {}
     for stage, given, steps, period in passes:
-        size = getattr(stage.batches, "size", None)
-        if size is None:
+        try:
+            found = _length(stage, given, steps)
+        except UserError as error:
+            # Rows that are too few for exemplars do for stages without.
+            unread[steps] = error
+            continue
+        known = lengths.setdefault(steps, found)
+        if known.steps != found.steps:
             raise UserError(
-                f"{given}: stage {stage.name!r} has batches of no fixed number of rows; give "
-                f"{steps}"
+                f"{given}: stage {known.stage!r} has {known.rows} rows, {stage.name!r} "
+                f"{found.rows}, but {steps} is one number for both; give that"
             )
-        rows = train_rows(stage.mixture)
-        length = math.ceil(rows * stage.epochs / size)
-        known, other, others = lengths.setdefault(steps, (length, stage, rows))
-        if known != length:
-            raise UserError(
-                f"{given}: stage {other.name!r} has {others} rows, {stage.name!r} {rows}, but "
-                f"{steps} is one number for both; give that"
-            )
-        if other is stage:
-            lines.append(f"{given}: {rows} rows in batches of {size} are {length} steps")
-        once = min(stage.eval_period, math.ceil(rows / size), length)
+        once = min(stage.eval_period, found.once)
         periods[period] = min(once, periods.get(period, once))
-    return Settled({name: length for name, (length, *_) in lengths.items()} | periods, lines)
+    for steps, error in unread.items():
+        if steps not in lengths:
+            raise error
+    found = {name: length.steps for name, length in lengths.items()}
+    return Settled(found | periods, [length.line for length in lengths.values()])
+
+
+class Length(NamedTuple):
+    """A stage's rows, its steps, those of one pass, and that in words."""
+
+    stage: str
+    rows: int
+    steps: int
+    once: int
+    line: str
+
+
+def _length(stage: Stage, given: str, steps: str) -> Length:
+    size = getattr(stage.batches, "size", None)
+    if size is None:
+        raise UserError(
+            f"{given}: stage {stage.name!r} has batches of no fixed number of rows; give {steps}"
+        )
+    rows = train_rows(stage.mixture)
+    length, once = math.ceil(rows * stage.epochs / size), math.ceil(rows / size)
+    # Now its warm-up can be checked.
+    dataclasses.replace(stage, steps=length, epochs=None)
+    line = f"{given}: {rows} rows in batches of {size} are {length} steps"
+    return Length(stage.name, rows, length, min(once, length), line)
 
 
 @functools.cache
@@ -86,4 +111,4 @@ def _rows_of_task(name: str) -> int:
     if "train" not in task.splits:
         raise UserError(f"task {name!r} has no split 'train'; it has {', '.join(task.splits)}")
     known = task.num_input_examples("train")
-    return known or len(registered.examples(name, "train", -1))
+    return known or len(registered.examples(name, "train", -1, None))

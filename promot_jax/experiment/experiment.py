@@ -61,6 +61,8 @@ class Experiment:
       samples: answers of each task that are kept for the report.
       model_parallel, fsdp: devices on these axes of the mesh, see `partitioning`; together they
         share one copy of the parameters. None for `fsdp` goes by the size of the model.
+      data_workers: processes that read and tokenise training rows, of each process that trains;
+        with 0 a thread does. Of no influence on results.
     """
 
     model: Model
@@ -84,6 +86,7 @@ class Experiment:
     samples: values.Whole = 3
     model_parallel: values.Count = 1
     fsdp: values.Count | None = None
+    data_workers: values.Whole = 0
 
     def __post_init__(self):
         values.check_fields(self)

@@ -20,7 +20,6 @@ from promot_jax.experiment import survey
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.experiment.survey import Sizes, Survey
-from promot_jax.tasks import row_sets
 
 SPLITS = ("train", "validation", "test")
 # Rows of a split that are looked at, for tasks that are not a person's own files.
@@ -100,7 +99,7 @@ class Preview:
         if len(experiment.targets) == 1 and (source := _source(experiment.targets[0].name)):
             found |= _bound_to(source, experiment.labels)
         if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:
-            found["UNSEEN_FILES"] = tuple(f"{m}={row_sets.absolute(s.data.test)}" for m, s in own)
+            found["UNSEEN_FILES"] = tuple(f"{m}={s.data.absolute().test}" for m, s in own)
             found["UNSEEN_CHECKSUMS"] = tuple(source.checksum for _, source in own)
         return found
 
@@ -268,9 +267,8 @@ def _rows(name: str, splits: Sequence[str]) -> dict[str, Rows]:
 
 
 def _bound_to(source, labels: Sequence[str]) -> dict[str, Any]:
-    files = {"TRAIN_FILE": source.data.train, "EVAL_FILE": source.data.evaluation}
-    files["TEST_FILE"] = source.data.test
-    found = {k: path if path is None else row_sets.absolute(path) for k, path in files.items()}
+    data = source.data.absolute()
+    found = {"TRAIN_FILE": data.train, "EVAL_FILE": data.evaluation, "TEST_FILE": data.test}
     return found | {"DATA_CHECKSUM": source.checksum, "LABELS": tuple(labels)}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from promot_jax.base import distributed, trees
+from promot_jax.data import batching
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.run_folder import RunFolder
 
@@ -66,6 +67,8 @@ def gather(experiment: Any, command: str, before: dict[str, Any]) -> dict[str, A
             "python": platform.python_version(),
             "jax": jax.__version__,
         },
+        # How rows became batches; runs of earlier versions do not say it.
+        "data": batching.DATA_PATH,
         "parameters": trees.count(experiment.model.shapes_and_axes()[0]),
         "initial_checkpoint": experiment.initial_checkpoint,
         "targets": [

@@ -9,7 +9,7 @@
     seed_S/STAGE[-STAGE…]/  one folder for each stage, named by the stages until it; `stage_folder`
     report.html, report.md, scores.csv, scores.json, figures/
                             the report, which is made of the others; it may lie elsewhere
-    .lock, .compiled/       held by the call that runs; compiled programs
+    .lock, .compiled/       held by the call that runs; compiled programs of several processes
 
 A method is finished in a seed when all its stages are. A score is there once its line is whole.
 """
@@ -64,7 +64,7 @@ class RunFolder:
 
     @property
     def compiled(self) -> pathlib.Path:
-        """Compiled programs, for calls that continue the run."""
+        """Compiled programs of several processes, for calls that continue the run."""
         return self.path / ".compiled"
 
     @property

@@ -113,6 +113,7 @@ class Runner:
                 seed=own_seed,
                 label=f"seed {seed} {name}",
                 evaluate=functools.partial(self._measure, method=method, stage=stage),
+                data_workers=self.experiment.data_workers,
             )
             model = self.experiment.model
             trained = train_stage(run, stage.params(params, model), model, self.mesh)

@@ -1,6 +1,6 @@
 """The folder of a stage: its files, who reads and writes them, and when it is finished.
 
-    lineage.json    what the stage comes from, written when it begins
+    lineage.json    what the stage comes from and by which data path, written when it begins
     course.jsonl    what was measured of each checkpoint, and the seconds that the stage had taken
     metrics.jsonl   scalars over steps; TensorBoard's events lie beside it
     checkpoints/    one folder for each kept step
@@ -20,6 +20,7 @@ from typing import Any
 from promot_jax.base import files, jsonl
 from promot_jax.base.errors import UserError
 from promot_jax.base.progress import say
+from promot_jax.data import batching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class StageFolder:
           lineage: what the stage is to come from.
 
         Raises:
-          UserError: the stage was begun from something else.
+          UserError: the stage was begun from something else, or with rows in another order.
         """
         summary = self.finished()
         if summary is None:
@@ -92,16 +93,17 @@ class StageFolder:
 
     def _begin(self, lineage: str) -> str | None:
         path = self.path / "lineage.json"
-        if path.exists():
-            kept = files.read_json(path).get("fingerprint")
-            self.check(kept, lineage)
-            return kept
         begun = any(step.name.isdigit() for step in self.checkpoints.glob("*"))
-        if begun:
-            self.check(None, lineage)
-        kept = None if begun else lineage
+        known = files.read_json(path) if path.exists() else {}
+        if begun and known.get("data") != batching.DATA_PATH:
+            raise UserError(
+                f"{self.path} was begun by an earlier version, which read rows in another order; "
+                "remove the folder to train the stage anew, or choose a new MODEL_DIR"
+            )
+        kept = known.get("fingerprint", lineage)
+        self.check(kept, lineage)
         self.path.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, {"fingerprint": kept})
+        files.write_json(path, {"fingerprint": kept, "data": batching.DATA_PATH})
         return kept
 
     def check(self, kept: str | None, lineage: str) -> None:

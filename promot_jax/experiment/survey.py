@@ -72,10 +72,14 @@ def measure(texts: Sequence[Texts], vocabulary: Vocabulary) -> Sizes:
     words = dict(zip(FEATURES, (vocabulary, continuing(vocabulary)), strict=True))
     unknown, lengths = 0, {}
     for feature, column in zip(FEATURES, zip(*texts, strict=True), strict=True):
-        ids = words[feature].encode_batch(column)
-        lengths[feature] = np.fromiter(map(len, ids), np.int32, len(ids)) + 1
-        if vocabulary.unk_id is not None:
-            unknown += sum(row.count(vocabulary.unk_id) for row in ids)
+        # Labels are few.
+        places = {text: place for place, text in enumerate(dict.fromkeys(column))}
+        where = np.fromiter(map(places.__getitem__, column), np.int64, len(column))
+        ids = words[feature].encode_batch(list(places))
+        lengths[feature] = np.fromiter(map(len, ids), np.int32, len(ids))[where] + 1
+        if (unk := vocabulary.unk_id) is not None:
+            counts = np.fromiter((row.count(unk) for row in ids), np.int64, len(ids))
+            unknown += int(counts[where].sum())
     return Sizes(lengths, unknown)
 
 
@@ -123,7 +127,11 @@ def chunks(rows: Rows, limit: int | None = None) -> Iterator[list[Row]]:
     """Yields rows in their order, a few thousand at a time; `limit` as in `survey`."""
     count = len(rows) if limit is None else min(limit, len(rows))
     for start in range(0, count, _CHUNK):
-        yield [rows[number] for number in range(start, min(start + _CHUNK, count))]
+        stop = min(start + _CHUNK, count)
+        if hasattr(rows, "many"):
+            yield rows.many(start, stop)
+        else:
+            yield [rows[number] for number in range(start, stop)]
 
 
 def joined(sizes: Sequence[Sizes]) -> Sizes:

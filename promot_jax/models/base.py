@@ -2,8 +2,9 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -100,21 +101,12 @@ class Model(abc.ABC):
 
     def init(self, rng: jax.Array) -> Tree:
         """Returns randomly initialised parameters."""
-        return self._init(rng)["params"]
+        return _initial(self.network, rng)["params"]
 
     def shapes_and_axes(self) -> tuple[Tree, Tree]:
         """Returns the shapes of all parameters and their logical axis names, without memory."""
-        # The key is made inside: nothing may choose jax's devices before the size is known.
-        variables = jax.eval_shape(lambda: self._init(jax.random.key(0)))
-        axes = flax_partitioning.get_axis_names(variables["params_axes"])
-        return variables["params"], trees.unflatten(
-            {path: tuple(names) for path, names in trees.flatten(axes).items()}
-        )
-
-    def _init(self, rng):
-        # Tokens, targets or segments: each family's protocol begins with three such arrays.
-        ones = jnp.ones((1, 2), jnp.int32)
-        return self.network.init(rng, ones, ones, ones, enable_dropout=False)
+        shapes, axes = _shapes_and_axes(self.network)
+        return trees.unflatten(shapes), trees.unflatten(axes)
 
     @abc.abstractmethod
     def logits(
@@ -208,3 +200,19 @@ class Model(abc.ABC):
             label_smoothing=label_smoothing,
             z_loss=z_loss,
         )
+
+
+# Tracing takes a fraction of a second, and many ask.
+@functools.lru_cache(maxsize=64)
+def _shapes_and_axes(network: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns {path: shape and dtype} and {path: logical axis names} of all parameters."""
+    # The key is made inside: nothing may choose jax's devices before the size is known.
+    variables = jax.eval_shape(lambda: _initial(network, jax.random.key(0)))
+    axes = trees.flatten(flax_partitioning.get_axis_names(variables["params_axes"]))
+    return trees.flatten(variables["params"]), {path: tuple(axes[path]) for path in axes}
+
+
+def _initial(network: nn.Module, rng: jax.Array) -> Tree:
+    # Tokens, targets or segments: each family's protocol begins with three such arrays.
+    ones = jnp.ones((1, 2), jnp.int32)
+    return network.init(rng, ones, ones, ones, enable_dropout=False)

@@ -98,24 +98,33 @@ _token_losses.defvjp(_forward_rule, _backward_rule)
 
 
 class _Chunks:
-    """A kernel seen as `[H, S, V/S]`, an embedding as `[S, V/S, H]`, in chunks of C along V/S."""
+    """A kernel seen as `[H, S, V/S]`, an embedding as `[S, V/S, H]`, in chunks of C along V/S.
+
+    Where S is 1 that axis is left out: with it, XLA copies a whole kernel into another layout.
+    """
 
     def __init__(self, kernel: jax.Array, vocab_axis: int, tokens: int):
         vocab_size = kernel.shape[vocab_axis]
-        self.axis = vocab_axis
+        self.axis, self.kernel = vocab_axis, kernel.shape
         self.parts = _parts(vocab_size)
         self.inner = vocab_size // self.parts
         wanted = max(CHUNK // tokens, FEWEST_COLUMNS) // self.parts
         count = max(1, round(self.inner / wanted))
         self.width = -(-self.inner // count)
         self.count = -(-self.inner // self.width)
-        split = (self.parts, self.inner)
-        shape = (*kernel.shape[:vocab_axis], *split, *kernel.shape[vocab_axis + 1 :])
-        self.view = self.placed(kernel.reshape(shape), "embed")
+        # The axis of the view along which the chunks lie.
+        self.along = vocab_axis + (self.parts > 1)
+        self.view = self.placed(kernel.reshape(self.shaped(self.inner)), "embed")
+
+    def shaped(self, width: int) -> tuple[int, ...]:
+        """Returns the shape of a view of so many columns a part."""
+        split = (width,) if self.parts == 1 else (self.parts, width)
+        return (*self.kernel[: self.axis], *split, *self.kernel[self.axis + 1 :])
 
     def placed(self, view: jax.Array, embed: str | None) -> jax.Array:
         """Constrains an array of the shape of all chunks, or of one, to its place on the mesh."""
-        names = (embed, "vocab", None) if self.axis else ("vocab", None, embed)
+        split = (None,) if self.parts == 1 else ("vocab", None)
+        names = (embed, *split) if self.axis else (*split, embed)
         return partitioning.with_sharding_constraint(view, names)
 
     def start(self, number: jax.Array) -> jax.Array:
@@ -125,7 +134,7 @@ class _Chunks:
     def read(self, number: jax.Array) -> jax.Array:
         """Returns a chunk as float32 `[H, S*C]`, gathered over the devices that divide H."""
         chunk = jax.lax.dynamic_slice_in_dim(
-            self.view, self.start(number), self.width, axis=self.axis + 1
+            self.view, self.start(number), self.width, axis=self.along
         )
         chunk = self.placed(chunk, None).astype(jnp.float32)
         if self.axis:
@@ -146,11 +155,12 @@ class _Chunks:
         """Returns the gradient of a chunk from that of its logits."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         gradients = gradients.reshape(len(rows), -1)
+        shape = self.shaped(self.width)
         if not self.axis:
-            return _dot(gradients.T, rows).reshape(self.parts, self.width, -1)
+            return _dot(gradients.T, rows).reshape(shape)
         # On a CPU the product takes half the time if the transposition stays out of it.
         columns = jax.lax.optimization_barrier(rows.T)
-        return _dot(columns, gradients).reshape(-1, self.parts, self.width)
+        return _dot(columns, gradients).reshape(shape)
 
     def places(self, number):
         """Returns the token ids of a chunk and which of them no chunk before it had: `[S, C]`."""
@@ -248,7 +258,7 @@ def _kernel_gradient(settings, hidden, kernel, targets, log_z, on_target, scale)
         share = jnp.where(ids == targets[..., None, None], on_target[..., None, None], share)
         share = jnp.where(new, share * scale[..., None, None], 0.0)
         part = chunks.outer(hidden, share)
-        axis, start = vocab_axis + 1, chunks.start(number)
+        axis, start = chunks.along, chunks.start(number)
         if chunks.inner % chunks.width:
             part += jax.lax.dynamic_slice_in_dim(gradient, start, chunks.width, axis=axis)
         return jax.lax.dynamic_update_slice_in_dim(gradient, part, start, axis=axis)

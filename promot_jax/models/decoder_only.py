@@ -126,16 +126,19 @@ class DecoderOnlyModel(Model):
             rng=rng,
         )
 
-    def packer(self, sample: Sequence[packing.Batch], multiple: int) -> packing.Packer:
+    def packer(
+        self, sample: Sequence[packing.Batch], multiple: int, share: packing.Share = packing.WHOLE
+    ) -> packing.Packer:
         """Returns what packs training batches.
 
         Args:
           sample: host batches as they are to be expected.
           multiple: the lines of a packed batch are a multiple of this.
+          share: which part of each batch this process has, see `packing.Packer`.
         """
         eos_id = getattr(self.vocabulary, "eos_id", None)
         length = self.network.config.prompt_length
-        return packing.Packer(sample, self.start_id, eos_id, length, multiple)
+        return packing.Packer(sample, self.start_id, eos_id, length, multiple, share)
 
     def _inputs(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the inputs moved to the right end, and where they are: two int32 [B, W]."""

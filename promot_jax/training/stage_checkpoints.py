@@ -127,7 +127,8 @@ class StageCheckpoints:
     ) -> TrainState:
         """Returns `state` as it was at `step`, placed like `state`, whose arrays make room for it.
 
-        All of them are deleted but the frozen ones.
+        All of them are deleted but the frozen ones. It may hold shapes in their place, see
+        `train_state.released_state`.
 
         Args:
           step: of the checkpoint.
@@ -141,7 +142,8 @@ class StageCheckpoints:
         path = self._folder / str(step)
         target = state.saved_shapes
         for leaf in jax.tree.leaves(state.replace(frozen={})):
-            leaf.delete()
+            if isinstance(leaf, jax.Array):
+                leaf.delete()
         try:
             found = self._manager.restore(
                 step,

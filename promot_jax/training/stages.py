@@ -87,7 +87,9 @@ class Stage:
 
     def __post_init__(self):
         values.check_fields(self)
-        if optimizers.warmup_steps(self.warmup, self.steps) >= self.steps:
+        # With epochs the steps may not be settled yet.
+        warmup = optimizers.warmup_steps(self.warmup, self.steps)
+        if self.epochs is None and warmup >= self.steps:
             raise values.Misfit(
                 self,
                 f"stage {self.name!r}: {{warmup}} leaves nothing of {{steps}}; give less",

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import itertools
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -69,6 +69,7 @@ class StageRun:
       label: its name in progress lines.
       evaluate: measures parameters at each evaluation.
       lineage: what the stage comes from, in a few characters; written down when it begins.
+      data_workers: processes that read and tokenise its rows; with 0 a thread of this one does.
     """
 
     stage: Stage
@@ -77,6 +78,7 @@ class StageRun:
     label: str
     evaluate: Evaluate
     lineage: str = ""
+    data_workers: int = 0
 
 
 def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
@@ -97,9 +99,12 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         checkpoints, a stage that was begun from something else.
     """
     run.folder.path.mkdir(parents=True, exist_ok=True)
-    state = train_state.sharded_state(run.stage, params, model, mesh)
     _, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
+    if summary is None:
+        state = train_state.sharded_state(run.stage, params, model, mesh)
+    else:
+        state = train_state.released_state(run.stage, params, model, mesh)
     kept = stage_checkpoints.StageCheckpoints(
         run.folder.checkpoints, frozen, _rank(state.trainable), came_from
     )
@@ -109,7 +114,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         else:
             best = summary.get("best_step", kept.best())
             kept.require(best, f"of which {run.folder.summary} and the scores speak")
-        if best != int(state.step):
+        if summary is not None or best != int(state.step):
             mend = f"put it back as it was, or remove {run.folder.path} to train the stage anew"
             state = kept.restore(best, state, mend)
         return trees.combine(state.trainable, frozen)
@@ -166,12 +171,12 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
     pending = []
-    with Progress(run.label, stage.steps, first) as progress:
+    reading = _batches(run, model, mesh, first, numbers)
+    with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
             writer.write_scalars(0, run.evaluate(state.params))
             if course:
                 course.note()
-        batches = _batches(run, model, mesh, first, numbers)
         step, over = first, _is_over(run, course, kept.rank, first)
         while not over:
             step += 1
@@ -224,37 +229,46 @@ def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
     }
 
 
+@contextlib.contextmanager
 def _batches(run, model, mesh, first_step, prompt_numbers):
-    """Yields placed batches from `first_step` on, its prompt's number in every row."""
-    stage = run.stage
-    packs = stage.pack and model.packs
-    batches = batching.train_batches(
+    """Gives placed batches from `first_step` on, its prompt's number in every row."""
+    stage, share = run.stage, partitioning.share(mesh)
+    read = functools.partial(
+        batching.train_batches,
         stage.mixture,
         stage.task_feature_lengths,
         stage.batches,
         seed=run.seed,
-        first_step=0 if packs else first_step,
         vocabulary=model.vocabulary,
         prompt_numbers=prompt_numbers,
+        share=share,
     )
-    if packs:
+    pack = None
+    if stage.pack and model.packs:
         # By the rows of the beginning, so that a resumed stage has the shapes that it had.
-        sample, parts = _first_rows(batches), partitioning.divisible(mesh, 1, stage.microbatches)
-        left = itertools.islice(itertools.chain(sample, batches), first_step, None)
-        batches = map(model.packer(sample, parts), left)
-    for batch in batches:
-        rows = len(batch["decoder_loss_weights"])
-        whole = partitioning.padded(batch, partitioning.divisible(mesh, rows, stage.microbatches))
-        yield partitioning.shard_batch(mesh, whole)
+        with contextlib.closing(read()) as beginning:
+            sample = _first_rows(beginning, SAMPLE // share[1])
+        pack = model.packer(sample, partitioning.divisible(mesh, 1, stage.microbatches), share)
+    with contextlib.closing(read(first_step=first_step, workers=run.data_workers)) as batches:
+        packed = batches if pack is None else map(pack, batches)
+        yield (_placed(batch, mesh, stage.microbatches, share) for batch in packed)
 
 
-def _first_rows(batches) -> list[batching.Batch]:
-    """Returns the first batches, that have `SAMPLE` rows together."""
+def _placed(batch, mesh, microbatches, share) -> dict[str, jax.Array]:
+    """Fills up what this process has of a batch, so that devices and microbatches divide it."""
+    count = share[1]
+    rows = len(batch["decoder_loss_weights"]) * count
+    own = partitioning.divisible(mesh, rows, microbatches) // count
+    return partitioning.shard_batch(mesh, partitioning.padded(batch, own), share)
+
+
+def _first_rows(batches, least: int) -> list[batching.Batch]:
+    """Returns the first batches, that have so many rows together."""
     found, count = [], 0
     for batch in batches:
         found.append(batch)
         count += len(batch["decoder_loss_weights"])
-        if count >= SAMPLE:
+        if count >= least:
             break
     return found
 
@@ -291,6 +305,7 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
         "seconds": round(seconds, 1),
         "lineage": run.folder.stages,
         "fingerprint": came_from,
+        "data": batching.DATA_PATH,
         "trainable": _size(state.trainable),
         "frozen": _size(state.frozen),
     }

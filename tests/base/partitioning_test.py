@@ -1,6 +1,5 @@
 """Shardings by hand, and a forced 8-device mesh against one device."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -12,8 +11,7 @@ from jax.sharding import PartitionSpec
 
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.data import batching
-from promot_jax.training import stages, train_state
+from promot_jax.training import train_state
 from tests import tiny
 
 pytestmark = pytest.mark.long
@@ -259,36 +257,6 @@ def test_a_large_model_is_divided_over_all_devices():
 def test_bad_batches_are_clear_errors():
     with pytest.raises(UserError, match="6 rows cannot be divided over 4 devices"):
         partitioning.shard_batch(abstract(), {"x": np.ones((6, 2))})
-
-
-@pytest.mark.parametrize(
-    ("batches", "microbatches", "message"),
-    [
-        (
-            batching.FixedBatches(6),
-            1,
-            r"4 devices; make BATCH_SIZE \(batching.FixedBatches.size\) a mult",
-        ),
-        (
-            batching.FixedBatches(8),
-            3,
-            r"3 microbatches; make BATCH_SIZE .* a multiple of MICROBATCHES",
-        ),
-        (
-            batching.TokenBatches(900, [(40, 8)], 6),
-            1,
-            "make batching.TokenBatches.multiple a multiple",
-        ),
-        (batching.FixedBatches(8), 2, None),
-        (batching.TokenBatches(900, [(40, 8)]), 1, None),
-    ],
-)
-def test_batches_are_checked_before_the_start(batches, microbatches, message):
-    expected = contextlib.nullcontext()
-    if message:
-        expected = pytest.raises(UserError, match="stage 'model': batches of .*" + message)
-    with expected:
-        stages.check_batches(abstract(), "model", batches, microbatches)
 
 
 def test_constraints_of_the_network_reach_the_compiler():

@@ -328,3 +328,14 @@ def test_nothing_to_detect_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("promot: --distributed: no other processes found")
     assert done.stderr.count("\n") == 1
+
+
+def test_processes_agree_when_patience_is_at_an_end(tmp_path):
+    flags = ["--patience=1", "--batch_size=6", "--gin.TRAIN_STEPS=12", "--gin.EVAL_PERIOD=1"]
+    # The last one of a flag counts, as all are macros. Nothing is learned: no score is better.
+    command = ["-m", "promot_jax.cli", "run", "mini", at(tmp_path), *RUN, *flags]
+    found = ends(start(2, command, devices=2))
+    assert [code for code, _, _ in found] == [0, 0], [lines[-3:] for _, _, lines in found]
+    summary = json.loads((tmp_path / "seed_0/prompt-model/stage.json").read_text())
+    assert summary["steps"] == summary["best_step"] + 1 < 12
+    assert f"stopped at step {summary['steps']} of 12" in found[0][1]

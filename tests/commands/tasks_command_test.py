@@ -82,7 +82,7 @@ def test_a_file_or_checkpoint_brings_its_vocabulary(tmp_path, capsys):
             ["show", "mini_rte", "--count", "0"],
             "--count = 0: expected a whole number of at least 1",
         ),
-        (["show", "rte_wmt14_enfr"], "is a mixture; show one of its tasks: rte, wmt14_enfr"),
+        (["show", "rte_wmt14_enfr"], "is a mixture; name one of its tasks: rte, wmt14_enfr"),
         (["show", "mini_rte", "--vocabulary", "lost.json"], "lost.json"),
         (["show", "mini_rte", "--module", "lost_module"], "--module lost_module: No module"),
         (["list", "mini_rte"], "takes no 'mini_rte'"),

@@ -94,6 +94,32 @@ def test_a_folder_refuses_what_changes_its_results(config, difference, tmp_path)
     assert (tmp_path / "config.gin").read_text() == KEPT
 
 
+@pytest.mark.parametrize(
+    ("further", "difference"),
+    [
+        ("PATIENCE = None\nmodel_stage/stages.Stage.patience = %PATIENCE\n", None),
+        (
+            "PATIENCE = 3\nmodel_stage/stages.Stage.patience = %PATIENCE\n",
+            "model_stage/stages.Stage",
+        ),
+        ("CLIP = 1.0\nstages.Stage.gradient_clip = %CLIP\n", "stages.Stage.gradient_clip = %CLIP"),
+        ("EPOCHS = 3\nmodel_stage/stages.Stage.epochs = %EPOCHS\n", None),
+        # Something else is bound elsewhere, so that this would take its place.
+        ("model_stage/stages.Stage.steps = 10\nstages.Stage.steps = 10\n", "stages.Stage.steps"),
+    ],
+)
+def test_a_setting_that_came_later_counts_if_it_is_not_its_default(further, difference, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, texts in ((first, (KEPT, KEPT + further)), (second, (KEPT + further, KEPT))):
+        folder.mkdir()
+        configuration.keep(folder, texts[0])
+        if difference is None:
+            configuration.keep(folder, texts[1])
+            continue
+        with pytest.raises(UserError, match=re.escape(f"first difference: {difference}")):
+            configuration.keep(folder, texts[1])
+
+
 SCHEDULED = """\
 LEARNING_RATE = @optimizers.warmup_cosine()
 OTHER_RATE = 0.1

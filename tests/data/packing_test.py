@@ -213,9 +213,9 @@ def trained(monkeypatch, folder, scores=RISING, **changes):
     shapes = []
     shard_batch = partitioning.shard_batch
 
-    def recording(mesh, batch):
+    def recording(mesh, batch, held):
         shapes.append({name: array.shape for name, array in batch.items()})
-        return shard_batch(mesh, batch)
+        return shard_batch(mesh, batch, held)
 
     params = params_of(decoder_model(num_layers=2))
     params = trees.add_prompt(params, "rte", np.full((3, 16), 0.1, np.float32))
@@ -255,7 +255,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_at_once(monkeypatch, tmp_path
 
 def test_a_resumed_stage_packs_as_it_did(monkeypatch, tmp_path):
     # Batches differ in what they would choose.
-    monkeypatch.setattr(train, "_first_rows", lambda batches: [next(batches)])
+    monkeypatch.setattr(train, "_first_rows", lambda batches, least: [next(batches)])
     whole, shapes = trained(monkeypatch, tmp_path / "whole")
     _, first = trained(monkeypatch, tmp_path / "parts", steps=2)
     (tmp_path / "parts" / "stage.json").unlink()

@@ -59,6 +59,7 @@ def test_what_is_written_is_read_in_any_order(tmp_path_factory, rows):
     assert len(found) == len(rows)
     assert [found[i] for i in reversed(range(len(rows)))] == rows[::-1]
     assert list(found) == rows
+    assert found.many(np.arange(len(rows))[::-1]) == rows[::-1]
     assert all(found[i] == rows[i] for i in range(-len(rows), 0))
     for number in (len(rows), -len(rows) - 1):
         with pytest.raises(IndexError):
@@ -109,6 +110,8 @@ def test_a_row_that_is_damaged_is_named():
     file.write_bytes(file.read_bytes().replace(b"{", b"?"))
     with pytest.raises(UserError, match=r"is damaged; remove it, and the rows are read again"):
         found[0]
+    with pytest.raises(UserError, match=r"is damaged; remove it"):
+        found.many(np.arange(3))
 
 
 def test_nothing_is_left_of_what_fails(place, monkeypatch):

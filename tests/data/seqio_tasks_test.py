@@ -10,7 +10,7 @@ import seqio
 
 from promot_jax.data import foreign, tasks
 from promot_jax.data.vocabularies import Tokenizer, native
-from promot_jax.tasks import mini, paper, real
+from promot_jax.tasks import mini, package_rows, paper, real
 from tests.tasks import paper_rows, real_packages
 from tests.tasks.real_tasks_test import FOUND_AS
 
@@ -41,6 +41,7 @@ def compare(name: str, split: str, vocabulary=None, lengths=LENGTHS, most: int =
     return len(ours)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [n for n in MINI if isinstance(tasks.get(n), tasks.Task)])
 def test_the_miniature(name):
     assert all(compare(name, split) for split in tasks.task(name).splits)
@@ -66,10 +67,10 @@ def test_the_real_ones(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     real_packages.write(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    real.package_rows._splits.cache_clear()
+    package_rows._splits.cache_clear()
     for name in real.NAMES:
         assert all(compare(name, split) for split in ("validation", "test")), name
-    real.package_rows._splits.cache_clear()
+    package_rows._splits.cache_clear()
 
 
 def test_rows_of_files(tmp_path):

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors,
 
 from promot_jax.base.errors import UserError
 from promot_jax.data import vocabularies
+from promot_jax.data.seqio_vocabularies import seqio_vocabulary
 
 CORPUS = [
     "the capital of France is Paris and the capital of Chad is N'Djamena",
@@ -92,27 +93,33 @@ def test_id_0_is_a_token(vocabulary):
     first = vocabulary.decode([0])
     assert first == "!"
     assert vocabulary.encode("!") == [0]
-    assert vocabulary.decode(tf.constant([0, 0, vocabulary.eos_id, 0])) == "!!"
+    assert vocabulary.decode([0, 0, vocabulary.eos_id, 0]) == "!!"
+    shown = seqio_vocabulary(vocabulary)
+    assert shown.decode(tf.constant([0, 0, vocabulary.eos_id, 0])) == "!!"
 
 
 def test_decode_tf_of_rows(vocabulary):
     ids = np.array([[0, 5, vocabulary.eos_id, 0], [7, 8, 9, 0]], np.int32)
-    texts = vocabulary.decode_tf(tf.constant(ids))
+    texts = seqio_vocabulary(vocabulary).decode_tf(tf.constant(ids))
     assert texts.shape == (2,)
     assert [t.decode() for t in texts.numpy()] == [vocabulary.decode(row) for row in ids]
-    assert vocabulary.decode_tf(tf.constant(ids[0])).numpy().decode() == vocabulary.decode(ids[0])
-    assert vocabulary.decode_tf(tf.zeros([0], tf.int32)).numpy() == b""
+    assert seqio_vocabulary(vocabulary).decode_tf(
+        tf.constant(ids[0])
+    ).numpy().decode() == vocabulary.decode(ids[0])
+    assert seqio_vocabulary(vocabulary).decode_tf(tf.zeros([0], tf.int32)).numpy() == b""
 
 
 def test_several_texts_are_ragged(vocabulary):
-    rows = vocabulary.encode_tf(tf.constant(["the capital", "", "Paris"]))
+    rows = seqio_vocabulary(vocabulary).encode_tf(tf.constant(["the capital", "", "Paris"]))
     assert isinstance(rows, tf.RaggedTensor)
     assert rows.to_list() == [vocabulary.encode(t) for t in ("the capital", "", "Paris")]
 
 
 def test_a_pipeline_tokenises_in_parallel(vocabulary):
     texts = [f"the capital {i}" for i in range(200)]
-    rows = tf.data.Dataset.from_tensor_slices(texts).map(vocabulary.encode_tf, num_parallel_calls=4)
+    rows = tf.data.Dataset.from_tensor_slices(texts).map(
+        seqio_vocabulary(vocabulary).encode_tf, num_parallel_calls=4
+    )
     assert rows.element_spec == tf.TensorSpec([None], tf.int32)
     assert [row.tolist() for row in rows.as_numpy_iterator()] == [
         vocabulary.encode(t) for t in texts
@@ -128,8 +135,8 @@ def test_a_seqio_task(vocabulary):
         source=seqio.FunctionDataSource(rows, ["train"]),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
         output_features={
-            "inputs": seqio.Feature(vocabulary, add_eos=False),
-            "targets": seqio.Feature(copy.deepcopy(vocabulary), add_eos=True),
+            "inputs": seqio.Feature(seqio_vocabulary(vocabulary), add_eos=False),
+            "targets": seqio.Feature(copy.deepcopy(seqio_vocabulary(vocabulary)), add_eos=True),
         },
     )
     (row,) = task.get_dataset({"inputs": 16, "targets": 8}, "train").as_numpy_iterator()
@@ -148,12 +155,15 @@ def test_equality_and_pickling(folder, vocabulary, tmp_path):
     assert hash(elsewhere) == hash(vocabulary)
     assert elsewhere != vocabularies.Tokenizer(elsewhere.path, "<|start|>")
     assert vocabulary != seqio.ByteVocabulary()
+    shown = seqio_vocabulary(vocabulary)
+    assert (shown, hash(shown)) == (seqio_vocabulary(copied), hash(seqio_vocabulary(elsewhere)))
+    assert shown != seqio_vocabulary(vocabularies.Tokenizer(elsewhere.path, "<|start|>"))
 
 
 def test_nothing_is_opened_before_use():
     vocabulary = vocabularies.Tokenizer("missing/tokenizer.json")
     assert vocabulary == vocabularies.Tokenizer("missing/tokenizer.json")
-    seqio.Feature(copy.deepcopy(vocabulary))
+    seqio.Feature(copy.deepcopy(seqio_vocabulary(vocabulary)))
     with pytest.raises(UserError, match=r"missing/tokenizer\.json does not exist"):
         vocabulary.encode("text")
 

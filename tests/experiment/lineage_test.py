@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import seqio
 
+from promot_jax import configuration
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
@@ -94,6 +95,61 @@ def test_it_is_made_of_settings_and_not_of_what_jax_prints():
     plain = lineage_of(), lineage_of(**rate(0.1))
     with jax.default_matmul_precision("float32"), jax.enable_checks(True):
         assert (lineage_of(), lineage_of(**rate(0.1))) == plain
+
+
+# Made before stages and their optimizers could do more, by this scheme, for an embedding of 8 x 4.
+EARLIER = {
+    ("results/mini/config.gin", "model"): "2:2c48f46080ac785b",
+    ("results/mini/config.gin", "prompt"): "2:306c9c02040b68ef",
+    ("results/paper_mini/multitask/config.gin", "prompt_first"): "2:7bfec76685514a6f",
+    ("gin/experiments/mini.gin", "model_gentle"): "2:a6a0bf493c1e330f",
+    ("gin/experiments/mini_pretrain.gin", "first-second"): "2:57fc280fdb2b7d89",
+    ("gin/experiments/paper/mt5_xxl/rte.gin", "model"): "2:0879a86f26a2fc91",
+}
+SCHEDULED = (
+    "--gin.LEARNING_RATE=@optimizers.warmup_cosine()",
+    "--gin.optimizers.warmup_cosine.peak=0.001",
+)
+
+
+def lineages(file, *flags):
+    """Returns the lineage of each stage of an experiment, for an embedding of 8 x 4."""
+    configuration.parse([file], flags)
+    embedding = np.zeros((8, 4), np.float32)
+    return {
+        folder: lineage.of_stage("", stage, 0, "", embedding)
+        for method in configuration.built()[0].methods
+        for folder, stage in zip(method.folders, method.stages, strict=True)
+    }
+
+
+def test_lineages_of_earlier_versions_stand():
+    kept = {file: lineages(file) for file in dict.fromkeys(file for file, _ in EARLIER)}
+    assert {key: kept[key[0]][key[1]] for key in EARLIER} == EARLIER
+    scheduled = lineages("gin/experiments/mini.gin", *SCHEDULED)
+    assert scheduled["model"] == "2:1e758532855999bc"
+
+
+@pytest.mark.parametrize(
+    ("flag", "moves"),
+    [
+        ("LR_SCHEDULE='linear'", {"model", "prompt"}),
+        ("WARMUP=0.1", {"model", "prompt"}),
+        ("OPTIMIZER='adamw'", {"model", "prompt"}),
+        ("GRADIENT_CLIP=1.0", {"model", "prompt"}),
+        ("PATIENCE=2", {"model", "prompt"}),
+        ("WEIGHT_DECAY=0.1", {"model"}),
+        ("PROMPT_WEIGHT_DECAY=0.1", {"prompt"}),
+        ("PROMPT_PATIENCE=2", {"prompt"}),
+        ("PATIENCE=None", set()),
+        # The steps that it comes to are what counts.
+        ("EPOCHS=3", set()),
+    ],
+)
+def test_how_a_stage_is_trained_is_part_of_it(flag, moves):
+    file = "gin/experiments/mini.gin"
+    before, after = lineages(file), lineages(file, f"--gin.{flag}")
+    assert {name for name in ("model", "prompt") if before[name] != after[name]} == moves
 
 
 OWN = {

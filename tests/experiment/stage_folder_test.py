@@ -111,18 +111,29 @@ def test_a_damaged_summary_is_written_again(finished, copy):
         run(copy, scores=())
 
 
-def test_an_interrupted_stage_is_nobody_elses(tmp_path, copy, capsys):
+def test_an_interrupted_stage_is_nobody_elses(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "new", scores=())
     with pytest.raises(UserError, match="new was trained from another model, data or settings"):
         run(tmp_path / "new", OTHERS)
-    # Of one that an earlier version began nobody knows, and it never says more than that.
-    (copy / "lineage.json").unlink()
+
+
+def test_a_stage_in_another_order_of_rows_is_not_continued(finished, copy):
+    kept = json.loads((copy / "lineage.json").read_text())
+    assert kept == {"fingerprint": OURS, "data": "grain"}
+    # A finished one needs no more rows.
+    for lineage in ({"fingerprint": OURS}, {}):
+        (copy / "lineage.json").write_text(json.dumps(lineage))
+        assert (run(copy, scores=()) == finished[1]).all()
+        (copy / "stage.json").rename(copy / "kept.json")
+        with pytest.raises(UserError, match="read rows in another order; remove the folder to tra"):
+            run(copy, scores=())
+        (copy / "kept.json").rename(copy / "stage.json")
+    # Nothing of it is trained yet.
+    shutil.rmtree(copy / "checkpoints")
     (copy / "stage.json").unlink()
-    capsys.readouterr()
-    run(copy, scores=())
-    assert "trained by an earlier version" in capsys.readouterr().out
-    assert summary(copy)["fingerprint"] is None
+    assert (run(copy) == finished[1]).all()
+    assert json.loads((copy / "lineage.json").read_text()) == kept
 
 
 def test_lineages_of_earlier_versions_are_taken_with_a_word(tmp_path, capsys):

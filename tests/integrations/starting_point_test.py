@@ -15,7 +15,6 @@ from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import t5x
-from promot_jax.data import batching
 from promot_jax.integrations import starting_point, uncaught
 from promot_jax.models.networks import decoder, prompt, t5
 from promot_jax.models.networks.lora import Lora
@@ -233,8 +232,8 @@ def test_tasks_take_the_vocabulary_of_the_checkpoint(folders, registered):
     own = mini.vocabulary()
     assert (found.vocab_size, found.encode("rome")) == (own.vocab_size, own.encode("rome"))
     for name in ("bytes_a", "bytes_b", "bytes_both", "bytes_nested"):
-        features = batching.with_vocabulary(name, None).output_features
-        assert [feature.vocabulary is found for feature in features.values()] == [True, True]
+        features = seqio.get_mixture_or_task(name).output_features
+        assert [feature.vocabulary == found for feature in features.values()] == [True, True]
     both = seqio.MixtureRegistry.get("bytes_both")
     assert both.rate_per_task_name == {"bytes_a": 1.0, "bytes_b": 3.0}
     lengths = {"inputs": 64, "targets": 4}

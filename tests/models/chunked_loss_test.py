@@ -337,6 +337,23 @@ def test_a_loss_does_not_depend_on_how_many_rows_there_are(family, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=3e-6)
 
 
+@pytest.mark.parametrize("vocab_axis", [0, 1])
+def test_a_frozen_projection_is_not_copied(vocab_axis):
+    """At mT5-small's shape a copy is half a gigabyte."""
+    kernel = jax.ShapeDtypeStruct((256, 16384) if vocab_axis else (16384, 256), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((2, 64), jnp.int32)
+    hidden = jax.ShapeDtypeStruct((2, 64, 256), jnp.float32)
+
+    def loss(hidden, kernel, targets):
+        return total(hidden, kernel, targets, 1.0, vocab_axis)[0]
+
+    # Tests compile without what makes the copy worth its while.
+    usual = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 3}
+    lowered = jax.jit(jax.grad(loss)).lower(hidden, kernel, tokens)
+    program = lowered.compile(compiler_options=usual)
+    assert program.memory_analysis().temp_size_in_bytes < kernel.size * 4 // 4
+
+
 def test_an_adapted_projection_takes_whole_logits():
     adapters = lora.Lora(pattern=".*logits_dense/kernel", rank=2, alpha=8.0)
     model = tiny.model().with_lora(adapters)

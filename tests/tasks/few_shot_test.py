@@ -3,125 +3,97 @@
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-import seqio
-import tensorflow as tf
 
+from promot_jax.base.errors import UserError
 from promot_jax.tasks import few_shot, mini, templates
 
 WORD = "red"  # One token.
-FEATURES = {"inputs": seqio.Feature(vocabulary=mini.VOCABULARY)}
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 
 
-def numbered(count: int, name: str = "row") -> tf.data.Dataset:
-    def row(i):
-        number = tf.strings.as_string(i)
-        return {
-            "inputs": tf.strings.join([name, number], " "),
-            "targets": tf.strings.join(["answer", number], " "),
-        }
-
-    return tf.data.Dataset.range(count).map(row)
+def numbered(count: int) -> list[few_shot.Pair]:
+    return [(f"row {i}", f"answer {i}") for i in range(count)]
 
 
-def exemplars(rows, train, shots) -> dict[str, list[str]]:
+def exemplars(rows, pool, shots) -> dict[str, list[str]]:
     """Returns the exemplars' inputs for the inputs of each row."""
-    chosen = few_shot.choose_exemplars(rows, lambda: train, shots).as_numpy_iterator()
     found = {}
-    for row in chosen:
-        found[row["inputs"].decode()] = [text.decode() for text in row["exemplar_inputs"]]
-        answers = [text.replace(b"row", b"answer") for text in row["exemplar_inputs"]]
-        assert row["exemplar_targets"].tolist() == answers
+    for inputs, _ in rows:
+        chosen = few_shot.choose(inputs, pool, shots)
+        assert all(pair in pool for pair in chosen)
+        found[inputs] = [text for text, _ in chosen]
     return found
 
 
-def one(**fields) -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensors({name: tf.constant(v) for name, v in fields.items()})
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(st.text(), st.integers(0, 50))
+def test_an_order_has_every_number_once(key, count):
+    assert sorted(few_shot.order(key, count)) == list(range(count))
 
 
-def test_fill_is_the_template_whatever_the_text():
-    filled = few_shot.fill(templates.QA, question=tf.constant("why {x} é?"))
-    assert filled.numpy().decode() == templates.format_qa("why {x} é?")
-    fields = {"sentence1": "One.", "sentence2": "Two.", "word": "bank"}
-    assert few_shot.fill(templates.WIC, **fields).numpy().decode() == templates.format_wic(**fields)
-
-
-def test_exemplars_come_from_the_first_rows_of_a_stream_without_end(monkeypatch):
-    monkeypatch.setattr(few_shot, "POOL_SIZE", 8)
-    found = exemplars(numbered(50, "other"), numbered(10**15), 3)
-    assert {text for texts in found.values() for text in texts} == {f"row {i}" for i in range(8)}
-    assert all(len(set(texts)) == 3 for texts in found.values())
+def test_an_order_takes_every_place_alike():
+    """Each number comes first about as often as any other, and second likewise."""
+    orders = [list(few_shot.order(str(i), 5)) for i in range(5000)]
+    for place in (0, 1, 4):
+        firsts = [order[place] for order in orders]
+        assert all(900 < firsts.count(number) < 1100 for number in range(5))
 
 
 def test_a_row_is_never_its_own_exemplar():
     train = numbered(5)
-    found = exemplars(train, train, 4)
+    # A row that the pool has twice is not its own exemplar either.
+    found = exemplars(train, [*train, *train], 8)
     assert len(found) == 5
     for inputs, texts in found.items():
         assert {inputs, *texts} == {f"row {i}" for i in range(5)}
+        assert inputs not in texts
 
 
 def test_too_few_rows_to_draw_from_is_an_error():
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises(UserError, match="train has 3 rows that can stand before 'row 0', 4 are"):
         exemplars(numbered(4), numbered(4), 4)
 
 
-def test_exemplars_depend_on_the_text_and_not_on_the_place():
+def test_exemplars_depend_on_the_text():
     train = numbered(100)
     found = exemplars(train, train, 2)
     assert len({tuple(texts) for texts in found.values()}) > 90
-    for changed in (train.shuffle(100, seed=1), train.shard(3, 1), train.skip(7)):
-        other = exemplars(changed, train, 2)
-        assert other
-        assert other.items() <= found.items()
     # The draw for fewer shots is the beginning of the draw for more.
     assert {text: texts[:1] for text, texts in found.items()} == exemplars(train, train, 1)
 
 
 def test_the_draw_is_the_same_in_every_release():
-    train = numbered(1000)
-    assert exemplars(train.take(2), train, 2) == {
-        "row 0": ["row 469", "row 876"],
-        "row 1": ["row 591", "row 528"],
+    assert exemplars(numbered(2), numbered(1000), 2) == {
+        "row 0": ["row 315", "row 805"],
+        "row 1": ["row 819", "row 227"],
     }
-
-
-def test_repeated_rows_keep_their_exemplars():
-    train = numbered(6)
-    chosen = few_shot.choose_exemplars(train.repeat(), lambda: train, 1).take(12)
-    texts = [row["exemplar_inputs"][0] for row in chosen.as_numpy_iterator()]
-    assert texts[:6] == texts[6:]
 
 
 @hypothesis.settings(max_examples=15, deadline=None)
 @hypothesis.given(st.lists(st.tuples(TEXT, TEXT), max_size=3), TEXT, TEXT)
 def test_join_is_templates_few_shot(pairs, inputs, target):
-    fields = {"inputs": inputs, "targets": target, "answers": [target]}
-    if pairs:
-        fields["exemplar_inputs"], fields["exemplar_targets"] = map(list, zip(*pairs, strict=True))
+    row = {"inputs": inputs, "targets": target, "answers": [target]}
     written = templates.few_shot(pairs, inputs)
-    (plain,) = few_shot.join(one(**fields), span=False).as_numpy_iterator()
-    (span,) = few_shot.join(one(**fields), span=True).as_numpy_iterator()
-    assert plain["inputs"].decode() == written
-    assert plain["targets"].decode() == target
-    assert span["inputs"].decode() == f"{written} <extra_id_0>"
-    assert templates.extract_span(span["targets"].decode()) == target.strip()
-    assert set(plain) == set(span) == {"inputs", "targets", "answers"}
-    assert plain["answers"].tolist() == [target.encode()]
+    plain, span = (few_shot.join(row, pairs, span) for span in (False, True))
+    assert plain == {**row, "inputs": written}
+    assert span["inputs"] == f"{written} <extra_id_0>"
+    assert templates.extract_span(span["targets"]) == target.strip()
+    assert set(span) == {"inputs", "targets", "answers"}
 
 
 def cut(length, *lengths_of_articles, span=False):
     """Cuts articles of so many words, the last being the row's; returns how long they are now."""
     texts = [templates.format_summarization(" ".join([WORD] * n)) for n in lengths_of_articles]
-    fields = {"inputs": texts[-1], "targets": "peru"}
-    if exemplars := texts[:-1]:
-        fields |= {"exemplar_inputs": exemplars, "exemplar_targets": ["peru"] * len(exemplars)}
-    lengths = None if length is None else {"inputs": length}
-    (row,) = few_shot.join(
-        few_shot.cut_articles(one(**fields), span, lengths, FEATURES), span
-    ).as_numpy_iterator()
-    text = row["inputs"].decode()
-    assert length is None or len(mini.VOCABULARY.encode(text)) < length
+    row = few_shot.with_parts(
+        {"inputs": texts[-1], "targets": "peru"}, [(text, "peru") for text in texts[:-1]], span
+    )
+    lengths = {"inputs": length, "targets": 8}
+    encode = few_shot.CutArticles(span)
+    text = encode.shortened(row, mini.VOCABULARY, lengths)["inputs"]
+    ids = [*mini.VOCABULARY.encode(text), mini.VOCABULARY.eos_id]
+    (tokens,) = encode([row], mini.VOCABULARY, lengths)
+    # The whole text is there: the end was not cut off.
+    assert tokens.inputs.tolist() == ids
     *answered, own = text.removesuffix(" <extra_id_0>").split("\n\n")
     blocks = [*(block.removesuffix(" peru") for block in answered), own]
     assert all(block.startswith("Article:") for block in blocks)
@@ -141,7 +113,6 @@ def test_long_articles_are_cut_to_one_length(span):
 def test_what_fits_stays_as_it_is():
     assert cut(60, 5, 6) == [5, 6]
     assert cut(60, 5, 30) == [5, 30]
-    assert cut(None, 100, 100) == [100, 100]
     short, long = cut(60, 5, 100)
     assert short == 5
     assert long >= 30
@@ -151,7 +122,7 @@ def test_what_fits_stays_as_it_is():
 @hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.integers(0, 80))
 def test_the_common_length_is_the_greatest_that_fits(lengths, total):
-    found = int(few_shot._common_length(tf.constant(lengths), tf.constant(total)))
+    found = few_shot.common_length(lengths, total)
     assert sum(min(n, found) for n in lengths) <= total
     if sum(lengths) > total:
         assert sum(min(n, found + 1) for n in lengths) > total

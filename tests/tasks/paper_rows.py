@@ -144,7 +144,7 @@ def offline() -> Iterator[None]:
         tempfile.TemporaryDirectory() as folder,
         tfds.testing.mock_data(as_dataset_fn=as_dataset),
         mock.patch.object(seqio.utils.LazyTfdsLoader, "_MEMOIZED_BUILDERS", {}),
-        mock.patch.object(tfds_rows, "folder_of", lambda name: None),
+        mock.patch.object(tfds_rows, "folder_of", return_value=None),
         mock.patch.dict(os.environ, {"PROMOT_CACHE": folder}),
     ):
         yield

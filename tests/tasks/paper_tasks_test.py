@@ -1,21 +1,22 @@
 """The paper's tasks over tfds, offline: Table 4 row by row, splits, labels, training, docs."""
 
 import collections
-import functools
 import pathlib
 
 import numpy as np
 import pytest
 import seqio
 
-from promot_jax.data import batching
-from promot_jax.tasks import dataset, mini, paper
+from promot_jax.base.errors import UserError
+from promot_jax.data import batching, foreign, tasks
+from promot_jax.tasks import dataset, few_shot, mini, paper, tfds_rows
 from tests.tasks import paper_rows
 
 pytestmark = pytest.mark.long
 
 DOCS = (pathlib.Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text()
 LENGTHS = {"inputs": 128, "targets": 16}
+FOLDER_OF = tfds_rows.folder_of
 
 Golden = collections.namedtuple("Golden", "split inputs target exemplar output answer")
 # The template's input and target of the only test row, its one exemplar, and what the
@@ -25,7 +26,7 @@ GOLDEN = {
         "validation",
         "A cat sleeps. question: A cat runs. Is it true or false? answer:",
         "False",
-        "It rains in Lima. question: Lima is dry. Is it true or false? answer: False",
+        "Ana reads a book. question: Ana has a book. Is it true or false? answer: True",
         "<extra_id_0> False. It sleeps. <extra_id_1>",
         "False",
     ),
@@ -33,7 +34,7 @@ GOLDEN = {
         "validation",
         "A cat sleeps. question: A cat runs. Is it true or false or neither? answer:",
         "False",
-        "The shop is open. question: Nobody can shop. Is it true or false or neither? answer: True",
+        "A dog runs. question: An animal moves. Is it true or false or neither? answer: True",
         "False, it sleeps",
         "False",
     ),
@@ -41,7 +42,7 @@ GOLDEN = {
         "test",
         "A cat sleeps. question: A cat runs. Is it true or false or neither? answer:",
         "Neither",
-        "The shop is open. question: Nobody can shop. Is it true or false or neither? answer: True",
+        "A dog runs. question: An animal moves. Is it true or false or neither? answer: True",
         "Neither\n\nA dog runs. question:",
         "Neither",
     ),
@@ -50,8 +51,8 @@ GOLDEN = {
         "The palm fell. The palm rose. question: The word palm is used in the same way in the two"
         " sentences. Is it true or False? answer:",
         "True",
-        "The light fell. The light rose. question: The word light is used in the same way in the"
-        " two sentences. Is it true or False? answer: True",
+        "The light fell. The light rose. question: The word light is used in the same"
+        " way in the two sentences. Is it true or False? answer: True",
         "True Q: more",
         "True",
     ),
@@ -59,7 +60,7 @@ GOLDEN = {
         "test",
         "Q: what is ice A) a ice B) b ice C) c ice D) d ice A:",
         "C",
-        "Q: who wrote hamlet A) a hamlet B) b hamlet C) c hamlet D) d hamlet A: A",
+        "Q: what do cows drink A) a drink B) b drink C) c drink D) d drink A: B",
         "<extra_id_0> C) c ice",
         "C",
     ),
@@ -67,7 +68,7 @@ GOLDEN = {
         "validation",
         "Q: who was sartre A:",
         "Jean-Paul Sartre",
-        "Q: what do cows drink A: Answer 1",
+        "Q: where is lima A: Answer 2",
         "the J P Sartre Q: who was kant A: Kant",
         "the J P Sartre",
     ),
@@ -83,7 +84,7 @@ GOLDEN = {
         "test",
         "Translate English to French: it snows",
         "it snows (fr)",
-        "Translate English to French: two birds two birds (fr)",
+        "Translate English to French: my house my house (fr)",
         "it snows (fr) Translate English to French: we eat",
         "it snows (fr)",
     ),
@@ -99,7 +100,7 @@ GOLDEN = {
         "test",
         "Translate English to Romanian: it snows",
         "it snows (ro)",
-        "Translate English to Romanian: two birds two birds (ro)",
+        "Translate English to Romanian: we eat we eat (ro)",
         "it snows (ro)",
         "it snows (ro)",
     ),
@@ -107,7 +108,7 @@ GOLDEN = {
         "test",
         "Article: a ship sank off malta One sentence summary:",
         "a ship sank",
-        "Article: the team won One sentence summary: won",
+        "Article: a cat was found One sentence summary: found",
         "a ship sank Article: more",
         "a ship sank",
     ),
@@ -115,7 +116,7 @@ GOLDEN = {
         "test",
         "Article: boil the water first One sentence summary:",
         "boil water",
-        "Article: a cat was found One sentence summary: found",
+        "Article: rain fell on rome One sentence summary: rome",
         "<extra_id_0> boil water",
         "boil water",
     ),
@@ -129,19 +130,16 @@ def _offline():
         yield
 
 
-def read(name: str, split: str, lengths=None, **options) -> list[dict]:
-    task = batching.with_vocabulary(name, mini.VOCABULARY)
-    options = {"shuffle": False, "try_in_mem_cache": False} | options
-    return list(task.get_dataset(lengths, split, **options).as_numpy_iterator())
+def rows(name: str, split: str) -> list[dict]:
+    return batching.examples(name, split)
 
 
-rows = functools.cache(read)
+def texts(name: str, split: str) -> list[tuple[str, str]]:
+    return [(row["inputs"], row["targets"]) for row in rows(name, split)]
 
 
-def texts(name: str, split: str, **options) -> list[tuple[str, str]]:
-    fields = ("inputs_pretokenized", "targets_pretokenized")
-    found = read(name, split, **options) if options else rows(name, split)
-    return [tuple(row[f].decode() for f in fields) for row in found]
+def tokens(name: str, split: str, lengths=LENGTHS) -> list[tasks.Tokens]:
+    return tasks.task(name).encode(rows(name, split), mini.VOCABULARY, lengths)
 
 
 @pytest.mark.parametrize("name", paper.DATASETS)
@@ -170,30 +168,25 @@ def test_each_name_is_what_it_says(name):
     """No registration reads another data set, number of exemplars or form than its name tells."""
     used = paper.DATASETS[name]
     for suffix in paper.FORMS:
-        task = seqio.TaskRegistry.get(name + suffix)
-        steps = {step.func.__name__: step.keywords for step in task.preprocessors[1:-2]}
-        assert task.source is used.source
-        assert steps.pop("join") == {"span": "_span" in suffix}
-        assert steps.pop("cut_articles", None) == (
-            {"span": "_span" in suffix} if used.cut else None
-        )
-        shots = steps.pop("choose_exemplars", {"shots": 0})["shots"]
-        assert shots == int(suffix[-5]) if suffix.endswith("shot") else shots == 0
-        assert not steps
+        task, span = tasks.task(name + suffix), "_span" in suffix
+        assert (task.source.dataset, task.source.span) == (used, span)
+        assert task.source.shots == (int(suffix[-5]) if suffix.endswith("shot") else 0)
+        expected = few_shot.CutArticles(span) if used.cut else tasks.encode_texts
+        assert task.encode == expected
+        assert task.source.origin == f"tfds {used.tfds_name}"
 
 
 @pytest.mark.parametrize("suffix", ["", "_span_1shot"])
 @pytest.mark.parametrize("name", paper.DATASETS)
 def test_outputs_are_cleaned_and_scored(name, suffix):
     golden = GOLDEN[name]
-    task = batching.with_vocabulary(name + suffix, mini.VOCABULARY)
+    task = tasks.task(name + suffix)
     (row,) = rows(name + suffix, golden.split)
-    (metric,) = task.predict_metric_fns
+    (metric,) = task.metric_fns
 
     def score(output):
-        reference = row["targets_pretokenized"].decode()
-        target = task.postprocess_fn(reference, example=row, is_target=True)
-        answer = task.postprocess_fn(output, example=row, is_target=False)
+        target = task.postprocess(row["targets"], example=row, is_target=True)
+        answer = task.postprocess(output, example=row, is_target=False)
         return answer, metric([target] * 2, [answer] * 2)
 
     key = paper.DATASETS[name].metric_fn.__name__
@@ -206,15 +199,15 @@ def test_outputs_are_cleaned_and_scored(name, suffix):
 
 def test_every_name_is_registered_and_nothing_is_read():
     assert len(paper.NAMES) == len(set(paper.NAMES)) == 12 * 6 + 2
-    assert set(paper.NAMES) <= seqio.TaskRegistry.names()
-    # The file of the default vocabulary lies on a server.
-    assert dataset.VOCABULARY._model is None
+    assert set(paper.NAMES) <= set(tasks.names())
+    # The file of the default vocabulary lies on a server: nothing asked for it.
+    assert tasks.task("rte").vocabulary() is dataset.VOCABULARY
 
 
 @pytest.mark.parametrize("name", paper.DATASETS)
 def test_only_splits_with_answers_are_offered(name):
     used = paper.DATASETS[name]
-    task = seqio.TaskRegistry.get(name)
+    task = tasks.task(name)
     assert {"train", "validation"} <= set(task.splits)
     assert used.evaluated_on in task.splits
     assert ("test" in task.splits) == (name not in {"rte", "cb", "wic", "triviaqa"})
@@ -223,9 +216,9 @@ def test_only_splits_with_answers_are_offered(name):
 @pytest.mark.parametrize("name", LABELLED)
 def test_labels_go_by_the_names_of_tfds(name):
     used = paper.DATASETS[name]
-    names = used.source.tfds_dataset.info.features[used.label].names
+    names = tfds_rows.names(used.wanted)
     assert set(used.words) == set(names)
-    train = paper_rows.ROWS[used.source.tfds_dataset.info.full_name]["train"]
+    train = paper_rows.ROWS[used.tfds_name.replace(":", "/")]["train"]
     expected = [used.words[row[used.label]] for row in train if row[used.label] != -1]
     assert [target for _, target in texts(name, "train")] == expected
     assert len(set(expected)) == len(names)
@@ -238,11 +231,11 @@ def test_web_questions_splits_its_train_rows():
 
 
 def test_sentinels_are_single_tokens():
-    (row,) = rows("rte_span_1shot", "validation")
+    (row,) = tokens("rte_span_1shot", "validation")
     first, second = (mini.VOCABULARY.encode(f"<extra_id_{i}>")[0] for i in (0, 1))
-    assert row["inputs"].tolist()[-2:] == [first, mini.VOCABULARY.eos_id]
+    assert row.inputs.tolist()[-2:] == [first, mini.VOCABULARY.eos_id]
     true_false = mini.VOCABULARY.encode("False")
-    assert row["targets"].tolist() == [first, *true_false, second, mini.VOCABULARY.eos_id]
+    assert row.targets.tolist() == [first, *true_false, second, mini.VOCABULARY.eos_id]
 
 
 @pytest.mark.parametrize("suffix", ["", "_span"])
@@ -251,15 +244,20 @@ def test_randomized_labels(suffix):
     assert [row[0] for row in plain] == [row[0] for row in shuffled]
     assert [row[1] for row in plain] != [row[1] for row in shuffled]
     assert sorted(row[1] for row in plain) == sorted(row[1] for row in shuffled)
-    again = texts("rte_randomized" + suffix, "train", shuffle=True, seed=3)
-    assert sorted(again) == sorted(shuffled)
 
 
 @pytest.mark.parametrize("name", ["rte_4shot", "triviaqa_span_1shot"])
 def test_exemplars_are_the_same_in_every_reading_and_never_the_row(name):
     fixed = texts(name, "train")
     assert len(fixed) >= 6
-    orders = [texts(name, "train", shuffle=True, seed=seed) for seed in (1, None)]
+    task = foreign.with_vocabulary(seqio.TaskRegistry.get(name), mini.VOCABULARY)
+    orders = []
+    for seed in (1, 2):
+        found = task.get_dataset(None, "train", seed=seed, try_in_mem_cache=False)
+        features = [f"{feature}_pretokenized" for feature in ("inputs", "targets")]
+        orders.append(
+            [tuple(row[f].decode() for f in features) for row in found.as_numpy_iterator()]
+        )
     assert any(order != fixed for order in orders)
     for order in orders:
         assert sorted(order) == sorted(fixed)
@@ -268,7 +266,6 @@ def test_exemplars_are_the_same_in_every_reading_and_never_the_row(name):
         assert exemplars
         assert not any(exemplar.startswith(own) for exemplar in exemplars)
     assert len({inputs.split("\n\n")[0] for inputs, _ in fixed}) > 1
-    assert texts(name, "validation", seed=1) == texts(name, "validation")
 
 
 @pytest.mark.parametrize("name", ["triviaqa_span_4shot", "rte_wmt14_enfr_1shot"])
@@ -288,18 +285,38 @@ def test_training_batches_resume(name):
     np.testing.assert_array_equal(batches(0, 5)[3:], batches(3, 2))
 
 
-def test_cut_articles_keep_their_cues():
+def test_cut_articles_keep_their_cues(tmp_path):
     sentinel = mini.VOCABULARY.encode("<extra_id_0>")
     cue = mini.VOCABULARY.encode("One sentence summary:")
     long = [{"document": "rain " * 300 + "fell", "summary": "rain"}]
     changed = {"train": paper_rows.ROWS["xsum/1.1.0"]["train"] + long, "test": long}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(paper_rows.ROWS, "xsum/1.1.0", changed)
+        paper_rows.forget()
+        patch.setenv("PROMOT_CACHE", str(tmp_path))
         for name, end in (("xsum", cue), ("xsum_span_4shot", cue + sentinel)):
-            (row,) = read(name, "test", {"inputs": 100, "targets": 8})
-            ids = row["inputs"].tolist()
+            (row,) = tokens(name, "test", {"inputs": 100, "targets": 8})
+            ids = row.inputs.tolist()
             assert 90 <= len(ids) <= 100
             assert ids[-1 - len(end) :] == [*end, mini.VOCABULARY.eos_id]
+            # Whoever judges answers sees the whole.
+            (whole,) = rows(name, "test")
+            assert long[0]["document"] in whole["inputs"]
+    paper_rows.forget()
+
+
+def test_a_data_set_that_is_not_here_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds_rows, "folder_of", FOLDER_OF)
+    paper_rows.forget()
+    with pytest.raises(UserError) as found:
+        tasks.task("snli_1shot").rows("test")
+    assert str(found.value) == (
+        f"data set snli:1.1.0 is not in {tmp_path}; fetch it with "
+        f"`tfds build snli:1.1.0 --data_dir {tmp_path}`"
+    )
+    paper_rows.forget()
 
 
 @pytest.mark.parametrize("name", paper.DATASETS)

@@ -5,11 +5,19 @@ import re
 import sys
 
 import pytest
-import seqio
 
 from promot_jax.base.errors import UserError
-from promot_jax.data import metrics
-from promot_jax.tasks import big_bench, geography, package_rows, phrases, real, templates, wordnet
+from promot_jax.data import batching, metrics, tasks
+from promot_jax.tasks import (
+    big_bench,
+    geography,
+    mini,
+    package_rows,
+    phrases,
+    real,
+    templates,
+    wordnet,
+)
 from tests.tasks import real_packages
 
 CUES = {
@@ -44,22 +52,17 @@ def packages(tmp_path, monkeypatch):
     package_rows._splits.cache_clear()
 
 
-def examples(name, split, lengths=None):
-    task = seqio.TaskRegistry.get(name)
-    rows = task.get_dataset(lengths, split, shuffle=False, try_in_mem_cache=False)
-    return list(rows.as_numpy_iterator())
+def examples(name, split):
+    return batching.examples(name, split)
 
 
 def texts(name, split):
-    return [
-        tuple(row[f"{feature}_pretokenized"].decode() for feature in ("inputs", "targets"))
-        for row in examples(name, split)
-    ]
+    return [(row["inputs"], row["targets"]) for row in examples(name, split)]
 
 
 def test_the_names_are_registered():
     assert len(real.NAMES) == 21
-    assert set(real.NAMES) <= set(seqio.TaskRegistry.names())
+    assert set(real.NAMES) <= set(tasks.names())
     assert METRICS.keys() == real.COLLECTIONS.keys()
 
 
@@ -73,16 +76,16 @@ def test_rows_are_in_the_templates_and_in_one_split(packages, name):
     assert not groups[0] & groups[2]
     inputs = [row.inputs for rows in splits.values() for row in rows]
     assert len(inputs) == len(set(inputs)) > 20
-    task = seqio.TaskRegistry.get(name)
-    assert task.metric_fns == [METRICS[name]]
+    task = tasks.task(name)
+    assert task.metric_fns == (METRICS[name],)
     for row, example in zip(splits["test"], examples(name, "test"), strict=True):
         assert "\n" not in row.inputs + row.targets
-        assert example["inputs_pretokenized"].decode() == row.inputs
+        assert example["inputs"] == row.inputs
         # To a decoder-only model both are one text.
-        assert example["targets_pretokenized"].decode() == f" {row.targets}"
+        assert example["targets"] == f" {row.targets}"
         assert row.inputs.endswith(CUES[name]) if name in CUES else "English to " in row.inputs
-        found = task.postprocess_fn(f" {row.targets}", example=example, is_target=True)
-        answered = task.postprocess_fn(f" {row.targets}\nmore", example=example, is_target=False)
+        found = task.postprocess(f" {row.targets}", example=example, is_target=True)
+        answered = task.postprocess(f" {row.targets}\nmore", example=example, is_target=False)
         assert answered == row.targets
         assert found == (list(row.answers) if row.answers else row.targets)
 
@@ -211,10 +214,12 @@ def test_questions_on_places(packages):
 
 
 def test_articles_are_cut_and_the_cue_stays(packages):
-    lengths = {"inputs": 100, "targets": 8}
-    for row in examples("xsum_bigbench_1shot", "test", lengths):
-        assert len(row["inputs"]) <= 100
-        written = row["inputs_pretokenized"].decode()
+    name, lengths = "xsum_bigbench_1shot", {"inputs": 100, "targets": 8}
+    rows = examples(name, "test")
+    assert max(len(row["inputs"]) for row in rows) > 800
+    for tokens in tasks.task(name).encode(rows, mini.VOCABULARY, lengths):
+        assert len(tokens.inputs) <= 100
+        written = mini.VOCABULARY.decode(tokens.inputs)
         assert written.count("One sentence summary:") == 2
         assert written.endswith("One sentence summary:")
         assert len(written) < 800

@@ -1,5 +1,6 @@
 """Soft prompts: trainable rows in front of the embedded input (Lester et al. 2021)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -69,7 +70,12 @@ def sampled_vocabulary(
     Returns:
       float32 `[P, H]`, distinct rows unless P is larger than the population.
     """
-    population = min(top, embedding.shape[0])
+    return _sampled(embedding, length, rng, min(top, embedding.shape[0]))
+
+
+# One program in place of a dozen, each of which would be compiled.
+@functools.partial(jax.jit, static_argnames=("length", "population"))
+def _sampled(embedding: jax.Array, length: int, rng: jax.Array, population: int) -> jax.Array:
     rows = jax.random.choice(rng, population, (length,), replace=length > population)
     return jnp.asarray(embedding[rows], jnp.float32)
 
