@@ -79,7 +79,7 @@ class OwnRows:
         for start in range(0, len(self._stored), _CHUNK):
             chunk = np.arange(start, min(start + _CHUNK, len(self._stored)))
             found = self._stored.many(chunk)
-            yield list(dict.fromkeys(answer for _, _, answers in found for answer in answers))
+            yield list(dict.fromkeys(answer for _, _, answers, *_ in found for answer in answers))
 
     @property
     def labels(self) -> list[str] | None:

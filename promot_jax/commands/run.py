@@ -15,7 +15,11 @@ from promot_jax.experiment.run_folder import RunFolder
 
 # Flags that set a macro: (flag, macro, help). `your_data` has them all.
 MACROS = (
-    ("train", "TRAIN_FILE", "file of rows to train on: .jsonl, .json, .csv, .tsv or .parquet"),
+    (
+        "train",
+        "TRAIN_FILE",
+        "rows to train on: .jsonl, .json, .csv, .tsv, .parquet, FOLDER[:SPLIT] or hf://datasets/…",
+    ),
     (
         "eval",
         "EVAL_FILE",

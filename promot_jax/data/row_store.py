@@ -309,6 +309,8 @@ def _disk(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # A person knows the place, not the folder in the making.
+        folder = folder.parent if folder.suffix == ".partial" else folder
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         raise UserError(
             f"{folder} cannot be written ({what or error.strerror or error}); make room there, or "

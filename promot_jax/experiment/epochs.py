@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from promot_jax.base.errors import UserError
-from promot_jax.data import batching, registered
+from promot_jax.data import tasks
 from promot_jax.training.stages import Stage
 
 
@@ -103,12 +103,4 @@ def train_rows(mixture: str) -> int:
     Raises:
       UserError: they cannot be read.
     """
-    return sum(map(_rows_of_task, batching.task_names(mixture)))
-
-
-def _rows_of_task(name: str) -> int:
-    task = batching.with_vocabulary(name, None)
-    if "train" not in task.splits:
-        raise UserError(f"task {name!r} has no split 'train'; it has {', '.join(task.splits)}")
-    known = task.num_input_examples("train")
-    return known or len(registered.examples(name, "train", -1, None))
+    return sum(len(tasks.task(name).rows("train")) for name in tasks.rates(mixture))

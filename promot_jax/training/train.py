@@ -290,8 +290,8 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
     steps, stopped = int(state.step), None
     if steps < run.stage.steps:
         stopped = (
-            f"stopped at step {steps} of {run.stage.steps}: {run.stage.patience} evaluations in a "
-            f"row were no better than that at step {best_step}"
+            f"stopped at step {steps} of {run.stage.steps}: no evaluation after step {best_step} "
+            f"was better (patience {run.stage.patience})"
         )
         say(f"{run.label}: {stopped}")
     summary = {

@@ -331,10 +331,11 @@ def test_nothing_to_detect_is_one_line(tmp_path):
 
 
 def test_processes_agree_when_patience_is_at_an_end(tmp_path):
-    flags = ["--patience=1", "--batch_size=6", "--gin.TRAIN_STEPS=12", "--gin.EVAL_PERIOD=1"]
-    # The last one of a flag counts, as all are macros. Nothing is learned: no score is better.
+    # The last one of a flag counts. Nothing is learned, so that no score is better for long.
+    flags = ["--patience=1"]
+    flags += [f"--gin.{binding}" for binding in ("BATCH_SIZE=6", "TRAIN_STEPS=12", "EVAL_PERIOD=1")]
     command = ["-m", "promot_jax.cli", "run", "mini", at(tmp_path), *RUN, *flags]
-    found = ends(start(2, command, devices=2))
+    found = ends(start(2, command, devices=2), seconds=600)
     assert [code for code, _, _ in found] == [0, 0], [lines[-3:] for _, _, lines in found]
     summary = json.loads((tmp_path / "seed_0/prompt-model/stage.json").read_text())
     assert summary["steps"] == summary["best_step"] + 1 < 12

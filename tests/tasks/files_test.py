@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import pickle
+import time
 
 import hypothesis.strategies as st
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -13,7 +16,7 @@ from pyarrow import parquet
 from promot_jax.base.errors import UserError
 from promot_jax.data import tasks
 from promot_jax.data.metrics import METRICS
-from promot_jax.tasks import files
+from promot_jax.tasks import files, mini, own_rows, row_files, row_sets
 
 ROWS = [{"text": f"thing {i}", "label": "yes" if i % 3 else "no"} for i in range(12)]
 
@@ -242,6 +245,80 @@ def test_an_output_is_cut_by_the_strictest_rule_that_keeps_all_targets(tmp_path)
     assert judged("not at all", "not at all", "yes") == "not at all"
     assert judged("a fox Q: b", "yes", metric="exact_match") == "a fox"
     assert judged(" what Q: b ", "what Q: b", metric="exact_match") == "what Q: b"
+
+
+def test_the_rule_is_chosen_once_for_each_vocabulary(tmp_path, monkeypatch):
+    # As the miniature's vocabulary writes it, this label has a space.
+    rows = [{"text": f"{i}", "label": label} for i, label in enumerate(["ye\u3000s", "no"] * 2)]
+    name = register(write(tmp_path / "a.jsonl", rows), metric="exact_match")
+    first = tasks.task(name, mini.vocabulary()).postprocess
+    assert first("no\nyes", example={}) == "no"
+    monkeypatch.setattr(files.RowSource, "checked", lambda self: pytest.fail("read again"))
+    again = tasks.task(name, mini.vocabulary()).postprocess
+    assert again("no\nyes", example={}) == "no"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "exact_match"])
+def test_the_rule_holds_for_targets_as_the_vocabulary_writes_them(tmp_path, metric):
+    # Written with plain characters, it would be cut at the second "Q:".
+    rows = [{"text": f"{i}", "label": "so \uff31\uff1a it"} for i in range(4)]
+    task = tasks.task(register(write(tmp_path / "a.jsonl", rows), metric=metric), mini.vocabulary())
+    assert task.postprocess("so Q: it", example={}) == "so Q: it"
+    plain = tasks.task(task.name)
+    assert plain.postprocess("so Q: it", example={}) == "so"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text() | st.sampled_from(["Q: a Q: b", "a.", "<extra_id_0> x", "a b", "a\nb", "Article:"])
+)
+def test_what_a_strict_rule_keeps_those_behind_it_keep(answer):
+    answer = answer.strip()
+    kept = [rule(answer) == answer for rule in own_rows.RULES]
+    assert kept == sorted(kept)
+    assert own_rows.strictest([answer]) == kept.index(True)
+
+
+def test_digests_that_begin_alike_are_told_apart_by_the_rest():
+    digests = np.zeros((6, own_rows.DIGEST), np.uint8)
+    digests[:, 0] = [2, 1, 2, 0, 255, 2]
+    digests[:, 20] = [3, 0, 1, 0, 0, 2]
+    assert own_rows.in_order(digests).tolist() == [3, 1, 2, 5, 0, 4]
+    assert own_rows.in_order(digests[:, :][[1, 3, 4]]).tolist() == [1, 0, 2]
+
+
+def test_rows_are_read_from_the_disk_the_second_time(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl")
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(own_rows, "_COARSE", -1)
+    name = register(path)
+    before = {split: list(tasks.task(name).rows(split)) for split in files.SPLITS}
+    files._read.cache_clear()
+    monkeypatch.setattr(row_files, "records", lambda path: pytest.fail("read again"))
+    assert register(path) == name
+    assert {split: list(tasks.task(name).rows(split)) for split in files.SPLITS} == before
+
+
+def test_a_file_that_changed_a_moment_ago_is_known_by_its_content(tmp_path, monkeypatch):
+    stamp = {"stamp": ["the same"], "changed": time.time()}
+    for name, value in stamp.items():
+        monkeypatch.setattr(row_sets, name, lambda path, value=value: value)
+    first = own_rows._settled_stamp(write(tmp_path / "a.jsonl"))
+    assert own_rows._settled_stamp(write(tmp_path / "a.jsonl", ROWS[1:])) != first
+    assert own_rows._settled_stamp(write(tmp_path / "a.jsonl")) == first
+
+
+def test_many_rows_are_the_rows_one_by_one_and_travel(tmp_path):
+    task = tasks.task(register(write(tmp_path / "a.jsonl")))
+    for split in files.SPLITS:
+        rows = task.rows(split)
+        whole = [rows[i] for i in range(len(rows))]
+        assert rows.many(0, len(rows)) == whole
+        assert rows.many(2, 5) == whole[2:5]
+        assert list(pickle.loads(pickle.dumps(rows))) == whole
+        assert rows[-1] == whole[-1]
+        with pytest.raises(IndexError):
+            rows[len(rows)]
 
 
 def test_a_list_holds_several_right_answers(tmp_path):

@@ -3,7 +3,9 @@
 import datetime
 import decimal
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
 from promot_jax.base.errors import UserError
 from promot_jax.tasks.row_templates import Row, Templates
@@ -113,3 +115,19 @@ def test_long_and_odd_names_stay_on_one_line():
     with pytest.raises(UserError) as found:
         Templates("{text}", "{text}", False).row("a.csv, line 2", {"two\nlines": 1, "x" * 99: 1})
     assert str(found.value).endswith(f"it has two lines, {'x' * 39}…")
+
+
+FIELD = st.sampled_from(["a", " ", "", "ça", "50 %s", "\ud83c", "{b}", 1, None, ["x"]]) | st.text()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), FIELD))
+def test_the_fast_way_says_what_the_other_says(record):
+    made = Templates("{a}, 100 % {{{b}}}?", "{b}{c} %s", False)
+    found = []
+    for way in (made.row, made._checked):
+        try:
+            found.append(way("a.jsonl, line 1", record))
+        except UserError as error:
+            found.append(str(error))
+    assert found[0] == found[1]

@@ -7,7 +7,7 @@ import pytest
 
 from promot_jax import cli
 from promot_jax.base.errors import UserError
-from promot_jax.data import batching
+from promot_jax.data import tasks
 from promot_jax.tasks import mini, unseen_files
 from tests.commands.cli_test import MINI, at, fails
 from tests.experiment.preview_test import TEMPLATES, previewed, write
@@ -22,12 +22,11 @@ QUESTIONS = [
 
 def scores(name, predictions):
     """Returns what a task makes of the model's texts, in the order of its rows."""
-    task = batching.with_vocabulary(name, mini.vocabulary())
-    rows = batching.examples(name, "test", -1, mini.vocabulary())
-    targets = [task.postprocess_fn(None, example=row, is_target=True) for row in rows]
-    inputs = [row["inputs_pretokenized"].decode() for row in rows]
-    said = [task.postprocess_fn(predictions[i], example=None, is_target=False) for i in inputs]
-    (metric,) = task.predict_metric_fns
+    task = tasks.task(name, mini.vocabulary())
+    rows = list(task.rows("test"))
+    targets = [task.postprocess(None, example=row, is_target=True) for row in rows]
+    said = [task.postprocess(predictions[row["inputs"]], example=row) for row in rows]
+    (metric,) = task.metric_fns
     return metric(targets, said)
 
 
@@ -37,8 +36,7 @@ def test_each_file_is_a_task_whose_splits_have_all_rows(tmp_path):
     (name, *first), (_, *second) = unseen_files.tasks([capitals, f"rouge2={news}"])
     assert (first, second) == (["our capitals", "exact_match", True], ["news", "rouge2", True])
     for split in ("validation", "test"):
-        rows = batching.examples(name, split, -1, mini.vocabulary())
-        found = {row["inputs_pretokenized"].decode() for row in rows}
+        found = {row["inputs"] for row in tasks.task(name).rows(split)}
         assert found == {row["input"] for row in QUESTIONS}
 
 

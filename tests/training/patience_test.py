@@ -32,7 +32,7 @@ def test_a_stage_ends_when_no_checkpoint_was_better_for_so_long(tmp_path, capsys
     found = summary(tmp_path)
     # An equal score, at step 4, is no better one: a model forgets with each step.
     assert (found["steps"], found["best_step"], len(evaluations)) == (5, 2, 6)
-    why = "stopped at step 5 of 8: 3 evaluations in a row were no better than that at step 2"
+    why = "stopped at step 5 of 8: no evaluation after step 2 was better (patience 3)"
     assert found["stopped"] == why
     assert f"model: {why}" in capsys.readouterr().out
     assert tiny.leaves_equal(params, evaluations[2])
