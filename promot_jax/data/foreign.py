@@ -238,16 +238,20 @@ def _readable(task: seqio.Task) -> seqio.Task:
 
     Texts are the same; tokens are made by the vocabulary of the model.
     """
+    words = {name: feature.vocabulary for name, feature in task.output_features.items()}
     try:
-        for feature in task.output_features.values():
-            _ = feature.vocabulary.vocab_size
+        for name, vocabulary in words.items():
+            _ = vocabulary.vocab_size
+            # One of ours, where that was one of seqio's in earlier versions.
+            if isinstance(vocabulary, Vocabulary):
+                words[name] = seqio_vocabulary(vocabulary)
     except Exception:  # of file systems, local and remote, and of SentencePiece
-        features = {
-            name: dataclasses.replace(feature, vocabulary=HashableBytes())
-            for name, feature in task.output_features.items()
-        }
-        return task.replace(output_features=features)
-    return task
+        words = dict.fromkeys(words, HashableBytes())
+    features = {
+        name: dataclasses.replace(feature, vocabulary=words[name])
+        for name, feature in task.output_features.items()
+    }
+    return task.replace(output_features=features)
 
 
 def _kept(

@@ -42,7 +42,11 @@ def register(found: Task | Mixture) -> None:
             seqio.CacheDatasetPlaceholder(),
         ]
     else:
-        source = seqio.FunctionDataSource(functools.partial(_rows, found), splits=found.splits)
+        source = seqio.FunctionDataSource(
+            functools.partial(_rows, found),
+            splits=found.splits,
+            num_input_examples=getattr(found.source, "sizes", None),
+        )
         first = []
     seqio.TaskRegistry.add(
         found.name,

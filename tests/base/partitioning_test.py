@@ -293,3 +293,31 @@ def test_constraints_of_the_network_reach_the_compiler():
         ))  # fmt: skip
         text = apply.lower(model.shapes_and_axes()[0], tokens).as_text()
     assert text.count("sharding_constraint") > 20
+
+
+KEEPS = """
+import pathlib, sys
+import jax
+from promot_jax.base import partitioning
+partitioning.keep_compiled(*map(pathlib.Path, sys.argv[1:]))
+jax.jit(lambda key: jax.random.permutation(key, 1000))(jax.random.key(0))
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+@pytest.mark.parametrize("where", ["home", "given", "environment", "nowhere"])
+def test_compiled_programs_are_kept(tmp_path, where):
+    home, given, named = (tmp_path / name for name in ("home", "given", "named"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+    environment["HOME"] = str(home)
+    if where == "environment":
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(named)
+    if where == "nowhere":
+        home.write_text("no folder")
+    command = [sys.executable, "-c", KEEPS, *([str(given)] if where == "given" else [])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    folders = {"home": home / ".cache/promot_jax/compiled", "given": given, "environment": named}
+    assert done.stdout.strip() == str(folders.get(where))
+    if where in ("home", "given"):
+        assert list(folders[where].glob("*-cache"))
+    assert not done.stderr

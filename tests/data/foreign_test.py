@@ -94,6 +94,18 @@ def test_tokens_are_those_of_seqio_by_any_vocabulary(registered, vocabulary, mor
     assert len(compare(name, vocabulary)) == 3
 
 
+def test_a_task_of_an_earlier_version_names_our_vocabulary(registered):
+    features = {
+        name: seqio.Feature(mini.VOCABULARY, add_eos=name == "targets") for name in foreign.FEATURES
+    }
+    name = registered.add(output_features=features)
+    assert tasks.task(name).vocabulary() is mini.VOCABULARY
+    first, *_ = compare(name, mini.VOCABULARY)
+    # As the task says.
+    assert first.inputs.tolist() == mini.VOCABULARY.encode("the box is red")
+    assert first.targets.tolist() == [*mini.VOCABULARY.encode("yes"), 1]
+
+
 def test_ids_without_texts(registered):
     feature = seqio.Feature(seqio.PassThroughVocabulary(8), add_eos=False)
     ids = {"inputs": [[0, 5, 0], [0, 0, 7]], "targets": [[0, 1], [3, 0]]}

@@ -5,10 +5,11 @@ import json
 
 import pytest
 import seqio
+import tensorflow as tf
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from promot_jax.data import batching, metrics, oracle, scoring, vocabularies, written
+from promot_jax.data import batching, metrics, oracle, scoring, tasks, vocabularies, written
 from promot_jax.tasks import files, mini, templates
 
 NUMBERS = itertools.count()
@@ -42,11 +43,11 @@ def registered(tmp_path, targets, metric="accuracy"):
 
 
 def judge(task, vocabulary):
-    return scoring.Judge(task, batching.examples(task, "test", -1, vocabulary), vocabulary)
+    return scoring.Judge(task, batching.examples(task, "test"), vocabulary)
 
 
 def asked(task, vocabulary, **changes):
-    rows = batching.examples(task, "test", -1, vocabulary)
+    rows = batching.examples(task, "test")
     return oracle.ask(task, None, rows, vocabulary, **changes)
 
 
@@ -150,7 +151,7 @@ def test_what_post_processing_or_the_metric_spoils_is_named():
 
     def add(name, postprocess_fn, text):
         def rows(split, shuffle_files=False, seed=None):
-            return mini.tf.data.Dataset.from_tensor_slices({"inputs": ["a"], "targets": [text]})
+            return tf.data.Dataset.from_tensor_slices({"inputs": ["a"], "targets": [text]})
 
         seqio.TaskRegistry.add(
             name,
@@ -172,15 +173,15 @@ def test_what_post_processing_or_the_metric_spoils_is_named():
 
 
 def test_the_rule_of_post_processing_is_chosen_once(tmp_path, monkeypatch):
-    task = batching.with_vocabulary(registered(tmp_path, ["yes", "no"]), mini.vocabulary())
-    assert task.postprocess_fn("yes. The", is_target=False) == "yes"
-    monkeypatch.setattr(files.RowSource, "rows", lambda self: pytest.fail("read again"))
-    again = batching.with_vocabulary(task.name, mini.vocabulary())
-    assert again.postprocess_fn("no. The", is_target=False) == "no"
+    task = tasks.task(registered(tmp_path, ["yes", "no"]), mini.vocabulary())
+    assert task.postprocess("yes. The", is_target=False) == "yes"
+    monkeypatch.setattr(files.RowSource, "parts", lambda self: pytest.fail("read again"))
+    again = tasks.task(task.name, mini.vocabulary())
+    assert again.postprocess("no. The", is_target=False) == "no"
 
 
 @pytest.mark.parametrize("name", [*mini.EVALUATION_TASKS, "mini_rte", "mini_wmt_enfr"])
 def test_every_bundled_task_can_be_answered(name):
-    rows = batching.examples(name, "test", 100, mini.vocabulary())
+    rows = batching.examples(name, "test", 100)
     found = oracle.ask(name, None, rows, mini.vocabulary())
     assert (found.score, found.reasons) == (pytest.approx(100.0), [])
