@@ -43,6 +43,8 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.10,<4.10",
         # It reads the superGLUE sets with it and does not declare it.
         "importlib_resources>=6,<8",
+        # Training rows, read ahead.
+        "grain>=0.2.18,<0.3",
         # Parquet files of rows.
         "pyarrow>=20,<27",
         # Events of a stage's scalars.

@@ -1,5 +1,6 @@
 """Time from the command to the end of its first training step, and of `promot --help`."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from benchmarks.shapes import SHAPES
 from benchmarks.train_step import OURS
 
 PROMOT = (sys.executable, "-m", "promot_jax.cli")
+COLD = f"{OURS}, its first start on a machine"
 
 
 def measure(weights: str, file: str, tokenizer: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Yields results like those of `workers.compare`.
+
+    promot_jax keeps what it compiled, so its first start takes longer than all later ones.
 
     Args:
       weights: a folder of the shape `mini`.
@@ -27,15 +31,24 @@ def measure(weights: str, file: str, tokenizer: str, rounds: int) -> Iterator[di
     """
     peer = [sys.executable, "-m", "benchmarks.peers", weights, file, tokenizer]
     peer += [str(n) for n in (SHAPES["mini"].prompt, *BATCH.values())]
-    seconds = {OURS: [], "transformers + PEFT": []}
+    seconds = {name: [] for name in (OURS, COLD, "transformers + PEFT")}
     helped = []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            seconds[OURS].append(_until("step 1/1", _run_command(file, folder)))
-        seconds["transformers + PEFT"].append(_until("step 1/1", peer))
-        helped.append(_until("usage:", [*PROMOT, "--help"]))
+    with tempfile.TemporaryDirectory() as kept:
+        _start(file, kept)
+        for _ in range(rounds):
+            seconds[OURS].append(_start(file, kept))
+            with tempfile.TemporaryDirectory() as empty:
+                seconds[COLD].append(_start(file, empty))
+            seconds["transformers + PEFT"].append(_until("step 1/1", peer))
+            helped.append(_until("usage:", [*PROMOT, "--help"]))
     yield _result("first step of prompt tuning", seconds)
     yield _result("promot --help", {OURS: helped})
+
+
+def _start(file: str, home: str) -> float:
+    """Returns the seconds to the first step of a new run of someone with this home folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _until("step 1/1", _run_command(file, folder), HOME=home)
 
 
 def _run_command(file: str, folder: str) -> list[str]:
@@ -55,13 +68,14 @@ def _run_command(file: str, folder: str) -> list[str]:
     ]
 
 
-def _until(text: str, command: Sequence[str]) -> float:
+def _until(text: str, command: Sequence[str], **environment: str) -> float:
     """Returns the seconds from the start of a command to the line that holds a text."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
             cwd=pathlib.Path(__file__).parent.parent,
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

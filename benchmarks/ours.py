@@ -1,5 +1,6 @@
 """promot_jax as a contender: what `promot run` does, without its loop."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -174,7 +175,25 @@ def _memory() -> dict:
     return {"device_mb": statistics["peak_bytes_in_use"] // 2**20}
 
 
-def batches(task: str, rows: int, inputs: int, targets: int, file: str | None = None) -> Subject:
+def _stream(task: str, rows: int, inputs: int, targets: int, file: str | None):
+    """Returns what opens training batches at a step; see `batches`."""
+    from promot_jax.tasks import files, mini
+
+    if file is not None:
+        task = files.task(file, file, "{text}", "{label}")
+    return functools.partial(
+        batching.train_batches,
+        task,
+        {"inputs": inputs, "targets": targets},
+        batching.FixedBatches(rows),
+        seed=0,
+        vocabulary=mini.vocabulary(),
+    )
+
+
+def batches(
+    task: str, rows: int, inputs: int, targets: int, file: str | None = None, processes: int = 0
+) -> Subject:
     """Reads training batches; `file` holds rows of a person's own, {"text", "label"} a line.
 
     Args:
@@ -183,15 +202,9 @@ def batches(task: str, rows: int, inputs: int, targets: int, file: str | None = 
       inputs: longest inputs, in tokens.
       targets: longest targets.
       file: a .jsonl file.
+      processes: that read and tokenise; 0 is a thread.
     """
-    from promot_jax.tasks import files, mini
-
-    if file is not None:
-        task = files.task(file, file, "{text}", "{label}")
-    lengths = {"inputs": inputs, "targets": targets}
-    stream = batching.train_batches(
-        task, lengths, batching.FixedBatches(rows), seed=0, vocabulary=mini.vocabulary()
-    )
+    stream = _stream(task, rows, inputs, targets, file)(workers=processes)
 
     def run(count):
         tokens = 0
@@ -202,6 +215,31 @@ def batches(task: str, rows: int, inputs: int, targets: int, file: str | None = 
         return {"rows": rows * count, "tokens": tokens}
 
     return Subject(run)
+
+
+def first_batch(step: int, file: str, task: str, rows: int, inputs: int, targets: int) -> Subject:
+    """Opens a stream of batches at a step and reads one; see `batches`."""
+    opened = _stream(task, rows, inputs, targets, file)
+
+    def run(count):
+        for _ in range(count):
+            with contextlib.closing(opened(first_step=step)) as stream:
+                next(stream)
+        return {}
+
+    return Subject(run)
+
+
+def write_many_rows(file: str, count: int) -> Subject:
+    """Writes so many different rows, {"text", "label"} a line."""
+    from promot_jax.tasks import mini_rows
+
+    made = mini_rows.zero_shot_splits("rte")["train"]
+    with open(file, "w", encoding="utf-8") as lines:
+        for number in range(count):
+            text, label = made[number % len(made)]
+            lines.write(json.dumps({"text": f"{number} {text}", "label": label}) + "\n")
+    return Subject(lambda count: {})
 
 
 def write_rows(file: str) -> Subject:

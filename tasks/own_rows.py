@@ -56,6 +56,13 @@ class OwnRows:
         places = self._order[self._first :: self._step][start:stop]
         return [_row(*found) for found in self._stored.many(places)]
 
+    def at(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+        """Returns rows by their numbers, int64 [n], each at least 0, sooner than one by one."""
+        return [
+            _row(*found)
+            for found in self._stored.many(self._order[self._first :: self._step][numbers])
+        ]
+
     def key(self, number: int) -> int:
         """Returns the beginning of a row's digest as a number."""
         start = DIGEST * self._place(number)

@@ -46,7 +46,8 @@ ONLY = {
 # What tasks import of the package, besides each other.
 FOR_TASKS = {
     *("base.errors", "data.metrics", "data.tasks", "data.vocabularies", "data.written"),
-    *("data.row_store", "data.host_tensorflow", "data.chat"),
+    *("data.row_store", "data.host_tensorflow"),
+    *("data.chat", "data.chat_rows", "data.chat_template"),
 }
 # What must be there for modules of persons who wrote theirs for seqio.
 SEQIO_AT_CALL = {("tasks.mini", "data.seqio_tasks")}

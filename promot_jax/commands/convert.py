@@ -92,6 +92,7 @@ def _export(arguments, overrides) -> None:
     from promot_jax.base import partitioning, trees
     from promot_jax.checkpoints import pretrained
     from promot_jax.checkpoints.formats import huggingface, known, side_files
+    from promot_jax.experiment import loaded
 
     run = pathlib.Path(arguments.source)
     if arguments.format != "huggingface":
@@ -116,6 +117,8 @@ def _export(arguments, overrides) -> None:
     beside = pretrained.beside(source, model.vocabulary) if source else {}
     if "run" in origin and beside and model.vocabulary is not None:
         beside = side_files.with_end(beside, model.vocabulary.eos_id, source.path)
+        if (chat := loaded.chat_of(runner.experiment)) is not None:
+            beside = loaded.with_template(beside, chat, model.vocabulary, source.path)
     dtype = arguments.dtype or (source.dtype if source else "float32")
     for line in conversion.export_model(
         model.with_prompts(trees.prompts_of(params)),

@@ -99,9 +99,12 @@ class FixedBatches:
 class SortedBatches:
     """Batches of `size` rows of similar length, long and short batches in any order.
 
-    For an encoder-decoder whose rows differ in length: rows of a batch cannot share a line there,
-    see `packing`, and sorted they need little padding. Every row of the stream is in one batch, at
-    most `SORTED` batches away from where `FixedBatches` has it.
+    For an encoder-decoder whose rows differ in length. Its rows cannot share a line as `packing`
+    has it: the encoder has one prompt, in front of its line, and by T5's relative positions the
+    second row would stand further from it than the first. Sorted, they need less padding instead:
+    of inputs around 90 tokens (log-normal, sigma 0.7) in batches of 32, a third of what is computed
+    and not three quarters. Every row of the stream is in one batch, at most `SORTED` batches away
+    from where `FixedBatches` has it.
 
     Attributes:
       size: rows of a batch.
@@ -244,9 +247,10 @@ def fields(rows: Sequence[Tokens | None], shape: Bucket) -> Batch:
     if found:
         tokens[inputs] = np.concatenate([row.inputs for row in found])
         targets[wanted] = np.concatenate([row.targets for row in found])
-        weights[wanted] = np.concatenate(
-            [np.ones_like(row.targets) if row.weights is None else row.weights for row in found]
-        )
+        weights[wanted] = 1
+        for place, row in zip(filled, found, strict=True):
+            if row.weights is not None:
+                weights[place, : len(row.weights)] = row.weights
     # The decoder begins with 0 and sees each target one position later.
     before[:, 1:] = targets[:, :-1]
     return {

@@ -30,6 +30,8 @@ def ahead(make: Callable[[int], Any], first: int, workers: int) -> Iterator[Any]
         # Grain reads flags there, which a program without absl.app never parses.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
+            # Otherwise it writes a word about itself into the message of an error.
+            grain.config.update("py_traceback_filtering", "off")
         # Pickled whole: grain would give every array a piece of shared memory of its own.
         made = numbers.map(functools.partial(_pickled, make)).to_iter_dataset(options)
         made = made.mp_prefetch(

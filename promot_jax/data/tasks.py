@@ -67,9 +67,9 @@ def encode_texts(rows: Sequence[Row], vocabulary: Vocabulary, lengths: Lengths) 
     """
     encoded = []
     for feature, words in (("inputs", vocabulary), ("targets", continuing(vocabulary))):
-        most = lengths[feature] - 1
+        most, end = lengths[feature] - 1, words.eos_id
         texts = words.encode_batch([row[feature] for row in rows])
-        encoded.append([np.array([*ids[:most], words.eos_id], np.int32) for ids in texts])
+        encoded.append([np.array([*ids[:most], end], np.int32) for ids in texts])
     return [Tokens(*pair) for pair in zip(*encoded, strict=True)]
 
 

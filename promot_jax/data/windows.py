@@ -74,7 +74,11 @@ class Rows:
             mine = np.flatnonzero(whose == task).tolist()
             if not mine:
                 continue
-            texts = [rows[number] for number in numbers[mine].tolist()]
+            # Some rows are read sooner many at a time.
+            if hasattr(rows, "at"):
+                texts = rows.at(numbers[mine])
+            else:
+                texts = [rows[number] for number in numbers[mine].tolist()]
             words = self.vocabulary or part.vocabulary()
             encoded = part.encode(texts, words, self.lengths)
             for place, tokens in zip(mine, encoded, strict=True):
@@ -201,8 +205,9 @@ def by_tokens(
         if share == 0:
             continue
         longer += share
-        # Two standard deviations of how many rows of a window are as long as this.
-        needed = rows * longer + 2 * np.sqrt(rows * longer * max(1 - longer, 0))
+        # In each lane, and three standard deviations of how many rows of one are as long as this.
+        mean = rows / multiple * longer
+        needed = multiple * (mean + 3 * np.sqrt(mean * max(1 - longer, 0)))
         found += [size] * max(round_up((needed - sum(found)) / size), 0)
     return Layout(found, multiple, bounds)
 

@@ -10,10 +10,13 @@ from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints import pretrained
-from promot_jax.checkpoints.formats import known
-from promot_jax.data import batching, context
+from promot_jax.checkpoints.formats import known, side_files
+from promot_jax.data import batching, chat_template, context, tasks
+from promot_jax.data.chat import Chat
 from promot_jax.data.chat_template import ChatTemplate
+from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.experiment.evaluation import Evaluator
+from promot_jax.experiment.experiment import Experiment
 from promot_jax.models import Model, decoding
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
@@ -249,6 +252,7 @@ def of_checkpoint(path: str, vocabulary: str | None = None) -> LoadedModel:
 def of_run(runner, method: Method, seed: int) -> LoadedModel:
     """Loads what a method of a finished run made, by the run's `Runner`."""
     trained, experiment = runner.trained(method, seed), runner.experiment
+    chat = chat_of(experiment)
     return LoadedModel(
         experiment.model,
         trained.params,
@@ -256,8 +260,30 @@ def of_run(runner, method: Method, seed: int) -> LoadedModel:
         trained.adapters,
         decoder=experiment.decoder or decoding.Greedy(),
         buckets=experiment.eval_buckets,
+        # Who talks to it now is told today's date.
+        template=chat and dataclasses.replace(chat.template, day=None),
         checkpoint=experiment.initial_checkpoint,
     )
+
+
+def chat_of(experiment: Experiment) -> Chat | None:
+    """Returns how the conversations that an experiment tunes on are written, None without any."""
+    encoders = [getattr(tasks.get(task.name), "encode", None) for task in experiment.targets]
+    return next((encode for encode in encoders if isinstance(encode, Chat)), None)
+
+
+def with_template(
+    beside: Mapping[str, bytes], chat: Chat, vocabulary: Vocabulary, where: str
+) -> dict[str, bytes]:
+    """Returns the files beside a model that was tuned on chat.
+
+    They have its template, where they had none, and what ends an answer by it ends one.
+    """
+    found = dict(beside)
+    if chat_template.read(beside, where) is None:
+        found[chat_template.FILE] = chat.template.texts["default"].encode()
+    end = vocabulary.encode(chat.template.ending)
+    return side_files.with_end(found, end[0], where) if len(end) == 1 else found
 
 
 def _check(name: str, value: Any, hint: Any) -> None:

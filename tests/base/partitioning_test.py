@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -254,6 +255,30 @@ def test_a_large_model_is_divided_over_all_devices():
     assert shape(2, 2, parameters=13_000_000_000) == (2, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("processes", "model", "expected"),
+    [
+        ([0, 0, 0, 0], 1, {0: (0, 1)}),
+        ([0, 0, 1, 1], 1, {0: (0, 2), 1: (1, 2)}),
+        ([0, 1, 2, 3], 2, {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}),
+        ([0, 0, 1, 1], 4, {0: (0, 1), 1: (0, 1)}),
+        # Rows here and there, parts that overlap or are not equal: everybody reads all rows.
+        ([0, 1, 0, 1], 1, {0: (0, 1), 1: (0, 1)}),
+        ([0, 0, 0, 1, 1, 1], 2, {0: (0, 1), 1: (0, 1)}),
+        ([0, 0, 0, 1], 1, {0: (0, 1), 1: (0, 1)}),
+    ],
+)
+def test_a_process_reads_the_rows_that_its_devices_hold(monkeypatch, processes, model, expected):
+    devices = [types.SimpleNamespace(process_index=number) for number in processes]
+    mesh = types.SimpleNamespace(
+        devices=np.array(devices).reshape(-1, 1, model),
+        shape={"data": len(devices) // model, "fsdp": 1, "model": model},
+    )
+    for process, share in expected.items():
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert partitioning.share(mesh) == share
+
+
 def test_bad_batches_are_clear_errors():
     with pytest.raises(UserError, match="6 rows cannot be divided over 4 devices"):
         partitioning.shard_batch(abstract(), {"x": np.ones((6, 2))})
@@ -268,3 +293,31 @@ def test_constraints_of_the_network_reach_the_compiler():
         ))  # fmt: skip
         text = apply.lower(model.shapes_and_axes()[0], tokens).as_text()
     assert text.count("sharding_constraint") > 20
+
+
+KEEPS = """
+import pathlib, sys
+import jax
+from promot_jax.base import partitioning
+partitioning.keep_compiled(*map(pathlib.Path, sys.argv[1:]))
+jax.jit(lambda key: jax.random.permutation(key, 1000))(jax.random.key(0))
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+@pytest.mark.parametrize("where", ["home", "given", "environment", "nowhere"])
+def test_compiled_programs_are_kept(tmp_path, where):
+    home, given, named = (tmp_path / name for name in ("home", "given", "named"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")}
+    environment["HOME"] = str(home)
+    if where == "environment":
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(named)
+    if where == "nowhere":
+        home.write_text("no folder")
+    command = [sys.executable, "-c", KEEPS, *([str(given)] if where == "given" else [])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    folders = {"home": home / ".cache/promot_jax/compiled", "given": given, "environment": named}
+    assert done.stdout.strip() == str(folders.get(where))
+    if where in ("home", "given"):
+        assert list(folders[where].glob("*-cache"))
+    assert not done.stderr

@@ -124,14 +124,14 @@ def test_a_model_without_template_says_what_to_give(place, capsys):
 
 @pytest.mark.long
 def test_a_run_tunes_on_chat(place, capsys):
-    save_model(place / "base")
+    save_model(place / "base", "smollm2")
     write_rows(place / "train.jsonl", 24)
     write_rows(place / "dev.jsonl", 8, first=100)
     write_rows(place / "kept.jsonl", 4, first=200)
     words = ["run", "your_data", "--train", "train.jsonl", "--eval", "dev.jsonl"]
     words += ["--checkpoint", "base", "--metric", "exact_match", "--unseen", "kept.jsonl"]
     words += ["--methods", "pretrained,fine_tuning", "--gin.MODEL_DIR='out'"]
-    words += ["--gin.TRAIN_STEPS=60", "--gin.BATCH_SIZE=8", "--gin.EVAL_PERIOD=60"]
+    words += ["--gin.TRAIN_STEPS=150", "--gin.BATCH_SIZE=8", "--gin.EVAL_PERIOD=150"]
     words += ["--gin.LEARNING_RATE=0.02", "--system", "Be short."]
     assert called(*words) == 0
     capsys.readouterr()
@@ -145,4 +145,22 @@ def test_a_run_tunes_on_chat(place, capsys):
     assert capsys.readouterr().out == "yes\n"
     assert called("export", "out", "tuned", "--format", "huggingface") == 0
     kept = transformers.AutoTokenizer.from_pretrained("tuned").chat_template
-    assert kept == chat_tokenizers.LLAMA3
+    assert kept == chat_tokenizers.SMOLLM2
+
+
+@pytest.mark.long
+def test_a_template_of_ones_own_goes_where_the_model_goes(place, capsys):
+    save_model(place / "base", "smollm2", chat_template=None, eos_token="<|endoftext|>")
+    (place / "own.jinja").write_text(chat_tokenizers.SMOLLM2)
+    write_rows(place / "train.jsonl", 6)
+    words = ["run", "your_data", "--train", "train.jsonl", "--eval", "train.jsonl"]
+    words += ["--checkpoint", "base", "--metric", "exact_match", "--chat_template", "own.jinja"]
+    words += ["--methods", "fine_tuning", "--gin.MODEL_DIR='out'", "--gin.TRAIN_STEPS=2"]
+    words += ["--unseen", "train.jsonl", "--gin.BATCH_SIZE=8", "--gin.EVAL_PERIOD=2"]
+    assert called(*words) == 0
+    assert called("generate", "out", "--chat", "--max_length", 4, "hi") == 0
+    assert called("export", "out", "tuned", "--format", "huggingface") == 0
+    tokenizer = transformers.AutoTokenizer.from_pretrained("tuned")
+    assert tokenizer.chat_template == chat_tokenizers.SMOLLM2
+    ends = transformers.GenerationConfig.from_pretrained("tuned").eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ends

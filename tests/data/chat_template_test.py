@@ -102,6 +102,23 @@ def test_marked_turns_are_those_of_transformers(texts, system):
     assert marked(encoded.offsets, spans).tolist() == wanted["assistant_masks"]
 
 
+BLOCKS = """\
+  {% for m in messages %}
+    {% if loop.index > 2 %}{% break %}{% endif %}
+  {{ m | tojson(indent=1) }}
+    {% endfor %}
+{{ bos_token is defined }} {{ eos_token }}{{ 'a<b' | tojson }}
+"""
+
+
+def test_blocks_leave_the_space_that_transformers_leaves():
+    theirs, template, _ = opened("marked")
+    messages = turns(["é", "b", "c"])
+    wanted = theirs.apply_chat_template(messages, chat_template=BLOCKS, tokenize=False)
+    own = chat_template.of_text(BLOCKS, "own.jinja", template.tokens)
+    assert own.render(messages) == wanted
+
+
 def test_what_ends_an_answer_is_found():
     found = {kind: opened(kind)[1].ending for kind in chat_tokenizers.KINDS}
     assert found == {

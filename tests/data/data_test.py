@@ -1,19 +1,27 @@
+import collections
+import itertools
+import multiprocessing
+import threading
+import time
+import types
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import seqio
-import tensorflow as tf
 
 from promot_jax.base.errors import UserError
-from promot_jax.data import batching
+from promot_jax.data import batching, tasks
+from promot_jax.tasks import mini
 from tests import tiny
 
 
 def take(count, **changes):
     settings = {"seed": 1, "batches": batching.FixedBatches(8, ((40, 4),))}
     batches = batching.train_batches("mini_rte", tiny.LENGTHS, **settings | changes)
-    return [next(batches) for _ in range(count)]
+    found = [next(batches) for _ in range(count)]
+    batches.close()
+    return found
 
 
 def same(a, b):
@@ -26,7 +34,12 @@ def test_the_order_depends_on_the_seed_alone():
 
 
 @pytest.mark.parametrize(
-    "batches", [batching.FixedBatches(8), batching.TokenBatches(400, ((32, 4), (40, 4)))]
+    "batches",
+    [
+        batching.FixedBatches(8),
+        batching.SortedBatches(8, ((28, 4), (32, 4))),
+        batching.TokenBatches(400, ((28, 4), (32, 4))),
+    ],
 )
 def test_a_resumed_stream_continues_the_order(batches):
     # Across the end of an epoch too: the task has 4,000 training rows.
@@ -66,22 +79,94 @@ def test_trim_takes_the_first_bucket_that_holds_all(lengths, buckets):
     assert batch["encoder_segment_ids"].shape == batch["encoder_input_tokens"].shape
 
 
-def test_token_batches_bound_the_tokens_and_keep_every_row():
-    rows = [(i % 11 + 1, i % 3 + 1) for i in range(330)]
-    stream = tf.data.Dataset.from_tensor_slices(
-        {
-            "encoder_segment_ids": [[1] * i + [0] * (12 - i) for i, _ in rows],
-            "decoder_loss_weights": [[1] * t + [0] * (4 - t) for _, t in rows],
-        }
-    )
-    batches = batching.TokenBatches(64, ((4, 2), (8, 4)), multiple=2)
-    found = []
-    for batch in batches.group(stream, (12, 4)).as_numpy_iterator():
-        batch = batching.trim(batch, batches.buckets)
-        inputs, targets = batch["encoder_segment_ids"], batch["decoder_loss_weights"]
-        found += zip(inputs.sum(axis=1).tolist(), targets.sum(axis=1).tolist(), strict=True)
-        assert len(inputs) * (inputs.shape[1] + targets.shape[1]) <= 64
-    assert sorted(found) == sorted(rows)
+def registered(name, rows, monkeypatch):
+    """Registers a task whose train split is these rows."""
+    source = types.SimpleNamespace(splits=("train",), origin="a test", rows=lambda split: rows)
+    given = tasks.Task(name, source, str, (), mini.vocabulary)
+    monkeypatch.setitem(tasks._registered, name, given)
+    return name
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+def test_what_is_wrong_with_a_row_is_said_in_a_line(monkeypatch, workers):
+    class Wrong(list):
+        def __getitem__(self, number):
+            if number == 7:
+                raise UserError("rows.jsonl:8: 'label' is missing; add it")
+            return super().__getitem__(number)
+
+    rows = Wrong([{"inputs": "one", "targets": "two"}] * 40)
+    name = registered("data_test_wrong", rows, monkeypatch)
+    batches = batching.FixedBatches(4)
+    stream = batching.train_batches(name, tiny.LENGTHS, batches, seed=0, workers=workers)
+    with pytest.raises(UserError, match=r"^rows.jsonl:8: 'label' is missing; add it$"):
+        collections.deque(itertools.islice(stream, 11), maxlen=0)
+
+
+@pytest.mark.long
+def test_worker_processes_read_what_a_thread_reads():
+    for kind in (batching.FixedBatches(8, ((40, 4),)), batching.SortedBatches(8, ((28, 4),))):
+        expected, found = take(70, batches=kind), take(70, batches=kind, workers=2)
+        assert same(expected, found)
+        assert same(expected[65:], take(5, batches=kind, workers=1, first_step=65))
+    for _ in range(100):
+        if not multiprocessing.active_children():
+            break
+        time.sleep(0.1)
+    assert not multiprocessing.active_children()
+
+
+def test_nothing_reads_ahead_once_a_stream_is_closed():
+    stream = batching.train_batches("mini_rte", tiny.LENGTHS, batching.FixedBatches(8), seed=0)
+    next(stream)
+    assert reading()
+    stream.close()
+    for _ in range(100):
+        if not reading():
+            break
+        time.sleep(0.1)
+    assert not reading()
+
+
+def reading():
+    return [thread for thread in threading.enumerate() if "grain" in thread.name]
+
+
+def test_a_start_costs_the_same_at_any_step_and_any_number_of_rows(monkeypatch):
+    class Many:
+        asked = 0
+
+        def __len__(self):
+            return self.count
+
+        def __getitem__(self, number):
+            Many.asked += 1
+            return {"inputs": str(number), "targets": "yes"}
+
+    asked = []
+    for count, first_step in ((10**3, 0), (10**9, 0), (10**9, 10**8)):
+        rows, Many.asked = Many(), 0
+        rows.count = count
+        name = registered(f"data_test_{count}", rows, monkeypatch)
+        batches = batching.FixedBatches(8)
+        stream = batching.train_batches(name, tiny.LENGTHS, batches, seed=0, first_step=first_step)
+        next(stream)
+        stream.close()
+        asked.append(Many.asked)
+    # The window that the step is in, and those that are read ahead.
+    assert max(asked) <= 3 * batching.GROUP
+
+
+def test_an_epoch_holds_every_row_once():
+    count = 4000 // 8
+    rows = [row.tobytes() for batch in take(count) for row in batch["encoder_input_tokens"]]
+    again = [
+        row.tobytes()
+        for batch in take(count, first_step=count)
+        for row in batch["encoder_input_tokens"]
+    ]
+    assert collections.Counter(rows) == collections.Counter(again)
+    assert rows != again
 
 
 def test_eval_batches_hold_every_row_once():
@@ -106,6 +191,9 @@ def test_unknown_names_are_clear_errors():
 # Targets of 8 tokens, cut or padded; inputs of 25 to 30, some of which are cut.
 @pytest.mark.parametrize("longest", [6, 12])
 def test_fields_are_those_of_seqio_and_the_segment_ids(longest):
+    seqio = pytest.importorskip("seqio")
+    from promot_jax.data import seqio_tasks  # noqa: F401, shows it our tasks
+
     task, lengths = "mini_wikilingua", {"inputs": 27, "targets": longest}
     theirs = seqio.EncDecFeatureConverter(pack=False)(
         seqio.get_mixture_or_task(task).get_dataset(lengths, "test", shuffle=False), lengths
@@ -122,24 +210,22 @@ def test_fields_are_those_of_seqio_and_the_segment_ids(longest):
     assert batch["decoder_loss_weights"].all() == (longest == 6)
 
 
-def test_a_token_zero_is_no_padding():
-    name = "data_test_zeros"
-    if name not in seqio.TaskRegistry.names():
-        rows = {"inputs": [[0, 5, 0], [0, 0, 7]], "targets": [[0, 1], [3, 0]]}
-        feature = seqio.Feature(seqio.PassThroughVocabulary(8), add_eos=False)
-        seqio.TaskRegistry.add(
-            name,
-            source=seqio.FunctionDataSource(
-                lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(rows),
-                splits=["test"],
-            ),
-            preprocessors=[],
-            output_features={"inputs": feature, "targets": feature},
-            metric_fns=[],
-        )
-    lengths = {"inputs": 6, "targets": 4}
-    ((batch, _),) = batching.eval_batches(name, lengths, "test", batch_size=2, buckets=[(3, 2)])
-    assert batch["encoder_input_tokens"].tolist() == [[0, 5, 0], [0, 0, 7]]
-    assert batch["encoder_segment_ids"].tolist() == [[1, 1, 1], [1, 1, 1]]
-    assert batch["decoder_input_tokens"].tolist() == [[0, 0], [0, 3]]
-    assert batch["decoder_loss_weights"].tolist() == [[1, 1], [1, 1]]
+def test_a_token_zero_is_no_padding_and_a_weight_may_be_zero():
+    rows = [
+        tasks.Tokens(np.array([0, 5, 0]), np.array([0, 1])),
+        None,
+        tasks.Tokens(np.array([0, 0]), np.array([3, 0, 4]), np.array([1, 0, 1])),
+    ]
+    batch = batching.fields(rows, (3, 3))
+    assert {array.dtype for array in batch.values()} == {np.dtype(np.int32)}
+    assert batch["encoder_input_tokens"].tolist() == [[0, 5, 0], [0, 0, 0], [0, 0, 0]]
+    assert batch["encoder_segment_ids"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    assert batch["decoder_target_tokens"].tolist() == [[0, 1, 0], [0, 0, 0], [3, 0, 4]]
+    assert batch["decoder_input_tokens"].tolist() == [[0, 0, 1], [0, 0, 0], [0, 3, 0]]
+    assert batch["decoder_loss_weights"].tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+def test_examples_are_the_first_rows():
+    rows = tasks.task("mini_rte").rows("test")
+    assert batching.examples("mini_rte", "test", 7) == [rows[number] for number in range(7)]
+    assert len(batching.examples("mini_rte", "test")) == len(rows)

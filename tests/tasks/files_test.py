@@ -315,6 +315,7 @@ def test_many_rows_are_the_rows_one_by_one_and_travel(tmp_path):
         whole = [rows[i] for i in range(len(rows))]
         assert rows.many(0, len(rows)) == whole
         assert rows.many(2, 5) == whole[2:5]
+        assert rows.at(np.array([4, 0, 2])) == [whole[4], whole[0], whole[2]]
         assert list(pickle.loads(pickle.dumps(rows))) == whole
         assert rows[-1] == whole[-1]
         with pytest.raises(IndexError):
