@@ -23,6 +23,8 @@ def ahead(make: Callable[[int], Any], first: int, workers: int) -> Iterator[Any]
     """
     import grain
 
+    # Otherwise it writes a word about itself into the message of an error.
+    grain.config.update("py_traceback_filtering", "off")
     # Of so many elements, grain looks at none before it is asked for.
     numbers = grain.MapDataset.range(first, 2**62)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
@@ -30,8 +32,6 @@ def ahead(make: Callable[[int], Any], first: int, workers: int) -> Iterator[Any]
         # Grain reads flags there, which a program without absl.app never parses.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-            # Otherwise it writes a word about itself into the message of an error.
-            grain.config.update("py_traceback_filtering", "off")
         # Pickled whole: grain would give every array a piece of shared memory of its own.
         made = numbers.map(functools.partial(_pickled, make)).to_iter_dataset(options)
         made = made.mp_prefetch(

@@ -111,7 +111,7 @@ def test_postprocessors_clean_predictions_and_leave_targets() -> None:
 
 
 def test_a_target_with_several_answers_is_their_list() -> None:
-    example = {"answers": [b"Lut\xc3\xa8ce", b"Paris"]}
+    example = {"answers": ["Lutèce", "Paris"]}
     made = templates.postprocess_answers("Paris", example=example, is_target=True)
     assert made == ["Lutèce", "Paris"]
     assert templates.postprocess_answers("Paris Q: x", example=example, is_target=False) == "Paris"
