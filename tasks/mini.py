@@ -91,23 +91,22 @@ def _rows(make: Callable[[str], Sequence[mini_rows.Row]], split: str) -> list[Ro
     return [{"inputs": inputs, "targets": targets} for inputs, targets in make(split)]
 
 
-def plain(output: str, **_unused: object) -> str:
-    """Returns an output as it is."""
-    return output
-
-
 def _register(name, make, sizes, postprocess, metric_fn) -> None:
     tasks.add(Task(name, Made(make, sizes), postprocess, (metric_fn,), vocabulary))
 
 
 _register(
-    "mini_pretrain", mini_pretrain.rows, mini_pretrain.SPLIT_SIZES, plain, metrics.exact_match
+    "mini_pretrain",
+    mini_pretrain.rows,
+    mini_pretrain.SPLIT_SIZES,
+    tasks.as_it_is,
+    metrics.exact_match,
 )
 _register(
     "mini_pretrain_entailment",
     mini_entailment.rows,
     mini_entailment.SPLIT_SIZES,
-    plain,
+    tasks.as_it_is,
     metrics.exact_match,
 )
 _register(
@@ -139,7 +138,7 @@ for suffix in FORMS:
 
 
 def __getattr__(name: str) -> object:
-    """Returns what a seqio task of a person's own takes from here, see docs/your_task.md."""
+    """Returns what seqio tasks of a person's own take from here."""
     if name not in ("OUTPUT_FEATURES", "PREPROCESSORS"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from promot_jax.data import seqio_tasks

@@ -6,6 +6,7 @@ same task to seqio, for T5X. A name that only seqio knows is read through `forei
 
 import dataclasses
 import difflib
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -77,6 +78,34 @@ def encode_texts(rows: Sequence[Row], vocabulary: Vocabulary, lengths: Lengths) 
 Encode = Callable[[Sequence[Row], Vocabulary, Lengths], list[Tokens]]
 # (output, *, example, is_target) -> what the output answers; of a target, what is right.
 Postprocess = Callable[..., Any]
+
+
+def as_it_is(output: str, **_unused: object) -> str:
+    """Returns an output or a target unchanged."""
+    return output
+
+
+@dataclasses.dataclass(frozen=True)
+class FromFunction:
+    """Rows that a function returns; it is called once for each split, when that is first read.
+
+    Attributes:
+      read: returns the rows of a split.
+      splits, origin: see `Source`.
+    """
+
+    read: Callable[[str], Sequence[Row]]
+    splits: Sequence[str] = ("train", "validation", "test")
+    origin: str = "a function"
+
+    def rows(self, split: str) -> Rows:
+        """See `Source`."""
+        return _called(self.read, split)
+
+
+@functools.cache
+def _called(read: Callable[[str], Sequence[Row]], split: str) -> Sequence[Row]:
+    return read(split)
 
 
 @dataclasses.dataclass(frozen=True)
