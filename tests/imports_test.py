@@ -17,7 +17,7 @@ ROOMS = [
 ORDER = [*ROOMS, "__init__"]
 # The same within a room: modules and folders, lower ones first.
 INSIDE = {
-    "checkpoints": ["formats", "pretrained", "conversion"],
+    "checkpoints": ["formats", "pretrained", "chat_templates", "conversion"],
     "report": ["records", "numbers", "charts", "pages", "build"],
 }
 # Packages that only some modules and rooms may use.

@@ -1,8 +1,6 @@
 """From a checkpoint of any format to a model and its parameters, and from a model to a folder."""
 
 import contextlib
-import dataclasses
-import datetime
 import os
 import pathlib
 import re
@@ -11,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 
 from promot_jax import models
 from promot_jax.base import partitioning, trees, values
@@ -20,7 +17,6 @@ from promot_jax.base.trees import Tree
 from promot_jax.checkpoints.formats import known, native, peft, side_files
 from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats.source import Content, Match, Source
-from promot_jax.data import chat_template as chat_templates
 from promot_jax.data import vocabularies
 from promot_jax.models import architectures
 from promot_jax.models.networks import lora, prompt, stack
@@ -156,73 +152,6 @@ def beside(source: Source, vocabulary) -> dict[str, bytes]:
     ):
         files[side_files.TOKENIZER[0]] = side_files.dump(settings)
     return files
-
-
-# Said of a checkpoint.
-NO_TEMPLATE = "{} has no chat template; give the text of one by --chat_template FILE"
-
-
-def chat_template(
-    source: Source | None, vocabulary, given: str | None = None
-) -> chat_templates.ChatTemplate | None:
-    """Returns the chat template of a checkpoint, None where it has none.
-
-    Args:
-      source: what the model is read from, None for none.
-      vocabulary: of the model; its tokens stand for those that no file names.
-      given: a file of a person's own, in place of the checkpoint's.
-
-    Raises:
-      UserError: a template that cannot be read.
-    """
-    files = {} if source is None else beside(source, vocabulary)
-    where = "" if source is None else source.path
-    found = chat_templates.read(files, where)
-    tokens = chat_templates.tokens(files, where)
-    if isinstance(vocabulary, vocabularies.Tokenizer):
-        ids = {"bos_token": vocabulary.start_id, "eos_token": vocabulary.eos_id}
-        named = vocabulary.tokenizer.id_to_token
-        tokens = {k: named(i) for k, i in ids.items() if i is not None} | tokens
-    if given is not None:
-        return chat_templates.of_text(_read_text(given), given, tokens)
-    return None if found is None else dataclasses.replace(found, tokens=tokens)
-
-
-def read_chat_template(
-    path: values.Text | None,
-    vocabulary: Any = None,
-    given: values.Text | None = None,
-    day: values.Text = "2024-07-26",
-) -> tuple[chat_templates.ChatTemplate, str]:
-    """Returns the chat template of a checkpoint, and the family of its model.
-
-    Args:
-      path, vocabulary: see `open_model`.
-      given: a file with another template.
-      day: which templates that tell the date take for today, so that rows stay the same ones.
-
-    Raises:
-      UserError: there is none, or it cannot be read; or no such day.
-    """
-    try:
-        today = datetime.datetime.fromisoformat(day)
-    except ValueError:
-        raise UserError(f"CHAT_DAY {day!r} is no date; write it as 2024-07-26") from None
-    if path is None:
-        raise UserError("rows of chat need the template of a model; name one by --checkpoint")
-    source = known.open_checkpoint(path)
-    named = vocabulary if isinstance(vocabulary, str) else None
-    found = chat_template(source, find_vocabulary(source, named), given)
-    if found is None:
-        raise UserError(NO_TEMPLATE.format(path))
-    return dataclasses.replace(found, day=today), source.family or "decoder"
-
-
-def _read_text(path: str) -> str:
-    try:
-        return epath.Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"chat template {path} cannot be read: {first_line(error)}") from None
 
 
 def check_rows(vocabulary, rows: int | None, where: str) -> None:

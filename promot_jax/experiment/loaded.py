@@ -9,7 +9,7 @@ from typing import Any
 from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.checkpoints import pretrained
+from promot_jax.checkpoints import chat_templates, pretrained
 from promot_jax.checkpoints.formats import known, side_files
 from promot_jax.data import batching, chat_template, context, tasks
 from promot_jax.data.chat import Chat
@@ -167,9 +167,9 @@ class LoadedModel:
         found, model = self.template, self.model
         if template is not None or (found is None and self.checkpoint is not None):
             source = known.open_checkpoint(self.checkpoint) if self.checkpoint else None
-            found = pretrained.chat_template(source, model.vocabulary, template)
+            found = chat_templates.of_source(source, model.vocabulary, template)
         if found is None:
-            raise UserError(pretrained.NO_TEMPLATE.format(self.checkpoint or "the model"))
+            raise UserError(chat_templates.NO_TEMPLATE.format(self.checkpoint or "the model"))
         ends = [*model.vocabulary.encode(found.ending)] if found.ending else []
         if len(ends) == 1 and ends[0] not in model.ends:
             model = dataclasses.replace(model, end_ids=(*model.end_ids, *ends))

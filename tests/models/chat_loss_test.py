@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from promot_jax.base import partitioning, trees
-from promot_jax.checkpoints import pretrained
+from promot_jax.checkpoints import chat_templates, pretrained
 from promot_jax.data import batching, packing
 from promot_jax.data.chat import Chat, marked
 from promot_jax.data.chat_template import of_text
@@ -58,7 +58,7 @@ def opened(case, folder):
     theirs.save_pretrained(folder)
     model, source = pretrained.open_model(str(folder))
     params = pretrained.load(source, model, partitioning.make_mesh())
-    return theirs, model, params, template or pretrained.chat_template(source, model.vocabulary)
+    return theirs, model, params, template or chat_templates.of_source(source, model.vocabulary)
 
 
 @pytest.mark.long
