@@ -107,11 +107,14 @@ def rows(split: str) -> list[list[Message]]:
 
 def general() -> list[list[Message]]:
     """Returns plain questions and their answers."""
-    asked = {f"What is the capital of {c}? Name it only.": city for c, city in CAPITALS.items()}
-    asked |= {f"What is the opposite of '{w}'? One word.": o for w, o in OPPOSITES.items()}
+    asked = [(f"the capital of {country}", city) for country, city in CAPITALS.items()]
+    asked += [(f"the opposite of {word}", other) for word, other in OPPOSITES.items()]
     return [
-        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        for question, answer in asked.items()
+        [
+            {"role": "user", "content": f"What is {what}?"},
+            {"role": "assistant", "content": f"T{what[1:]} is {answer}."},
+        ]
+        for what, answer in asked
     ]
 
 
