@@ -1,13 +1,13 @@
-"""The seqio tasks of the small world, through their whole pipeline, and their vocabulary."""
+"""The tasks of the small world, as texts and as tokens, and their vocabulary."""
+
+import contextlib
 
 import numpy as np
 import pytest
-import seqio
 
+from promot_jax.data import batching, tasks
 from promot_jax.tasks import mini, mini_pretrain, mini_rows, mini_vocabulary, templates
 from promot_jax.tasks import mini_world as world
-
-pytestmark = pytest.mark.long
 
 NAMES = [f"mini_{name}" for name in (*mini_rows.TASKS, "wmt_enfr")]
 ALL_NAMES = [name + suffix for name in NAMES for suffix in ("", "_1shot")]
@@ -25,10 +25,14 @@ METRICS = {
 }
 
 
-def examples_of(name: str, split: str, count: int | None = None) -> list[dict]:
-    """Reads a task's examples in order."""
-    dataset = seqio.get_mixture_or_task(name).get_dataset(None, split=split, shuffle=False)
-    return list(dataset.take(-1 if count is None else count).as_numpy_iterator())
+LENGTHS = {"inputs": 128, "targets": 24}
+
+
+def tokens_of(name: str, split: str, count: int | None = None) -> list[tasks.Tokens]:
+    """Returns a task's rows in order, as the miniature reads them."""
+    rows = batching.examples(name, split, count)
+    whole = {feature: 2 * length for feature, length in LENGTHS.items()}
+    return tasks.task(name).encode(rows, mini.VOCABULARY, whole)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +40,12 @@ def short_pretraining():
     """Serves a short train split of the mixture, so that no test makes 300,000 rows."""
     patch = pytest.MonkeyPatch()
     patch.setitem(mini_pretrain.SPLIT_SIZES, "train", 20_000)
-    mini_pretrain.rows.cache_clear()
+    for made in (mini_pretrain.rows, mini._rows):
+        made.cache_clear()
     yield
     patch.undo()
-    mini_pretrain.rows.cache_clear()
+    for made in (mini_pretrain.rows, mini._rows):
+        made.cache_clear()
 
 
 # ---- vocabulary ----------------------------------------------------------------------------------
@@ -81,6 +87,7 @@ def test_other_text_is_encoded_and_comes_back(text: str) -> None:
     assert mini.VOCABULARY.decode(ids) == text
 
 
+@pytest.mark.long
 def test_the_bundled_vocabulary_is_what_training_gives(tmp_path) -> None:
     """Row texts that change without a new vocabulary would be split into letters."""
     path = tmp_path / "again.model"
@@ -92,7 +99,11 @@ def test_the_bundled_vocabulary_is_what_training_gives(tmp_path) -> None:
 
 
 def test_names() -> None:
-    registered = {name for name in seqio.TaskRegistry.names() if name.startswith("mini_")}
+    registered = {
+        name
+        for name in tasks.names()
+        if name.startswith("mini_") and isinstance(tasks.get(name), tasks.Task)
+    }
     others = {"mini_rte_randomized", "mini_pretrain"}
     others |= {"mini_entailment", "mini_pretrain_entailment"}
     assert registered == {*ALL_NAMES, *others}
@@ -100,34 +111,32 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
-def test_pipeline(name: str) -> None:
-    task = seqio.get_mixture_or_task(name)
-    vocabulary = task.output_features["inputs"].vocabulary
+def test_rows_are_words_that_the_vocabulary_knows(name: str) -> None:
+    task, vocabulary = tasks.task(name), mini.VOCABULARY
     rows_of = mini_rows.one_shot_splits if "1shot" in name else mini_rows.zero_shot_splits
     rows = rows_of(name.removeprefix("mini_").removesuffix("_1shot"))
     assert set(task.splits) == {"train", "validation", "test"}
     for split in ("validation", "test"):
-        examples = examples_of(name, split)
-        assert len(examples) == len(rows[split]) == task.num_input_examples(split)
-        for example, (inputs, targets) in zip(examples, rows[split], strict=True):
-            for feature, text in (("inputs", inputs), ("targets", targets)):
-                ids = example[feature].tolist()
+        found = tokens_of(name, split)
+        assert len(found) == len(task.rows(split)) == len(rows[split]) == task.source.sizes[split]
+        for row, texts in zip(found, rows[split], strict=True):
+            for ids, text in zip(row[:2], texts, strict=True):
                 assert ids[-1] == vocabulary.eos_id
                 assert vocabulary.unk_id not in ids
                 assert vocabulary.decode(ids) == " ".join(text.split())
-            assert len(example["inputs"]) <= 128
-            assert len(example["targets"]) <= 24
+            assert len(row.inputs) <= LENGTHS["inputs"]
+            assert len(row.targets) <= LENGTHS["targets"]
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
 def test_scores_of_right_and_wrong_predictions(name: str) -> None:
-    task = seqio.get_mixture_or_task(name)
+    task = tasks.task(name)
     (metric,) = task.metric_fns
-    references = [example["targets_pretokenized"].decode() for example in examples_of(name, "test")]
+    references = [row["targets"] for row in task.rows("test")]
 
     def score(outputs: list[str]) -> float:
-        targets = [task.postprocess_fn(t, example={}, is_target=True) for t in references]
-        predictions = [task.postprocess_fn(o, example={}, is_target=False) for o in outputs]
+        targets = [task.postprocess(t, example={}, is_target=True) for t in references]
+        predictions = [task.postprocess(o, example={}, is_target=False) for o in outputs]
         ((key, value),) = metric(targets, predictions).items()
         assert key == METRICS[name.removesuffix("_1shot")]
         return value
@@ -138,60 +147,39 @@ def test_scores_of_right_and_wrong_predictions(name: str) -> None:
     assert score(["nothing of the sort"] * len(references)) == pytest.approx(0.0)
 
 
-def test_training_split_and_shuffling_keep_the_rows() -> None:
-    task = seqio.get_mixture_or_task("mini_rte_1shot")
-    shuffled = task.get_dataset(
-        {"inputs": 128, "targets": 24}, split="train", shuffle=True, seed=0
-    ).as_numpy_iterator()
-    texts = [example["inputs_pretokenized"].decode() for example in shuffled]
-    rows = [inputs for inputs, _ in mini_rows.one_shot_splits("rte")["train"]]
-    assert texts != rows
-    assert sorted(texts) == sorted(rows)
-
-
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_randomized_task_has_the_inputs_of_rte_in_order(split: str) -> None:
-    count = 100
-    plain = examples_of("mini_rte", split, count)
-    shuffled = examples_of("mini_rte_randomized", split, count)
-    for one, other in zip(plain, shuffled, strict=True):
-        np.testing.assert_array_equal(one["inputs"], other["inputs"])
-    equal = [a["targets_pretokenized"] for a in plain] == [
-        b["targets_pretokenized"] for b in shuffled
-    ]
-    assert not equal
-    rows = mini_rows.randomized_splits("rte")[split]
-    expected = [target for _, target in rows[:count]]
-    assert [b["targets_pretokenized"].decode() for b in shuffled] == expected
-    task = seqio.get_mixture_or_task("mini_rte_randomized")
-    assert task.num_input_examples(split) == len(rows)
+    plain, shuffled = (tasks.task(f"mini_rte{end}").rows(split) for end in ("", "_randomized"))
+    assert [row["inputs"] for row in plain] == [row["inputs"] for row in shuffled]
+    targets = [row["targets"] for row in shuffled]
+    assert targets != [row["targets"] for row in plain]
+    assert targets == [target for _, target in mini_rows.randomized_splits("rte")[split]]
 
 
 @pytest.mark.parametrize("suffix", ["", "_1shot"])
 def test_the_mixture_of_both_targets_draws_them_equally(suffix: str) -> None:
-    mixture = seqio.get_mixture_or_task(f"mini_rte_wmt_enfr{suffix}")
-    assert {task.name for task in mixture.tasks} == {f"mini_rte{suffix}", f"mini_wmt_enfr{suffix}"}
-    rows = mixture.get_dataset(
-        {"inputs": 128, "targets": 24}, "train", shuffle=True, num_epochs=None, seed=0
-    )
-    decode = mini.VOCABULARY.decode
-    texts = [decode(row["inputs"].tolist()) for row in rows.take(400).as_numpy_iterator()]
+    name = f"mini_rte_wmt_enfr{suffix}"
+    assert tasks.rates(name) == {f"mini_rte{suffix}": 0.5, f"mini_wmt_enfr{suffix}": 0.5}
+    stream = batching.train_batches(name, LENGTHS, batching.FixedBatches(400), seed=0)
+    with contextlib.closing(stream):
+        batch = next(stream)
+    texts = [mini.VOCABULARY.decode(row) for row in batch["encoder_input_tokens"]]
     blocks = 2 if suffix else 1
     translations = [text.count("Translate English to French:") for text in texts]
     assert set(translations) == {0, blocks}
-    assert 150 < translations.count(blocks) < 250
+    assert translations.count(blocks) == 200
     assert {text.count("Is it true or false?") for text in texts} == {0, blocks}
 
 
 def test_pretraining_lengths_and_targets(short_pretraining) -> None:
-    examples = examples_of("mini_pretrain", "train")
+    examples = tokens_of("mini_pretrain", "train")
     assert len(examples) == 20_000
-    inputs = np.array([len(example["inputs"]) for example in examples])
-    targets = np.array([len(example["targets"]) for example in examples])
+    inputs = np.array([len(example.inputs) for example in examples])
+    targets = np.array([len(example.targets) for example in examples])
     assert inputs.max() <= 128
     assert targets.max() <= 24
     assert np.mean(inputs <= 64) > 0.9
-    tokens = np.concatenate([e[f] for e in examples for f in ("inputs", "targets")])
+    tokens = np.concatenate([ids for example in examples for ids in example[:2]])
     assert (tokens != mini.VOCABULARY.unk_id).all()
     assert tokens.max() == mini.VOCABULARY.vocab_size - 1
 
