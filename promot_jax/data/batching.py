@@ -33,9 +33,6 @@ from promot_jax.data.windows import Bucket, Layout
 
 Batch = dict[str, np.ndarray]
 
-# What a record says of the data path that made it. Another order of rows needs another name.
-DATA_PATH = "grain"
-
 # Rows that are tokenised together.
 GROUP = 256
 # Rows by whose lengths batches are laid out.

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from promot_jax.base import distributed, trees
-from promot_jax.data import batching
+from promot_jax.data.path import DATA_PATH
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.run_folder import RunFolder
 
@@ -68,7 +68,7 @@ def gather(experiment: Any, command: str, before: dict[str, Any]) -> dict[str, A
             "jax": jax.__version__,
         },
         # How rows became batches; runs of earlier versions do not say it.
-        "data": batching.DATA_PATH,
+        "data": DATA_PATH,
         "parameters": trees.count(experiment.model.shapes_and_axes()[0]),
         "initial_checkpoint": experiment.initial_checkpoint,
         "targets": [

@@ -20,7 +20,7 @@ from typing import Any
 from promot_jax.base import files, jsonl
 from promot_jax.base.errors import UserError
 from promot_jax.base.progress import say
-from promot_jax.data import batching
+from promot_jax.data.path import DATA_PATH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StageFolder:
         path = self.path / "lineage.json"
         begun = any(step.name.isdigit() for step in self.checkpoints.glob("*"))
         known = files.read_json(path) if path.exists() else {}
-        if begun and known.get("data") != batching.DATA_PATH:
+        if begun and known.get("data") != DATA_PATH:
             raise UserError(
                 f"{self.path} was begun by an earlier version, which read rows in another order; "
                 "remove the folder to train the stage anew, or choose a new MODEL_DIR"
@@ -103,7 +103,7 @@ class StageFolder:
         kept = known.get("fingerprint", lineage)
         self.check(kept, lineage)
         self.path.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, {"fingerprint": kept, "data": batching.DATA_PATH})
+        files.write_json(path, {"fingerprint": kept, "data": DATA_PATH})
         return kept
 
     def check(self, kept: str | None, lineage: str) -> None:

@@ -15,6 +15,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.progress import Progress, say
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
+from promot_jax.data.path import DATA_PATH
 from promot_jax.models import Model
 from promot_jax.training import stage_checkpoints, train_state
 from promot_jax.training.stages import Stage
@@ -305,7 +306,7 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
         "seconds": round(seconds, 1),
         "lineage": run.folder.stages,
         "fingerprint": came_from,
-        "data": batching.DATA_PATH,
+        "data": DATA_PATH,
         "trainable": _size(state.trainable),
         "frozen": _size(state.frozen),
     }

@@ -179,7 +179,8 @@ def released_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.
     _, axes = stage.model(model).shapes_and_axes()
     abstract = _abstract(stage, params, axes, mesh)
     for leaf in jax.tree.leaves(trainable):
-        leaf.delete()
+        if isinstance(leaf, jax.Array):
+            leaf.delete()
     return abstract.replace(frozen=frozen)
 
 

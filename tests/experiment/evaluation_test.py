@@ -91,7 +91,7 @@ def test_the_devices_need_not_divide_the_rows(devices, limit):
 def test_no_padding_is_kept_and_texts_once():
     long = tiny.LENGTHS | {"inputs": 2048}
     batches = batching.eval_batches("mini_rte", long, "test", batch_size=64, buckets=[(64, 8)])
-    assert sum(ids.nbytes for row in batches.rows for ids in row) < 4 * 64 * batches.count
+    assert sum(ids.nbytes for row in batches.rows for ids in row[:2]) < 4 * 64 * batches.count
     assert {batch["encoder_input_tokens"].shape[1] for batch, _ in batches} == {64}
     whole = {"encoder_input_tokens": np.ones((4, 512), np.int32)}
     whole["encoder_segment_ids"] = np.pad(np.ones((4, 9), np.int32), ((0, 0), (0, 503)))
