@@ -10,7 +10,14 @@ import seqio
 
 from promot_jax.data import foreign, tasks
 from promot_jax.data.vocabularies import Tokenizer, native
-from promot_jax.tasks import mini, package_rows, paper, real
+from promot_jax.tasks import (
+    mini,
+    mini_entailment,
+    mini_pretrain,
+    package_rows,
+    paper,
+    real,
+)
 from tests.tasks import paper_rows, real_packages
 from tests.tasks.real_tasks_test import FOUND_AS
 
@@ -41,9 +48,23 @@ def compare(name: str, split: str, vocabulary=None, lengths=LENGTHS, most: int =
     return len(ours)
 
 
+@pytest.fixture(scope="module")
+def short_pretraining():
+    """Serves short train splits for pretraining, which has 300,000 rows."""
+    made = (mini_pretrain.rows, mini_entailment.rows, mini_entailment.entailment_rows, mini._rows)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (mini_pretrain, mini_entailment):
+            patch.setitem(module.SPLIT_SIZES, "train", 2_000)
+        for function in made:
+            function.cache_clear()
+        yield
+    for function in made:
+        function.cache_clear()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", [n for n in MINI if isinstance(tasks.get(n), tasks.Task)])
-def test_the_miniature(name):
+def test_the_miniature(name, short_pretraining):
     assert all(compare(name, split) for split in tasks.task(name).splits)
 
 
