@@ -23,8 +23,6 @@ def ahead(make: Callable[[int], Any], first: int, workers: int) -> Iterator[Any]
     """
     import grain
 
-    # Otherwise it writes a word about itself into the message of an error.
-    grain.config.update("py_traceback_filtering", "off")
     # Of so many elements, grain looks at none before it is asked for.
     numbers = grain.MapDataset.range(first, 2**62)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
@@ -43,6 +41,10 @@ def ahead(make: Callable[[int], Any], first: int, workers: int) -> Iterator[Any]
     try:
         for element in found:
             yield pickle.loads(element) if workers else element
+    except Exception as error:
+        # Grain's, about its own frames.
+        vars(error).pop("__notes__", None)
+        raise
     finally:
         found.close()
 
