@@ -157,6 +157,7 @@ def test_a_run_refuses_what_the_command_refuses(run):
     assert not gin.config._CONFIG
 
 
+@pytest.mark.slow
 def test_the_pages_example_runs_as_it_stands(tmp_path, monkeypatch):
     (example,) = re.findall(
         r"```python\n(.+?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL

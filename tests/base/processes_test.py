@@ -330,6 +330,7 @@ def test_nothing_to_detect_is_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_processes_agree_when_patience_is_at_an_end(tmp_path):
     # The last one of a flag counts. Nothing is learned, so that no score is better for long.
     flags = ["--patience=1"]

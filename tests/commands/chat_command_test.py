@@ -148,7 +148,7 @@ def test_a_run_tunes_on_chat(place, capsys):
     assert kept == chat_tokenizers.SMOLLM2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_template_of_ones_own_goes_where_the_model_goes(place, capsys):
     save_model(place / "base", "smollm2", chat_template=None, eos_token="<|endoftext|>")
     (place / "own.jinja").write_text(chat_tokenizers.SMOLLM2)

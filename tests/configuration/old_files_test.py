@@ -101,6 +101,7 @@ promot/stages.Method:
 """
 
 
+@pytest.mark.slow
 def test_an_experiment_of_an_earlier_version_runs(tmp_path):
     pages.write_rows(tmp_path, "train.jsonl", "validation.jsonl", "test.jsonl")
     (tmp_path / "my_task.py").write_text(TASK)

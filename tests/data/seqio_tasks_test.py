@@ -75,9 +75,19 @@ def test_mixtures_have_their_parts_and_rates():
 
 
 @pytest.mark.long
-def test_the_papers():
+@pytest.mark.parametrize(
+    "suffix", ["_1shot", *(pytest.param(s, marks=pytest.mark.slow) for s in paper.FORMS)]
+)
+def test_the_papers(suffix):
     with paper_rows.offline():
-        for name in paper.NAMES:
+        for name in (name + suffix for name in paper.DATASETS):
+            assert all(compare(name, split) for split in tasks.task(name).splits), name
+
+
+@pytest.mark.long
+def test_randomized_labels():
+    with paper_rows.offline():
+        for name in paper.RANDOMIZED:
             assert all(compare(name, split) for split in tasks.task(name).splits), name
 
 
