@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -52,13 +52,9 @@ class Batches(Protocol):
 
     Attributes:
       buckets: lengths that a batch may be padded to.
-      unit: the number of rows of any batch is a multiple of this.
-      setting: where a person sets that.
     """
 
     buckets: Sequence[Bucket]
-    unit: int
-    setting: str
 
     def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
         """Returns the batches of a window, see `windows`.
@@ -80,12 +76,6 @@ class FixedBatches:
 
     size: Count
     buckets: Sequence[Bucket] = ()
-    setting: ClassVar[str] = "BATCH_SIZE (batching.FixedBatches.size)"
-
-    @property
-    def unit(self) -> int:
-        """The number of rows of any batch is a multiple of this."""
-        return self.size
 
     def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
         """See `Batches`."""
@@ -110,12 +100,6 @@ class SortedBatches:
 
     size: Count
     buckets: Sequence[Bucket]
-    setting: ClassVar[str] = "batching.SortedBatches.size"
-
-    @property
-    def unit(self) -> int:
-        """The number of rows of any batch is a multiple of this."""
-        return self.size
 
     def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
         """See `Batches`."""
@@ -141,12 +125,6 @@ class TokenBatches:
     tokens: Count
     buckets: Sequence[Bucket]
     multiple: Count = 8
-    setting: ClassVar[str] = "batching.TokenBatches.multiple"
-
-    @property
-    def unit(self) -> int:
-        """The number of rows of any batch is a multiple of this."""
-        return self.multiple
 
     def layout(self, bounds: Sequence[Bucket], sample: Sample) -> Layout:
         """See `Batches`."""

@@ -58,11 +58,6 @@ def register(found: Task | Mixture) -> None:
     )
 
 
-def is_ours(name: str) -> bool:
-    """Says whether seqio has a name from here."""
-    return name in _shown
-
-
 def features(vocabulary: Vocabulary) -> dict[str, seqio.Feature]:
     """Returns seqio's output features of a task whose texts are encoded by a vocabulary."""
     return {

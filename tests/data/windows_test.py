@@ -81,7 +81,8 @@ def test_a_window_holds_the_rows_of_its_places(kind):
     rows = Rows(3000)
     layout = kind.layout(BOUNDS, rows.sample)
     found = batches_of(kind, rows, batching.WHOLE, count=2)
-    assert all(len(batch) % kind.unit == 0 for batch in found)
+    unit = kind.multiple if isinstance(kind, batching.TokenBatches) else kind.size
+    assert all(len(batch) % unit == 0 for batch in found)
     expected = rows.order(0, 2 * layout.rows)[1].tolist()
     found = list(itertools.chain.from_iterable(found))
     assert collections.Counter(found) == collections.Counter(expected)
