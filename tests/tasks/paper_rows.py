@@ -5,6 +5,7 @@ import os
 import random
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from unittest import mock
 
@@ -136,6 +137,17 @@ def forget() -> None:
         read.cache_clear()
 
 
+def _one_thread_at_a_time() -> contextlib.AbstractContextManager:
+    """Rows are read ahead by threads; the mock moves the whole file system, and cannot twice."""
+    read, lock = tfds.core.DatasetBuilder.as_dataset, threading.RLock()
+
+    def locked(*arguments, **options):
+        with lock:
+            return read(*arguments, **options)
+
+    return mock.patch.object(tfds.core.DatasetBuilder, "as_dataset", locked)
+
+
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
     """Makes `tfds` serve `ROWS`, to our reading and to seqio's."""
@@ -143,6 +155,7 @@ def offline() -> Iterator[None]:
     with (
         tempfile.TemporaryDirectory() as folder,
         tfds.testing.mock_data(as_dataset_fn=as_dataset),
+        _one_thread_at_a_time(),
         mock.patch.object(seqio.utils.LazyTfdsLoader, "_MEMOIZED_BUILDERS", {}),
         mock.patch.object(tfds_rows, "folder_of", return_value=None),
         mock.patch.dict(os.environ, {"PROMOT_CACHE": folder}),

@@ -1,6 +1,7 @@
 """The paper's tasks over tfds, offline: Table 4 row by row, splits, labels, training, docs."""
 
 import collections
+import contextlib
 import pathlib
 
 import numpy as np
@@ -279,7 +280,8 @@ def test_training_batches_resume(name):
             first_step=first,
             vocabulary=mini.VOCABULARY,
         )
-        return [next(stream)["encoder_input_tokens"] for _ in range(count)]
+        with contextlib.closing(stream):
+            return [next(stream)["encoder_input_tokens"] for _ in range(count)]
 
     # 6 rows an epoch: several epochs.
     np.testing.assert_array_equal(batches(0, 5)[3:], batches(3, 2))
