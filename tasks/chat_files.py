@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from promot_jax.base.errors import UserError
@@ -40,6 +40,10 @@ class Filled:
         """What the rows depend on."""
         template = self.chat.template
         return [dict(template.texts), dict(template.tokens), self.chat.system, self.chat.turns]
+
+    def rows(self, records: Iterable[row_files.Record]) -> list[Row]:
+        """Returns the rows of records; raises as `row` does."""
+        return [self.row(*record) for record in records]
 
     def row(self, where: str, record: Mapping[str, Any]) -> Row:
         """Returns the row of a record.

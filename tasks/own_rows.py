@@ -6,7 +6,6 @@ kept with them: labels, and the rule by which outputs are cut.
 
 import functools
 import hashlib
-import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from promot_jax.base import collector
 from promot_jax.base.errors import UserError
 from promot_jax.data import row_store
 from promot_jax.data.metrics import Metric
 from promot_jax.data.row_store import Stored
 from promot_jax.tasks import chat_files, row_sets, row_templates, templates
+from promot_jax.tasks.row_files import Record
 
 # Of what is kept; another number is written anew.
 VERSION = 1
@@ -54,14 +55,11 @@ class OwnRows:
     def many(self, start: int, stop: int) -> list[dict[str, Any]]:
         """Returns the rows of some numbers that follow each other, sooner than one by one."""
         places = self._order[self._first :: self._step][start:stop]
-        return [_row(*found) for found in self._stored.many(places)]
+        return _rows(self._stored.many(places))
 
     def at(self, numbers: np.ndarray) -> list[dict[str, Any]]:
         """Returns rows by their numbers, int64 [n], each at least 0, sooner than one by one."""
-        return [
-            _row(*found)
-            for found in self._stored.many(self._order[self._first :: self._step][numbers])
-        ]
+        return _rows(self._stored.many(self._order[self._first :: self._step][numbers]))
 
     def key(self, number: int) -> int:
         """Returns the beginning of a row's digest as a number."""
@@ -124,6 +122,13 @@ def _row(
     return {"inputs": inputs, "targets": targets, "answers": answers, **(more or {})}
 
 
+def _rows(stored: Sequence[list[Any]]) -> list[dict[str, Any]]:
+    """Returns what `_row` does of each of a file's rows: all have more, or none has."""
+    if stored and len(stored[0]) > 3:
+        return [_row(*found) for found in stored]
+    return [{"inputs": i, "targets": t, "answers": answers} for i, t, answers in stored]
+
+
 def read(
     path: str, template: str, target: str, metric: Metric, chat: chat_files.Filled | None = None
 ) -> OwnRows:
@@ -143,7 +148,7 @@ def read(
     about += chat.about if chat else []
 
     def write(writer: row_store.Writer) -> Mapping[str, Any]:
-        rows = (filled.row(*record) for record in row_sets.records(path))
+        rows = map(filled.rows, _chunks(row_sets.records(path)))
         return _write(path, rows, metric.classes, writer)
 
     key = row_store.fingerprint("files", VERSION, *about, _settled_stamp(path))
@@ -158,11 +163,29 @@ def strictest(answers: Iterable[str], rule: int = 0) -> int:
     return rule
 
 
-def _write(path: str, rows, classes: bool, writer: row_store.Writer) -> Mapping[str, Any]:
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Yields records many at a time, those before one that cannot be read before its error."""
+    chunk = []
+    try:
+        for record in records:
+            chunk.append(record)
+            if len(chunk) == _CHUNK:
+                yield chunk
+                chunk = []
+    except UserError:
+        yield chunk
+        raise
+    yield chunk
+
+
+@collector.paused()
+def _write(
+    path: str, chunks: Iterable[Sequence[Any]], classes: bool, writer: row_store.Writer
+) -> Mapping[str, Any]:
     """Writes rows, their digests and their order; returns facts about their answers."""
     labels: set[str] = set()
-    rule, rows, count = 0 if classes else 1, iter(rows), 0
-    while chunk := list(itertools.islice(rows, _CHUNK)):
+    rule, count = 0 if classes else 1, 0
+    for chunk in chunks:
         lines = [_line(*row) for row in chunk]
         writer.add_json(lines)
         writer.append("digests", b"".join([hashlib.sha256(line).digest() for line in lines]))
@@ -184,8 +207,10 @@ def _line(inputs: str, targets: str, answers: Sequence[str], *more: Any) -> byte
     target = quoted(targets)
     # Mostly the answer is the target.
     right = target if answers == (targets,) else ", ".join(map(quoted, answers))
-    further = "".join(f", {json.dumps(value)}" for value in more)
-    return f"[{quoted(inputs)}, {target}, [{right}]{further}]".encode()
+    line = f"[{quoted(inputs)}, {target}, [{right}]"
+    for value in more:
+        line += f", {json.dumps(value)}"
+    return f"{line}]".encode()
 
 
 def in_order(digests: np.ndarray) -> np.ndarray:

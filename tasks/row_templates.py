@@ -4,10 +4,9 @@ import datetime
 import decimal
 import json
 import math
-import operator
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from promot_jax.base.errors import UserError
@@ -39,8 +38,16 @@ class Templates:
         self._inputs = _parsed(template, "TEMPLATE")
         self._targets = _parsed(target, "TARGET_TEMPLATE")
         self._several = several
-        # Of most rows all fields are texts of the record itself, and fill these.
-        self._fast = _format(self._inputs), _format(self._targets)
+        self._formats = _format(self._inputs), _format(self._targets)
+
+    def rows(self, records: Sequence[tuple[str, dict[str, object]]]) -> list[Row]:
+        """Returns the rows of records, sooner than one by one; raises as `row` does."""
+        fields = [record for _, record in records]
+        inputs, targets = (_all_filled(template, fields) for template in self._formats)
+        if inputs is None or targets is None:
+            # What is unusual or wrong is found row by row.
+            return [self.row(*record) for record in records]
+        return list(map(Row, inputs, targets, zip(map(str.strip, targets))))
 
     def row(self, where: str, record: dict[str, object]) -> Row:
         """Returns the row of a record.
@@ -48,18 +55,6 @@ class Templates:
         Raises:
           UserError: `where` lacks a field, or has a value that is no text or number.
         """
-        (inputs, asked), (targets, wanted) = self._fast
-        try:
-            given, answer = asked(record), wanted(record)
-        except KeyError:
-            return self._checked(where, record)
-        if {*map(type, given), *map(type, answer)} == _TEXTS and any(map(str.strip, given)):
-            inputs, targets = inputs % given, targets % answer
-            if any(map(str.strip, answer)) and _whole(inputs) and _whole(targets):
-                return Row(inputs, targets, (targets.strip(),))
-        return self._checked(where, record)
-
-    def _checked(self, where: str, record: dict[str, object]) -> Row:
         asked, wanted = (
             {name: _value(where, record, name) for _, name in template if name is not None}
             for template in (self._inputs, self._targets)
@@ -135,17 +130,37 @@ def _parsed(template: str, what: str) -> _Parsed:
     return found
 
 
-_TEXTS = {str}
+# A template for the operator %, and the names of its fields.
+_Format = tuple[str, list[str]]
 
 
-def _format(template: _Parsed) -> tuple[str, Callable[[dict[str, object]], tuple]]:
-    """Returns a template for the operator %, and what gets the values of its fields."""
+def _format(template: _Parsed) -> _Format:
     pieces = [before.replace("%", "%%") + "%s" * (name is not None) for before, name in template]
-    names = [name for _, name in template if name is not None]
-    if len(names) > 1:
-        return "".join(pieces), operator.itemgetter(*names)
-    (name,) = names
-    return "".join(pieces), lambda record: (record[name],)
+    return "".join(pieces), [name for _, name in template if name is not None]
+
+
+def _all_filled(template: _Format, records: Sequence[dict[str, object]]) -> list[str] | None:
+    """Returns a template filled by each of some records, whose fields all are plain.
+
+    None where one lacks a field, has none but blank ones, or a value that has to be looked at.
+    """
+    text, names = template
+    try:
+        columns = [_plain([record[name] for record in records]) for name in names]
+    except KeyError:
+        return None
+    if not all(columns) or not all(map(str.strip, map("".join, zip(*columns, strict=True)))):
+        return None
+    filled = list(map(text.__mod__, zip(*columns, strict=True)))
+    return filled if _whole("".join(filled)) else None
+
+
+def _plain(values: list[object]) -> list[str] | None:
+    """Returns values of a field as texts, None unless all are texts or all are whole numbers."""
+    kinds = {*map(type, values)}
+    if kinds == {int}:
+        return list(map(str, values))
+    return values if all(issubclass(kind, str) for kind in kinds) else None
 
 
 def _whole(text: str) -> bool:

@@ -45,7 +45,14 @@ ONLY = {
 }
 # What tasks import of the package, besides each other.
 FOR_TASKS = {
-    *("base.errors", "data.metrics", "data.tasks", "data.vocabularies", "data.written"),
+    *(
+        "base.collector",
+        "base.errors",
+        "data.metrics",
+        "data.tasks",
+        "data.vocabularies",
+        "data.written",
+    ),
     *("data.row_store", "data.host_tensorflow"),
     *("data.chat", "data.chat_rows", "data.chat_template"),
 }

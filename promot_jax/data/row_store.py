@@ -13,11 +13,9 @@ and appears under its name only when all of it is on disk. Folders of `cached` l
 their fingerprints; those that nobody opened for long are removed.
 """
 
-import array
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import mmap
 import os
@@ -148,7 +146,7 @@ class Writer:
         self.folder = folder
         self._rows = self._size = self._written = 0
         self._lines: list[bytes] = []
-        self._ends = array.array("q")
+        self._ends: list[np.ndarray] = []
         self._files: dict[str, Any] = {}
         for name in (_ROWS, _ENDS):
             self._append(name, b"")
@@ -163,10 +161,10 @@ class Writer:
 
     def add_json(self, lines: Sequence[bytes]) -> None:
         """Adds rows that are JSON already, a line each; raises as `add` does."""
-        ends = itertools.accumulate((len(line) + 1 for line in lines), initial=self._size)
-        self._ends.extend(itertools.islice(ends, 1, None))
+        sizes = np.fromiter(map(len, lines), np.int64, len(lines)) + 1
+        self._ends.append(self._size + np.cumsum(sizes))
         self._lines += lines
-        self._size = self._ends[-1] if self._ends else self._size
+        self._size += int(sizes.sum())
         if self._size - self._written > _BUFFER:
             self._flush()
 
@@ -209,10 +207,10 @@ class Writer:
             _write(self._files[name], content)
 
     def _flush(self) -> None:
-        self._append(_ROWS, b"".join(line + b"\n" for line in self._lines))
-        self._append(_ENDS, self._ends.tobytes())
+        self._append(_ROWS, b"\n".join([*self._lines, b""]))
+        self._append(_ENDS, b"".join(ends.tobytes() for ends in self._ends))
         self._rows += len(self._lines)
-        self._lines, self._ends, self._written = [], array.array("q"), self._size
+        self._lines, self._ends, self._written = [], [], self._size
 
 
 def fingerprint(*parts: Any) -> str:

@@ -4,12 +4,11 @@ import json
 import os
 import re
 
-import numpy as np
 import pytest
 
 from promot_jax import cli, configuration
 from promot_jax.base.errors import UserError
-from promot_jax.experiment import preview, survey
+from promot_jax.experiment import preview
 from promot_jax.tasks import mini
 from tests.commands.cli_test import MINI, at, fails
 from tests.commands.your_task_test import write_small_model
@@ -46,30 +45,6 @@ def files(tmp_path, monkeypatch):
 def previewed(capsys, *arguments):
     assert cli.main(["run", "your_data", "--preview", *arguments]) == 0
     return capsys.readouterr().out
-
-
-def test_lengths_are_those_that_batches_have():
-    texts = [("q: the box is blue", "yes"), ("x", "a b c")]
-    sizes = survey.measure(texts, mini.vocabulary())
-    encoded = [[len(mini.vocabulary().encode(text)) + 1 for text in row] for row in texts]
-    np.testing.assert_array_equal(sizes.lengths["inputs"], [row[0] for row in encoded])
-    np.testing.assert_array_equal(sizes.lengths["targets"], [row[1] for row in encoded])
-    assert sizes.tokens == sum(map(sum, encoded)) - 4
-
-
-@pytest.mark.parametrize(
-    ("longest", "chosen"), [((8, 2), (8, 8)), ((9, 16), (16, 16)), ((5000, 300), (1024, 256))]
-)
-def test_feature_lengths_hold_all_rows(longest, chosen):
-    counts = {f: np.array([1, n]) for f, n in zip(("inputs", "targets"), longest, strict=True)}
-    assert tuple(survey.fitting([survey.Sizes(counts, 0)]).values()) == chosen
-
-
-def test_unknown_tokens_are_counted():
-    # The miniature's vocabulary knows no such sign.
-    known, unknown = (survey.measure([(t, "yes")], mini.vocabulary()) for t in ("box", "☃ ☃ box"))
-    assert known.unknown == 0
-    assert unknown.unknown == 2
 
 
 def test_the_preview_says_what_the_rows_are(files, tmp_path, capsys):

@@ -322,6 +322,40 @@ def test_many_rows_are_the_rows_one_by_one_and_travel(tmp_path):
             rows[len(rows)]
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4096])
+@pytest.mark.parametrize(
+    ("fourth", "sixth", "expected"),
+    [
+        ('{"text": "a"}', "no JSON", "line 4: no field 'label'"),
+        ("no JSON", '{"text": "a"}', "line 4: not JSON"),
+    ],
+)
+def test_of_several_wrong_lines_the_first_is_named(
+    tmp_path, monkeypatch, chunk, fourth, sixth, expected
+):
+    monkeypatch.setattr(own_rows, "_CHUNK", chunk)
+    lines = [*map(json.dumps, ROWS[:3]), fourth, json.dumps(ROWS[4]), sixth]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(lines))
+    assert expected in fails(path)
+
+
+def test_chunks_change_no_row(tmp_path, monkeypatch):
+    rows = [
+        *ROWS,
+        {"text": 1.5, "label": ["a", "b"]},
+        {"text": "a", "label": 1},
+        {"text": "b", "label": "\u2028ç "},
+    ]
+    found = []
+    for number, chunk in enumerate((4096, 5, 1)):
+        monkeypatch.setattr(own_rows, "_CHUNK", chunk)
+        path = write(tmp_path / f"{number}.jsonl", rows)
+        data = files.Data(path, path, "is {text}?", "{label}", METRICS["f1"], None)
+        found.append((data.checksum(), list(data.splits()["train"])))
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_list_holds_several_right_answers(tmp_path):
     rows = [{"text": "a", "label": ["the UK", "Britain"]}, {"text": "b", "label": "Peru"}]
     name = register(write(tmp_path / "a.jsonl", rows), metric="exact_match", target=" {label}")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from promot_jax.base.errors import UserError
+from promot_jax.tasks import row_files
 from promot_jax.tasks.row_templates import Row, Templates
 
 RECORD = {
@@ -120,14 +121,30 @@ def test_long_and_odd_names_stay_on_one_line():
 FIELD = st.sampled_from(["a", " ", "", "ça", "50 %s", "\ud83c", "{b}", 1, None, ["x"]]) | st.text()
 
 
+ANY = st.dictionaries(st.sampled_from(["a", "b", "c"]), FIELD)
+PLAIN = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+FULL = st.fixed_dictionaries({"a": PLAIN, "b": PLAIN, "c": st.integers()})
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), FIELD))
-def test_the_fast_way_says_what_the_other_says(record):
+@given(st.lists(ANY, max_size=3) | st.lists(FULL | ANY, max_size=5) | st.lists(FULL))
+def test_rows_together_are_those_one_by_one(records):
     made = Templates("{a}, 100 % {{{b}}}?", "{b}{c} %s", False)
-    found = []
-    for way in (made.row, made._checked):
-        try:
-            found.append(way("a.jsonl, line 1", record))
-        except UserError as error:
-            found.append(str(error))
-    assert found[0] == found[1]
+    found = [(f"a.jsonl, line {number}", record) for number, record in enumerate(records, 1)]
+    assert said(lambda: made.rows(found)) == said(lambda: [made.row(*record) for record in found])
+
+
+def said(make):
+    """Returns rows, or what is wrong with the first that cannot be one."""
+    try:
+        return make()
+    except UserError as error:
+        return str(error)
+
+
+def test_plain_records_are_not_looked_at_one_by_one(monkeypatch):
+    monkeypatch.delattr(Templates, "row")
+    records = [("", {"a": text, "b": 0, "c": row_files.Number("07")}) for text in "xy"]
+    rows = Templates("{a} {b}", "{c} ", False).rows(records)
+    assert rows == [("x 0", "07 ", ("07",)), ("y 0", "07 ", ("07",))]
+    assert {type(text) for row in rows for text in (row.targets, *row.answers)} == {str}
