@@ -14,8 +14,10 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
+
+import numpy as np
 
 from promot_jax.base.errors import UserError
 from promot_jax.data import metrics, tasks
@@ -160,8 +162,24 @@ class Shots:
                 f"{self.file} has too few rows to put {self.count} other before each as an "
                 "exemplar; add rows, or leave out the methods that train with exemplars (1-shot)"
             )
-        exemplars = [(o["inputs"], o["targets"].strip()) for o in found]
-        return row | {"inputs": templates.few_shot(exemplars, row["inputs"])}
+        return _behind(found, row)
+
+    def many(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Returns the rows of some numbers that follow each other; raises as one by one."""
+        own, whole = self.own.many(start, stop), len(self.train)
+        first = (self.own.keys(start, stop) % whole).astype(np.int64)
+        others = [self.train.at((first + i) % whole) for i in range(self.count)]
+        return [
+            # A row that meets itself goes on along the circle.
+            self[start + i] if row in found or self.count > whole else _behind(found, row)
+            for i, (row, *found) in enumerate(zip(own, *others, strict=True))
+        ]
+
+
+def _behind(exemplars: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row behind others, answered."""
+    answered = [(o["inputs"], o["targets"].strip()) for o in exemplars]
+    return {**row, "inputs": templates.few_shot(answered, row["inputs"])}
 
 
 def task(

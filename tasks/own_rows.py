@@ -66,6 +66,11 @@ class OwnRows:
         start = DIGEST * self._place(number)
         return int.from_bytes(self._digests[start : start + KEY].tobytes(), "big")
 
+    def keys(self, start: int, stop: int) -> np.ndarray:
+        """Returns `key` of rows that follow each other: uint64 [rows]."""
+        places = self._order[self._first :: self._step][start:stop]
+        return _keys(self._digests.reshape(-1, DIGEST)[places])
+
     def digests(self) -> Iterator[bytes]:
         """Yields the digests of all rows, many at a time."""
         digests, places = self._digests.reshape(-1, DIGEST), self._order[self._first :: self._step]
@@ -215,7 +220,7 @@ def _line(inputs: str, targets: str, answers: Sequence[str], *more: Any) -> byte
 
 def in_order(digests: np.ndarray) -> np.ndarray:
     """Returns the numbers of digests, uint8 [rows, bytes], in ascending order: int64 [rows]."""
-    keys = np.frombuffer(np.ascontiguousarray(digests[:, :KEY]), ">u8").astype(np.uint64)
+    keys = _keys(digests)
     order = np.argsort(keys, kind="stable")
     (equal,) = np.nonzero(keys[order[1:]] == keys[order[:-1]])
     one, other = order[equal], order[equal + 1]
@@ -223,6 +228,10 @@ def in_order(digests: np.ndarray) -> np.ndarray:
         # What so many bytes do not tell apart, the others do; it has never been seen.
         return np.array(sorted(range(len(digests)), key=lambda i: digests[i].tobytes()), np.int64)
     return order
+
+
+def _keys(digests: np.ndarray) -> np.ndarray:
+    return np.frombuffer(np.ascontiguousarray(digests[:, :KEY]), ">u8").astype(np.uint64)
 
 
 def _settled_stamp(path: str) -> list[Any]:

@@ -381,6 +381,23 @@ def test_an_exemplar_is_another_row_of_train(tmp_path):
         assert asked != inputs
 
 
+@pytest.mark.parametrize("shots", [1, 3, 14])
+def test_many_rows_behind_exemplars_are_those_one_by_one(tmp_path, shots):
+    # Some rows meet themselves, or a row that is their equal, on the circle.
+    task = tasks.task(register(write(tmp_path / "a.jsonl", [*ROWS, *ROWS[:4]]), shots=shots))
+    for split in files.SPLITS:
+        rows = task.rows(split)
+        assert rows.many(0, len(rows)) == [rows[i] for i in range(len(rows))]
+        assert rows.many(2, 5) == [rows[i] for i in range(2, 5)]
+
+
+@pytest.mark.parametrize("shots", [12, 13])
+def test_too_few_exemplars_are_said_of_many_rows_too(tmp_path, shots):
+    rows = tasks.task(register(write(tmp_path / "a.jsonl"), shots=shots)).rows("train")
+    with pytest.raises(UserError, match=f"too few rows to put {shots} other before each"):
+        rows.many(0, 2)
+
+
 def test_what_is_missing_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl")
     with pytest.raises(UserError, match=r"EVAL_FILE \(--eval\) is not set"):
