@@ -45,14 +45,8 @@ ONLY = {
 }
 # What tasks import of the package, besides each other.
 FOR_TASKS = {
-    *(
-        "base.collector",
-        "base.errors",
-        "data.metrics",
-        "data.tasks",
-        "data.vocabularies",
-        "data.written",
-    ),
+    *("base.collector", "base.errors"),
+    *("data.metrics", "data.tasks", "data.vocabularies", "data.written"),
     *("data.row_store", "data.host_tensorflow"),
     *("data.chat", "data.chat_rows", "data.chat_template"),
 }
