@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any, Protocol
 
 import jax
@@ -203,7 +205,10 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     reading = _batches(run, model, mesh, first, numbers)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
-            writer.write_scalars(0, run.evaluate(state.params))
+            batch = next(batches)
+            batches = itertools.chain([batch], batches)
+            with _compiling(lambda: step_fn.lower(state, batch, rng), mesh):
+                writer.write_scalars(0, run.evaluate(state.params))
             if course:
                 course.note()
         step, over = first, _is_over(run, course, kept.rank, first)
@@ -234,6 +239,23 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
                 over = _is_over(run, course, kept.rank, step)
     writer.close()
     return state
+
+
+@contextlib.contextmanager
+def _compiling(lower, mesh):
+    """Compiles a step on cores that would idle meanwhile; jax finds it when it is called.
+
+    Args:
+      lower: traces it.
+      mesh: devices. Compilers for others than CPUs may need the devices for themselves.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        yield
+        return
+    with futures.ThreadPoolExecutor(1) as other:
+        compiled = other.submit(lower().compile)
+        yield
+        compiled.result()
 
 
 def _is_over(run, course, rank, step) -> bool:
