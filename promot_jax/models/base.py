@@ -105,7 +105,9 @@ class Model(abc.ABC):
 
     def shapes_and_axes(self) -> tuple[Tree, Tree]:
         """Returns the shapes of all parameters and their logical axis names, without memory."""
-        shapes, axes = _shapes_and_axes(self.network)
+        # They depend on neither, and stages differ in them: one trace serves all.
+        plain = self.with_dropout(0.0).with_remat("none")
+        shapes, axes = _shapes_and_axes(plain.network)
         return trees.unflatten(shapes), trees.unflatten(axes)
 
     @abc.abstractmethod

@@ -9,15 +9,15 @@ import contextlib
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from promot_jax.base import trees
-from promot_jax.base.errors import UserError, cause, first_line
+from promot_jax.base.errors import UserError, cause
 from promot_jax.base.trees import Tree
+from promot_jax.training import finished_stage
 from promot_jax.training.train_state import TrainState
 
 # One line for people stands in for these; orbax repeats it for every restore on one host.
@@ -127,8 +127,7 @@ class StageCheckpoints:
     ) -> TrainState:
         """Returns `state` as it was at `step`, placed like `state`, whose arrays make room for it.
 
-        All of them are deleted but the frozen ones. It may hold shapes in their place, see
-        `train_state.released_state`.
+        All of them are deleted but the frozen ones.
 
         Args:
           step: of the checkpoint.
@@ -142,8 +141,7 @@ class StageCheckpoints:
         path = self._folder / str(step)
         target = state.saved_shapes
         for leaf in jax.tree.leaves(state.replace(frozen={})):
-            if isinstance(leaf, jax.Array):
-                leaf.delete()
+            leaf.delete()
         try:
             found = self._manager.restore(
                 step,
@@ -152,24 +150,11 @@ class StageCheckpoints:
                 ),
             )
         except Exception as error:
-            raise UserError(
-                f"checkpoint {path} cannot be read ({first_line(error)}); {mend}"
-            ) from error
-        self._check(path, step, found, mend)
+            raise finished_stage.damaged(path, error, mend) from error
+        kept = found["frozen"] | {"step": int(found["state"]["step"])}
+        ours = {"step": step, "lineage": self._lineage, "checksum": self._frozen}
+        finished_stage.check(path, kept, ours, mend)
         return state.restored(found["state"])
-
-    def _check(self, path: pathlib.Path, step: int, found: Any, mend: str) -> None:
-        """Raises UserError unless what was read at `path` is that step of this stage."""
-        lineage, inside = found["frozen"].get("lineage"), int(found["state"]["step"])
-        if lineage != self._lineage and None not in (lineage, self._lineage):
-            raise UserError(f"checkpoint {path} belongs to another stage or run; {mend}")
-        if inside != step:
-            raise UserError(f"checkpoint {path} is that of step {inside}; {mend}")
-        if found["frozen"]["checksum"] != self._frozen:
-            raise UserError(
-                f"checkpoint {path} belongs to other frozen parameters (checksum "
-                f"{found['frozen']['checksum']}, here {self._frozen}); use a new MODEL_DIR"
-            )
 
     def wait(self) -> None:
         """Waits until everything that was saved is on disk."""

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any, Protocol
 
 import jax
@@ -17,7 +19,7 @@ from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.data.path import DATA_PATH
 from promot_jax.models import Model
-from promot_jax.training import stage_checkpoints, train_state
+from promot_jax.training import finished_stage, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 from promot_jax.training.train_step import make_train_step
@@ -100,27 +102,61 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         checkpoints, a stage that was begun from something else.
     """
     run.folder.path.mkdir(parents=True, exist_ok=True)
-    _, frozen = trees.partition(params, run.stage.trainable)
+    trainable, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
-    if summary is None:
-        state = train_state.sharded_state(run.stage, params, model, mesh)
-    else:
-        state = train_state.released_state(run.stage, params, model, mesh)
-    kept = stage_checkpoints.StageCheckpoints(
-        run.folder.checkpoints, frozen, _rank(state.trainable), came_from
-    )
-    try:
-        if summary is None:
-            state, best = _continue(run, state, model, mesh, kept, came_from)
-        else:
-            best = summary.get("best_step", kept.best())
-            kept.require(best, f"of which {run.folder.summary} and the scores speak")
-        if summary is not None or best != int(state.step):
-            mend = f"put it back as it was, or remove {run.folder.path} to train the stage anew"
-            state = kept.restore(best, state, mend)
+    if summary is not None:
+        _, axes = run.stage.model(model).shapes_and_axes()
+        places = partitioning.params_sharding(mesh, axes, trainable)
+        return trees.combine(_finished(run, summary, trainable, places, frozen, came_from), frozen)
+    state = train_state.sharded_state(run.stage, params, model, mesh)
+    with _checkpoints(run, state.trainable, frozen, came_from) as kept:
+        state, best = _continue(run, state, model, mesh, kept, came_from)
+        if best != int(state.step):
+            state = kept.restore(best, state, _mend(run))
         return trees.combine(state.trainable, frozen)
-    finally:
-        kept.close()
+
+
+def _finished(run, summary, trainable, places, frozen, came_from) -> Tree:
+    """Reads what a finished stage trained into `places`; `trainable` makes room for it."""
+    step = summary.get("best_step")
+    if step is None:
+        # Earlier versions chose it each time.
+        with _checkpoints(run, trainable, frozen, came_from) as kept:
+            step = kept.best()
+    checkpoint = run.folder.checkpoints / str(step)
+    if not distributed.by_main(checkpoint.is_dir):
+        raise UserError(
+            f"there is no checkpoint {checkpoint}, of which {run.folder.summary} and the scores "
+            f"speak; put it back, or remove {run.folder.path} to train the stage anew"
+        )
+    expected = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        trainable,
+        places,
+    )
+    for leaf in jax.tree.leaves(trainable):
+        if isinstance(leaf, jax.Array):
+            leaf.delete()
+    ours = {"step": step, "lineage": came_from, "checksum": trees.checksum(frozen)}
+    return finished_stage.read(checkpoint, expected, ours, _mend(run))
+
+
+def _mend(run) -> str:
+    return f"put it back as it was, or remove {run.folder.path} to train the stage anew"
+
+
+@contextlib.contextmanager
+def _checkpoints(run, trainable, frozen, came_from):
+    """Opens the checkpoints of a stage to train it."""
+    # Importing orbax takes a tenth of a start, and a finished stage needs none of it.
+    from promot_jax.training import stage_checkpoints
+
+    # Only a stage that trains nothing but prompts cannot forget.
+    prompts_alone = all(map(trees.PROMPT.fullmatch, trees.flatten(trainable)))
+    rank = stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
+    kept = stage_checkpoints.StageCheckpoints(run.folder.checkpoints, frozen, rank, came_from)
+    with contextlib.closing(kept):
+        yield kept
 
 
 def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
@@ -153,12 +189,6 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
     return state, best
 
 
-def _rank(trainable: Tree) -> stage_checkpoints.Rank:
-    """Only a stage that trains nothing but prompts cannot forget."""
-    prompts_alone = all(map(trees.PROMPT.fullmatch, trees.flatten(trainable)))
-    return stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
-
-
 def _train(run, state, model, mesh, kept, course) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
@@ -175,7 +205,10 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     reading = _batches(run, model, mesh, first, numbers)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
-            writer.write_scalars(0, run.evaluate(state.params))
+            batch = next(batches)
+            batches = itertools.chain([batch], batches)
+            with _compiling(lambda: step_fn.lower(state, batch, rng), mesh):
+                writer.write_scalars(0, run.evaluate(state.params))
             if course:
                 course.note()
         step, over = first, _is_over(run, course, kept.rank, first)
@@ -206,6 +239,23 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
                 over = _is_over(run, course, kept.rank, step)
     writer.close()
     return state
+
+
+@contextlib.contextmanager
+def _compiling(lower, mesh):
+    """Compiles a step on cores that would idle meanwhile; jax finds it when it is called.
+
+    Args:
+      lower: traces it.
+      mesh: devices. Compilers for others than CPUs may need the devices for themselves.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        yield
+        return
+    with futures.ThreadPoolExecutor(1) as other:
+        compiled = other.submit(lower().compile)
+        yield
+        compiled.result()
 
 
 def _is_over(run, course, rank, step) -> bool:

@@ -170,20 +170,6 @@ def _abstract(stage, params, axes, mesh) -> TrainState:
     )
 
 
-def released_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
-    """Returns a state to restore a checkpoint of the stage into: shapes, and the frozen leaves.
-
-    The leaves of `params` that the stage trains are deleted, as if it had trained them.
-    """
-    trainable, frozen = trees.partition(params, stage.trainable)
-    _, axes = stage.model(model).shapes_and_axes()
-    abstract = _abstract(stage, params, axes, mesh)
-    for leaf in jax.tree.leaves(trainable):
-        if isinstance(leaf, jax.Array):
-            leaf.delete()
-    return abstract.replace(frozen=frozen)
-
-
 def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> TrainState:
     """Returns the state at step 0 of a stage, each leaf placed by its logical axes.
 

@@ -72,7 +72,11 @@ def make_train_step(
             moved, metrics = compiled(state.replace(frozen={}), state.frozen, batch, rng)
         return moved.replace(frozen=state.frozen), metrics
 
-    step.compiled = compiled
+    def lower(state, batch, rng):
+        with partitioning.activate(mesh):
+            return compiled.lower(state.replace(frozen={}), state.frozen, batch, rng)
+
+    step.compiled, step.lower = compiled, lower
     return step
 
 

@@ -83,6 +83,22 @@ def test_stage_two_starts_from_the_best_of_stage_one(finished):
     assert not tiny.leaves_equal(trees.keep_prompts(both, ()), base)
 
 
+OPENED = """
+import pathlib, sys
+from promot_jax.experiment.runner import Runner
+from tests import tiny
+runner = Runner(tiny.tiny_experiment(), pathlib.Path(sys.argv[1]))
+runner.trained(runner.experiment.method("promot"), 0)
+assert not {"orbax", "grain", "matplotlib"} & set(sys.modules)
+"""
+
+
+def test_a_finished_method_is_opened_without_what_only_training_needs(finished):
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", OPENED, str(finished)]
+    subprocess.run(command, check=True, env=environment)
+
+
 def test_a_starting_point_is_loaded_again_when_a_stage_has_taken_it_over(finished):
     runner = Runner(tiny.tiny_experiment(), finished)
     fine_tuning, prompt_tuning = (

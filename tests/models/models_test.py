@@ -12,7 +12,7 @@ from promot_jax import models
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching
-from promot_jax.models import architectures, decoding
+from promot_jax.models import architectures, base, decoding
 from promot_jax.models.networks import decoder
 from promot_jax.models.networks.lora import Lora
 from promot_jax.tasks import mini
@@ -217,6 +217,13 @@ LORA = Lora(".*/wo/kernel", 2, 4.0)
         decoder_model(prefix_lm=True, start_id=3).with_prompts({"a": 4}),
     ],
 )
+def test_stages_that_differ_in_dropout_share_one_trace_of_shapes(model):
+    shapes, axes = model.shapes_and_axes()
+    before = base._shapes_and_axes.cache_info().misses
+    assert model.with_dropout(0.3).with_remat("full").shapes_and_axes() == (shapes, axes)
+    assert base._shapes_and_axes.cache_info().misses == before
+
+
 def test_a_model_is_built_as_it_was_described(model):
     about = json.loads(json.dumps(architectures.describe(model)))
     built = architectures.build(**about, vocabulary=model.vocabulary)

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promot_jax.models.networks import relative, t5
+from promot_jax.models.networks.parameters import parameter
 
 pytestmark = pytest.mark.long
 
@@ -355,3 +357,22 @@ def test_relative_bias_tells_before_from_after_only_in_both_directions():
 
 def test_a_token_beyond_the_vocabulary_is_not_silently_another():
     assert np.isnan(logits(INPUTS.at[0, 0].set(32))[0]).all()
+
+
+def test_a_parameter_that_is_there_is_not_drawn_again():
+    drawn = []
+
+    def zeros(rng, shape, dtype):
+        drawn.append(shape)
+        return jnp.zeros(shape, dtype)
+
+    class Scale(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x * parameter(self, "scale", zeros, (x.shape[-1],), ("embed",))
+
+    variables = Scale().init(jax.random.key(0), INPUTS)
+    assert variables["params_axes"]["scale_axes"].names == ("embed",)
+    ones = {"params": {"scale": jnp.ones(4)}}
+    assert (jax.jit(Scale().apply)(ones, INPUTS) == INPUTS).all()
+    assert drawn == [(4,)]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from promot_jax.base import trees
@@ -110,6 +109,9 @@ def save(folder: pathlib.Path, content: Content) -> None:
 
 
 def _save_params(folder: pathlib.Path, params: Tree) -> None:
+    # Only writing needs it, and its import takes longer than reading a small model.
+    import orbax.checkpoint as ocp
+
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder.absolute(), params)

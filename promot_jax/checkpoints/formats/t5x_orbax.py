@@ -11,7 +11,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from promot_jax.base import files, trees
@@ -72,6 +71,9 @@ def write(
     Raises:
       UserError: `folder` exists, or cannot be written.
     """
+    # Only writing needs it, and reading any other format should not wait for its import.
+    import orbax.checkpoint as ocp
+
     folder = pathlib.Path(folder)
     inner, step = t5x_state.place(folder, step, dtype)
     with files.new_folder(folder) as partial:

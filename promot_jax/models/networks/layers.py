@@ -15,7 +15,7 @@ from flax.linen import partitioning
 
 from promot_jax.base.values import Range
 from promot_jax.models.networks.lora import Lora, low_rank
-from promot_jax.models.networks.prompt import Initializer
+from promot_jax.models.networks.parameters import Initializer, parameter
 
 Activation = Annotated[
     str,
@@ -47,16 +47,13 @@ class Dense(nn.Module):
         """Returns `x @ kernel + bias` in `dtype`."""
         x = x.astype(self.dtype)
         shape = (x.shape[-1], self.features)
-        kernel = partitioning.param_with_axes(
-            "kernel", self.init_fn, shape, jnp.float32, axes=self.axes
-        )
+        kernel = parameter(self, "kernel", self.init_fn, shape, self.axes)
         y = jnp.dot(x, kernel.astype(self.dtype))
         if self.lora is not None and self.lora.adapts("/".join((*self.path, "kernel"))):
-            y += low_rank(x, self.lora, self.features, self.axes)
+            y += low_rank(self, x, self.lora, self.features, self.axes)
         if self.use_bias:
-            bias = partitioning.param_with_axes(
-                "bias", nn.initializers.zeros, (self.features,), jnp.float32, axes=self.axes[1:]
-            )
+            zeros = nn.initializers.zeros
+            bias = parameter(self, "bias", zeros, (self.features,), self.axes[1:])
             y += bias.astype(self.dtype)
         # Rows stay divided, so that what moves is the kernel, where `embed` is divided too.
         return partitioning.with_sharding_constraint(y, ("batch", "length", self.axes[1]))
@@ -71,9 +68,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `scale * x / rms(x)` in `dtype`, of the shape of `x`."""
-        scale = partitioning.param_with_axes(
-            "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
-        )
+        scale = parameter(self, "scale", nn.initializers.ones, (x.shape[-1],), ("embed",))
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return (scale * x * jax.lax.rsqrt(mean_square + self.epsilon)).astype(self.dtype)
@@ -97,13 +92,9 @@ class Embedding(nn.Module):
 
     def setup(self):
         """Declares the parameter."""
-        self.embedding = partitioning.param_with_axes(
-            "embedding",
-            nn.initializers.normal(1.0),
-            (self.vocab_size, self.features),
-            jnp.float32,
-            axes=("vocab", "embed"),
-        )
+        shape = (self.vocab_size, self.features)
+        init_fn = nn.initializers.normal(1.0)
+        self.embedding = parameter(self, "embedding", init_fn, shape, ("vocab", "embed"))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Embeds int `[B, T]` as `[B, T, H]` in `dtype`; an id of V or more gives NaN."""

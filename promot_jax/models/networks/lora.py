@@ -11,11 +11,11 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import partitioning
 
 from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
+from promot_jax.models.networks.parameters import parameter
 
 KERNEL = "kernel"
 LEAVES = ("lora_a", "lora_b")
@@ -53,18 +53,17 @@ class Lora:
 init_a = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
-def low_rank(x: jax.Array, lora: Lora, features: int, axes: tuple[str, str]) -> jax.Array:
-    """Returns `scale * (x @ lora_a) @ lora_b`, to be called inside a compact module.
+def low_rank(
+    module: nn.Module, x: jax.Array, lora: Lora, features: int, axes: tuple[str, str]
+) -> jax.Array:
+    """Returns `scale * (x @ lora_a) @ lora_b`, to be called in the compact method of `module`.
 
     Declares float32 `lora_a` [in, r] and, zero at first, `lora_b` [r, features] there. `axes` are
     those of the kernel.
     """
-    a = partitioning.param_with_axes(
-        "lora_a", init_a, (x.shape[-1], lora.rank), jnp.float32, axes=(axes[0], "lora")
-    )
-    b = partitioning.param_with_axes(
-        "lora_b", nn.initializers.zeros, (lora.rank, features), jnp.float32, axes=("lora", axes[1])
-    )
+    a = parameter(module, "lora_a", init_a, (x.shape[-1], lora.rank), (axes[0], "lora"))
+    zeros = nn.initializers.zeros
+    b = parameter(module, "lora_b", zeros, (lora.rank, features), ("lora", axes[1]))
     return jnp.dot(jnp.dot(x, a.astype(x.dtype)), b.astype(x.dtype)) * lora.scale
 
 

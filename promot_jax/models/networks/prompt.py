@@ -1,19 +1,16 @@
 """Soft prompts: trainable rows in front of the embedded input (Lester et al. 2021)."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
 
 from promot_jax.base.errors import UserError
-
-# The initialiser of a network's parameter: (key, shape, dtype) -> array of that shape.
-Initializer = Callable[..., jax.Array]
+from promot_jax.models.networks.parameters import Initializer, parameter
 
 # Rows of the embedding table that `nearest_tokens` looks at together.
 CHUNK = 8192
@@ -288,13 +285,8 @@ class SoftPrompt(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         """Returns the parameter, float32 `[P, H]`."""
-        return partitioning.param_with_axes(
-            "prompt",
-            self.init_fn,
-            (self.length, self.features),
-            jnp.float32,
-            axes=("prompt", "prompt_embed"),
-        )
+        shape = (self.length, self.features)
+        return parameter(self, "prompt", self.init_fn, shape, ("prompt", "prompt_embed"))
 
 
 class PromptBank(nn.Module):

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.linen import partitioning
+
+from promot_jax.models.networks.parameters import parameter
 
 BUCKETS = 32
 MAX_DISTANCE = 128
@@ -45,13 +46,9 @@ class RelativePositionBias(nn.Module):
         Returns:
           float32 `[1, N, Q, S]`.
         """
-        bias = partitioning.param_with_axes(
-            "rel_embedding",
-            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-            (self.num_heads, BUCKETS),
-            jnp.float32,
-            axes=("heads", "relpos_buckets"),
-        )
+        init_fn = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        shape, axes = (self.num_heads, BUCKETS), ("heads", "relpos_buckets")
+        bias = parameter(self, "rel_embedding", init_fn, shape, axes)
         behind = query_positions[:, None] - key_positions[None, :]
         sides = 2 if bidirectional else 1
         table = jnp.asarray(distance_buckets(BUCKETS // sides, MAX_DISTANCE))

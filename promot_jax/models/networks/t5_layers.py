@@ -13,7 +13,8 @@ from promot_jax.base import values
 from promot_jax.models.networks import layers, masks, relative, stack
 from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Lora
-from promot_jax.models.networks.prompt import DEFAULT_INIT, Initializer, PromptBank
+from promot_jax.models.networks.parameters import Initializer
+from promot_jax.models.networks.prompt import DEFAULT_INIT, PromptBank
 
 
 @dataclasses.dataclass(frozen=True)
