@@ -127,7 +127,7 @@ class Stage:
         return isinstance(self.selection, MostChanged)
 
     def drawn(self, seed: int) -> "Stage":
-        """Returns the stage with a seed for its selection, if that draws and has none of its own."""
+        """Returns the stage with a seed for its selection, if that draws and has none."""
         if getattr(self.selection, "seed", seed) is not None:
             return self
         selection = dataclasses.replace(self.selection, seed=seed)

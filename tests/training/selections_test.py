@@ -263,7 +263,8 @@ def test_rates_fall_from_layer_to_layer():
     np.testing.assert_array_equal(trees.flatten(found)[path], expected)
 
 
-def test_a_rank_gives_as_many_entries_as_in_peft(shape=(6, 9)):
+def test_a_rank_gives_as_many_entries_as_in_peft():
+    shape = (6, 9)
     torch = pytest.importorskip("torch")
     shira = pytest.importorskip("peft.tuners.shira.mask_functions")
     theirs = shira.random_mask(torch.nn.Linear(*shape), 2, random_seed=0).sum()
@@ -293,7 +294,10 @@ def test_the_most_changed_are_those_of_a_sort(data, dtype):
     change = strategies.sampled_from([0.0, -0.0, 1.0, -1.0, 1.5, 1e-30, 2**-126])
     drawn = data.draw(strategies.lists(change, min_size=29, max_size=29))
     parts = np.split(np.array(drawn), np.cumsum([math.prod(s) for s in shapes.values()])[:-1])
-    after = {p: jnp.asarray(part.reshape(shapes[p]), dtype) for p, part in zip(shapes, parts)}
+    after = {
+        p: jnp.asarray(part.reshape(shapes[p]), dtype)
+        for p, part in zip(shapes, parts, strict=True)
+    }
     before = {path: jnp.zeros_like(leaf) for path, leaf in after.items()}
     sizes = np.concatenate([np.abs(np.asarray(a, np.float32)).ravel() for a in after.values()])
     hypothesis.assume(sizes.any())
@@ -343,12 +347,12 @@ def test_what_selects_nothing_is_one_line(selection, tree, said):
 def test_settings_out_of_range_or_without_effect_are_errors():
     with pytest.raises(UserError, match=r"Half.share = 1.5: expected a number above 0"):
         selections.Half(1.5)
-    with pytest.raises(UserError, match="decay = 1.0 and first = 0 change nothing"):
+    with pytest.raises(UserError, match=r"decay = 1\.0 and first = 0 change nothing"):
         selections.LayerRates(1.0)
-    with pytest.raises(UserError, match="Stage.selection = 'half': expected"):
+    with pytest.raises(UserError, match=r"Stage\.selection = 'half': expected"):
         tiny.stage(selection="half")
     stage = tiny.stage(selection=selections.MostChanged(0.1))
-    with pytest.raises(UserError, match="method 'm': .* and 'model' is the first"):
+    with pytest.raises(UserError, match=r"method 'm': .* and 'model' is the first"):
         Method("m", "M", [stage])
 
 

@@ -47,7 +47,8 @@ class MostChanged(Selection):
         total = trees.count(params)
         if (number := int(self.share * total)) < 1:
             raise UserError(
-                f"selections.MostChanged.share = {self.share} is none of {total} elements; give more"
+                f"selections.MostChanged.share = {self.share} is none of {total} elements; give "
+                "more"
             )
         return number
 
