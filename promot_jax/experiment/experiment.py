@@ -93,7 +93,7 @@ class Experiment:
         stages: dict[str, Stage] = {}
         # Not later, after minutes of other work.
         for stage in {id(s): s for method in self.methods for s in method.stages}.values():
-            stage.optimizer()
+            stage.transformation()
         for method in self.methods:
             for folder, stage in zip(method.folders, method.stages, strict=True):
                 if stages.setdefault(folder, stage) != stage:

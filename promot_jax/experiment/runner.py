@@ -102,7 +102,14 @@ class Runner:
     def _trained_params(self, method: Method, seed: int) -> Tree:
         params = self.start.params(seed)
         came_from = self.start.lineage(seed) if method.stages else ""
-        for name, stage in zip(method.folders, method.stages, strict=True):
+        model = self.experiment.model
+        for number, (name, stage) in enumerate(zip(method.folders, method.stages, strict=True)):
+            ended = None
+            if stage.rewinds:
+                own = stage.params(attachments.add(params, stage, seed), model)
+                ended, _ = trees.partition(own, stage.trainable)
+                begun = dataclasses.replace(method, stages=method.stages[: number - 1])
+                params = self._trained_params(begun, seed)
             params = attachments.add(params, stage, seed)
             own_seed = attachments.seed_of(seed, name)
             came_from = self._lineage(came_from, stage, own_seed, params)
@@ -115,8 +122,7 @@ class Runner:
                 evaluate=functools.partial(self._measure, method=method, stage=stage),
                 data_workers=self.experiment.data_workers,
             )
-            model = self.experiment.model
-            trained = train_stage(run, stage.params(params, model), model, self.mesh)
+            trained = train_stage(run, stage.params(params, model), model, self.mesh, ended)
             params = trees.unflatten(trees.flatten(params) | trees.flatten(trained))
         return params
 

@@ -15,6 +15,7 @@ from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
+from promot_jax.training.selections import MostChanged, Selection
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -56,6 +57,7 @@ class Stage:
       patience: evaluations in a row without a better checkpoint after which the stage ends; None
         goes on to its last step.
       epochs: how often the rows are passed; who sets it works out `steps` from it beforehand.
+      selection: which elements of the trainable leaves move, see `selections`; None is all.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
     """
@@ -84,6 +86,7 @@ class Stage:
     gradient_clip: Annotated[values.Positive | None, values.LATER] = None
     patience: Annotated[values.Count | None, values.LATER] = None
     epochs: Annotated[values.Positive | None, values.LATER] = None
+    selection: Annotated[Selection | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -118,6 +121,18 @@ class Stage:
             return tuple(dict.fromkeys(self.prompt.values()))
         return () if self.prompt is None else (self.prompt,)
 
+    @property
+    def rewinds(self) -> bool:
+        """Whether it begins where the stage before it began, and learns from where that ended."""
+        return isinstance(self.selection, MostChanged)
+
+    def drawn(self, seed: int) -> "Stage":
+        """Returns the stage with a seed for its selection, if that draws and has none."""
+        if getattr(self.selection, "seed", seed) is not None:
+            return self
+        selection = dataclasses.replace(self.selection, seed=seed)
+        return dataclasses.replace(self, selection=selection)
+
     def adapters(self, model: Model) -> Lora | None:
         """Returns the low-rank adapters in force while it trains, given the bare model."""
         return attached.in_force(model, self.lora)
@@ -138,7 +153,11 @@ class Stage:
     def transformation(self) -> optax.GradientTransformation:
         """Returns its optimizer, which takes stacked layers one by one where it can.
 
-        Around it stand the clip of the gradients and the course of the learning rate.
+        Around it stand the clip of the gradients, the course of the learning rate and, outermost,
+        the selection.
+
+        Raises:
+          UserError: the selection needs another optimizer.
         """
         parts = [adafactor.layer_by_layer(self.optimizer())]
         if self.gradient_clip is not None:
@@ -146,7 +165,8 @@ class Stage:
         if self.schedule != "constant" or self.warmup:
             shape = optimizers.shape(self.schedule, self.warmup, self.steps)
             parts.append(optax.scale_by_schedule(shape))
-        return parts[0] if len(parts) == 1 else optax.chain(*parts)
+        tx = parts[0] if len(parts) == 1 else optax.chain(*parts)
+        return tx if self.selection is None else self.selection.around(tx)
 
     def attached_for(self, task: str) -> Attached:
         """Returns what is attached to the rows of a task of the mixture.
@@ -180,6 +200,13 @@ class Method:
     label: values.Text
     stages: Sequence[Stage] = ()
     unseen: Attached = BARE
+
+    def __post_init__(self):
+        if self.stages and self.stages[0].rewinds:
+            raise UserError(
+                f"method {self.name!r}: selections.MostChanged goes by what the stage before it "
+                f"changed, and {self.stages[0].name!r} is the first; put one that trains before it"
+            )
 
     @property
     def adapters(self) -> Lora | None:

@@ -84,7 +84,13 @@ class StageRun:
     data_workers: int = 0
 
 
-def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
+def train_stage(
+    run: StageRun,
+    params: Tree,
+    model: Model,
+    mesh: jax.sharding.Mesh,
+    ended: Tree | None = None,
+) -> Tree:
     """Trains one stage and returns its parameters as its best checkpoint has them.
 
     A stage that was interrupted continues from its latest checkpoint and ends with the same bits
@@ -96,11 +102,14 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         leaves that it trains, so that the devices hold these once: they are deleted in `params`.
       model: bare model.
       mesh: devices.
+      ended: of a stage that rewinds, its trainable leaves as the stage before it left them; they
+        are deleted, too.
 
     Raises:
       UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
         checkpoints, a stage that was begun from something else.
     """
+    run = dataclasses.replace(run, stage=run.stage.drawn(run.seed))
     run.folder.path.mkdir(parents=True, exist_ok=True)
     trainable, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
@@ -110,7 +119,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
         return trees.combine(_finished(run, summary, trainable, places, frozen, came_from), frozen)
     state = train_state.sharded_state(run.stage, params, model, mesh)
     with _checkpoints(run, state.trainable, frozen, came_from) as kept:
-        state, best = _continue(run, state, model, mesh, kept, came_from)
+        state, best = _continue(run, state, model, mesh, kept, came_from, ended)
         if best != int(state.step):
             state = kept.restore(best, state, _mend(run))
         return trees.combine(state.trainable, frozen)
@@ -159,7 +168,7 @@ def _checkpoints(run, trainable, frozen, came_from):
         yield kept
 
 
-def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
+def _continue(run, state, model, mesh, kept, came_from, ended) -> tuple[TrainState, int]:
     """Trains from the latest checkpoint on; returns the last state and the best step."""
     course = run.folder.course() if distributed.is_main() else None
 
@@ -173,6 +182,8 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
             if best is not None:
                 kept.require(best, "the best one of this stage so far")
             state = kept.restore(latest, state)
+        elif ended is not None:
+            state = _chosen(run.stage, state, ended)
         if course:
             course.resume(latest or 0)
         state = _train(run, state, model, mesh, kept, course)
@@ -184,9 +195,21 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
             with contextlib.suppress(OSError):
                 course.note()
         raise
-    best = kept.best()
-    distributed.by_main(lambda: _write_summary(run, state, best, course.seconds, came_from))
+    best, selection = kept.best(), run.stage.selection
+    moved = selection and selection.count(state.opt_state, state.trainable)
+    distributed.by_main(lambda: _write_summary(run, state, best, course.seconds, came_from, moved))
     return state, best
+
+
+def _chosen(stage, state, ended) -> TrainState:
+    """Returns the state with the masks of what changed most until `ended`, whose arrays go."""
+    opt_state = stage.selection.chosen(state.opt_state, state.trainable, ended)
+    # A leaf that the stage before did not train may be the very one that this stage does.
+    own = {id(leaf) for leaf in jax.tree.leaves(state.trainable)}
+    for leaf in jax.tree.leaves(ended):
+        if id(leaf) not in own:
+            leaf.delete()
+    return state.replace(opt_state=opt_state)
 
 
 def _train(run, state, model, mesh, kept, course) -> TrainState:
@@ -336,7 +359,7 @@ def _mean(pending, run, step) -> dict[str, float]:
     return scalars
 
 
-def _write_summary(run, state, best_step, seconds, came_from) -> None:
+def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
     """Writes the summary, which also marks the stage as finished."""
     steps, stopped = int(state.step), None
     if steps < run.stage.steps:
@@ -358,6 +381,7 @@ def _write_summary(run, state, best_step, seconds, came_from) -> None:
         "fingerprint": came_from,
         "data": DATA_PATH,
         "trainable": _size(state.trainable),
+        "selected": moved and {"parameters": moved, "share": moved / trees.count(state.trainable)},
         "frozen": _size(state.frozen),
     }
     run.folder.finish(summary)
