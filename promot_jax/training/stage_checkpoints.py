@@ -141,7 +141,7 @@ class StageCheckpoints:
         """
         path = self._folder / str(step)
         target = state.saved_shapes
-        for leaf in jax.tree.leaves(state.replace(frozen={})):
+        for leaf in jax.tree.leaves(state.moving):
             if isinstance(leaf, jax.Array):
                 leaf.delete()
         try:
