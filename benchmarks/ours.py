@@ -124,7 +124,7 @@ def train_step(shape: dict, folder: str, dtype: str, stage: str, rows: str = "fu
 
     def about():
         with partitioning.activate(mesh):
-            arguments = (state.replace(frozen={}), state.frozen, placed, key)
+            arguments = (state.moving, state.frozen, state.reference, placed, key)
             compiled = step.compiled.lower(*arguments).compile()
         return _memory() | {"temporary_mb": compiled.memory_analysis().temp_size_in_bytes // 2**20}
 

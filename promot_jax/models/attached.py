@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from promot_jax.base import trees
@@ -46,6 +47,26 @@ class Attached:
 
 
 BARE = Attached()
+
+
+def bare_batch(batch: Batch) -> Batch:
+    """Returns a training batch, packed or not, without the prompts of its rows.
+
+    In a packed one the slots of prompts become padding, and positions count from behind them.
+    """
+    if "decoder_prompts" not in batch:
+        return {name: array for name, array in batch.items() if name != "prompt_ids"}
+    held = (batch["decoder_prompts"] >= 0).astype(jnp.int32)
+    positions = batch["decoder_positions"]
+    # Of each slot: the prompt's slots up to it, less those before its row.
+    before = jnp.cumsum(held, axis=1)
+    begins = jnp.arange(held.shape[1]) - positions
+    own = before - jnp.take_along_axis(before - held, begins, axis=1)
+    return batch | {
+        "decoder_prompts": jnp.full_like(held, -1),
+        "decoder_segment_ids": batch["decoder_segment_ids"] * (1 - held),
+        "decoder_positions": jnp.maximum(positions - own, 0),
+    }
 
 
 def in_force(model: Model, added: Lora | None) -> Lora | None:

@@ -17,6 +17,7 @@ from promot_jax.base.trees import Tree
 from promot_jax.data import vocabularies
 from promot_jax.models import chunked_loss, decoding, losses
 from promot_jax.models.networks.lora import Lora
+from promot_jax.models.scored import InChunks, Scored, Whole
 
 Batch = dict[str, jax.Array]
 
@@ -161,47 +162,44 @@ class Model(abc.ABC):
         z_loss: float = 0.0,
     ) -> losses.Loss:
         """Returns the summed loss of a batch and the weight to divide it by."""
-        targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-        if not self._projects_in_chunks(targets):
-            return losses.cross_entropy(
-                self.logits(params, batch, dropout_rng),
-                targets,
-                weights,
-                label_smoothing=label_smoothing,
-                z_loss=z_loss,
-            )
-        tokens = self._token_losses(params, batch, dropout_rng, label_smoothing, z_loss)
-        weights = weights.astype(jnp.float32)
-        sums = [jnp.sum(values * weights) for values in tokens]
-        return losses.Loss(sums[0], sums[1], jnp.sum(weights), sums[2])
+        found = self.scored(
+            params, batch, dropout_rng, label_smoothing=label_smoothing, z_loss=z_loss
+        )
+        return losses.summed(found.losses, batch["decoder_loss_weights"])
 
     def score_batch(self, params: Tree, batch: Batch) -> jax.Array:
         """Returns the log-probability of each row's target, float32 [B], in nats."""
-        targets = batch["decoder_target_tokens"]
-        if self._projects_in_chunks(targets):
-            log_probs = -self._token_losses(params, batch, None).loss
-        else:
-            log_probs = losses.token_log_probs(self.logits(params, batch), targets)
+        log_probs = -self.scored(params, batch).losses.surprise
         return jnp.sum(log_probs * batch["decoder_loss_weights"], axis=-1)
+
+    def scored(
+        self,
+        params: Tree,
+        batch: Batch,
+        dropout_rng: jax.Array | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> Scored:
+        """Returns what the model says of each target, see `Scored`; large logits never exist."""
+        targets = batch["decoder_target_tokens"]
+        options = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+        if not self._projects_in_chunks(targets):
+            logits = self.logits(params, batch, dropout_rng)
+            return Whole(losses.token_losses(logits, targets, **options), logits)
+        config = self.network.config
+        hidden = self.logits(params, batch, dropout_rng, project=False)
+        hidden = hidden.astype(jnp.float32) * config.logit_scale
+        tied = config.logits_via_embedding
+        kernel = trees.flatten(params)["token_embedder/embedding" if tied else HEAD]
+        head = chunked_loss.Head(kernel, vocab_axis=0 if tied else 1)
+        return InChunks(chunked_loss.token_losses(hidden, head, targets, **options), hidden, head)
 
     def _projects_in_chunks(self, targets: jax.Array) -> bool:
         """Whether the logits would be large; an adapter of the projection needs them whole."""
         config = self.network.config
         adapted = config.lora is not None and config.lora.adapts(HEAD)
         return targets.size * config.vocab_size > chunked_loss.CHUNK and not adapted
-
-    def _token_losses(self, params, batch, dropout_rng, label_smoothing=0.0, z_loss=0.0):
-        config = self.network.config
-        hidden = self.logits(params, batch, dropout_rng, project=False)
-        tied = config.logits_via_embedding
-        kernel = trees.flatten(params)["token_embedder/embedding" if tied else HEAD]
-        return chunked_loss.token_losses(
-            hidden.astype(jnp.float32) * config.logit_scale,
-            chunked_loss.Head(kernel, vocab_axis=0 if tied else 1),
-            batch["decoder_target_tokens"],
-            label_smoothing=label_smoothing,
-            z_loss=z_loss,
-        )
 
 
 # Tracing takes a fraction of a second, and many ask.

@@ -18,16 +18,23 @@ is the mesh's `model` axis. So the same code runs sharded, and parameters that a
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.linen import partitioning
 
+from promot_jax.models.losses import TokenLosses
+
 # Logits that are computed at a time, in elements (float32), over all devices.
 CHUNK = 2**22
 # Fewer columns than this make poor matrix products.
 FEWEST_COLUMNS = 2048
+
+
+# Number and columns [H, S*C] of a chunk -> gradients of its logits, float32 [B, U, S, C].
+OfChunk = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Head(NamedTuple):
@@ -42,17 +49,6 @@ class Head(NamedTuple):
     vocab_axis: int
 
 
-class TokenLosses(NamedTuple):
-    """Of each token, `[B, U]`: cross-entropy and z-loss in nats, and whether it was predicted.
-
-    Only `loss`, which holds the z-loss, has a gradient.
-    """
-
-    loss: jax.Array
-    z_loss: jax.Array
-    correct: jax.Array
-
-
 def token_losses(
     hidden: jax.Array,
     head: Head,
@@ -61,7 +57,7 @@ def token_losses(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
 ) -> TokenLosses:
-    """Returns what `losses.cross_entropy` sums, without its logits.
+    """Returns what `losses.token_losses` does, without its logits.
 
     Args:
       hidden: `[B, U, H]`, of any float dtype. As in T5X, logits are products of float32 numbers:
@@ -73,18 +69,19 @@ def token_losses(
     """
     settings = (head.vocab_axis, float(label_smoothing), float(z_loss))
     hidden = hidden.astype(jnp.float32)
-    loss, log_z, correct = _token_losses(settings, hidden, head.kernel, targets)
-    return TokenLosses(loss, z_loss * jnp.square(jax.lax.stop_gradient(log_z)), correct)
+    loss, *rest = _token_losses(settings, hidden, head.kernel, targets)
+    surprise, log_z, correct = map(jax.lax.stop_gradient, rest)
+    return TokenLosses(loss, z_loss * jnp.square(log_z), surprise, log_z, correct)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_losses(settings, hidden, kernel, targets):
-    return _forward(settings, hidden, kernel, targets, pull=False)[:3]
+    return _forward(settings, hidden, kernel, targets, pull=False)
 
 
 def _forward_rule(settings, hidden, kernel, targets):
     *outputs, on_target, pulled = _forward(settings, hidden, kernel, targets, pull=True)
-    return tuple(outputs), (hidden, kernel, targets, outputs[1], on_target, pulled)
+    return tuple(outputs), (hidden, kernel, targets, outputs[2], on_target, pulled)
 
 
 def _backward_rule(settings, saved, cotangents):
@@ -97,7 +94,7 @@ def _backward_rule(settings, saved, cotangents):
 _token_losses.defvjp(_forward_rule, _backward_rule)
 
 
-class _Chunks:
+class Chunks:
     """A kernel seen as `[H, S, V/S]`, an embedding as `[S, V/S, H]`, in chunks of C along V/S.
 
     Where S is 1 that axis is left out: with it, XLA copies a whole kernel into another layout.
@@ -162,6 +159,19 @@ class _Chunks:
         columns = jax.lax.optimization_barrier(rows.T)
         return _dot(columns, gradients).reshape(shape)
 
+    def gradient(self, hidden: jax.Array, of_chunk: OfChunk) -> jax.Array:
+        """Returns the gradient of the whole kernel, float32, from those of its chunks' logits."""
+
+        def add(number, gradient):
+            part = self.outer(hidden, of_chunk(number, self.read(number)))
+            axis, start = self.along, self.start(number)
+            if self.inner % self.width:
+                part += jax.lax.dynamic_slice_in_dim(gradient, start, self.width, axis=axis)
+            return jax.lax.dynamic_update_slice_in_dim(gradient, part, start, axis=axis)
+
+        zeros = self.placed(jnp.zeros(self.view.shape, jnp.float32), "embed")
+        return jax.lax.fori_loop(0, self.count, add, zeros).reshape(self.kernel)
+
     def places(self, number):
         """Returns the token ids of a chunk and which of them no chunk before it had: `[S, C]`."""
         column = self.start(number) + jnp.arange(self.width)
@@ -189,12 +199,13 @@ def _smoothing(smoothing: float, vocab_size: int) -> tuple[float, float]:
 
 
 def _forward(settings, hidden, kernel, targets, *, pull):
-    """Returns loss, log-normaliser and hits `[B, U]`; the gradients of the target's logit and of h.
+    """Returns losses, surprises, log-normalisers and hits `[B, U]`; with `pull` two gradients more.
 
-    The gradient of a logit is p (1 + 2 z log Z), less 1 - s for the target and `other` for others.
+    These are of the target's logit and of h. The gradient of a logit is p (1 + 2 z log Z), less
+    1 - s for the target and `other` for others.
     """
     vocab_axis, smoothing, z_loss = settings
-    chunks = _Chunks(kernel, vocab_axis, targets.size)
+    chunks = Chunks(kernel, vocab_axis, targets.size)
     vocab_size = kernel.shape[vocab_axis]
     other, entropy = _smoothing(smoothing, vocab_size)
 
@@ -232,7 +243,7 @@ def _forward(settings, hidden, kernel, targets, *, pull):
         loss -= smoothing * surprise + other * (summed - (vocab_size - 1) * log_z)
     correct = target >= maximum
     if not pull:
-        return loss, log_z, correct
+        return loss, surprise, log_z, correct
     missed = jax.nn.sigmoid(against)
     on_target = smoothing - missed + 2 * z_loss * log_z * (1 - missed)
     pulled *= ((1 + 2 * z_loss * log_z) * missed / total)[..., None]
@@ -241,28 +252,20 @@ def _forward(settings, hidden, kernel, targets, *, pull):
     if smoothing:
         pulled -= other * jnp.sum(kernel, axis=vocab_axis, dtype=jnp.float32)
     pulled += (on_target + other)[..., None] * columns
-    return loss, log_z, correct, on_target, pulled
+    return loss, surprise, log_z, correct, on_target, pulled
 
 
 def _kernel_gradient(settings, hidden, kernel, targets, log_z, on_target, scale):
     """Returns the gradient of the sum of `scale` × loss with respect to the kernel."""
     vocab_axis, smoothing, z_loss = settings
-    chunks = _Chunks(kernel, vocab_axis, targets.size)
+    chunks = Chunks(kernel, vocab_axis, targets.size)
     other, _ = _smoothing(smoothing, kernel.shape[vocab_axis])
 
-    def add(number, gradient):
-        chunk = chunks.read(number)
+    def of_chunk(number, chunk):
         ids, new = chunks.places(number)
         share = jnp.exp(chunks.logits(hidden, chunk) - log_z[..., None, None])
         share = share * (1 + 2 * z_loss * log_z)[..., None, None] - other
         share = jnp.where(ids == targets[..., None, None], on_target[..., None, None], share)
-        share = jnp.where(new, share * scale[..., None, None], 0.0)
-        part = chunks.outer(hidden, share)
-        axis, start = chunks.along, chunks.start(number)
-        if chunks.inner % chunks.width:
-            part += jax.lax.dynamic_slice_in_dim(gradient, start, chunks.width, axis=axis)
-        return jax.lax.dynamic_update_slice_in_dim(gradient, part, start, axis=axis)
+        return jnp.where(new, share * scale[..., None, None], 0.0)
 
-    zeros = chunks.placed(jnp.zeros(chunks.view.shape, jnp.float32), "embed")
-    gradient = jax.lax.fori_loop(0, chunks.count, add, zeros)
-    return gradient.reshape(kernel.shape).astype(kernel.dtype)
+    return chunks.gradient(hidden, of_chunk).astype(kernel.dtype)

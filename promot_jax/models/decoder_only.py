@@ -65,17 +65,18 @@ class DecoderOnlyModel(Model):
     def _joined(self, batch: Batch) -> dict[str, Any]:
         """Returns what the network reads of rows of their own."""
         inputs, valid = self._inputs(batch)
-        targets = batch["decoder_target_tokens"]
+        # The targets as they are read, which is not always as they are.
+        targets = batch["decoder_input_tokens"][:, 1:]
         # Padding behind the targets is after all that counts, where causal attention never looks.
-        following = jnp.ones_like(targets[:, :-1])
+        following = jnp.ones_like(targets)
         return {
-            "decoder_input_tokens": jnp.concatenate([inputs, targets[:, :-1]], axis=1),
+            "decoder_input_tokens": jnp.concatenate([inputs, targets], axis=1),
             "decoder_segment_ids": jnp.concatenate([valid, following], axis=1),
             "decoder_causal_attention": self._prefix(
                 jnp.concatenate([valid, 0 * following], axis=1)
             ),
             "prompt_ids": batch.get("prompt_ids"),
-            "last": targets.shape[1],
+            "last": batch["decoder_target_tokens"].shape[1],
         }
 
     def predict_batch(

@@ -152,9 +152,13 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
         batch = _batch(mesh, placed, inputs, targets, bool(stage.prompts))
         with partitioning.activate(mesh):
             traced = step.compiled.trace(
-                state.replace(frozen={}), state.frozen, batch, _abstract_key(mesh)
+                state.moving, state.frozen, state.reference, batch, _abstract_key(mesh)
             )
-        held = Held(_held(state.trainable), _held(state.frozen), _held(state.opt_state))
+        held = Held(
+            trainable=_held(state.trainable),
+            frozen=_held(state.frozen) + _held(state.reference),
+            slots=_held(state.opt_state),
+        )
         return traced, held
 
     return Program(name, users, rows, inputs, targets, stage.microbatches, trace)

@@ -140,7 +140,7 @@ class StageCheckpoints:
         """
         path = self._folder / str(step)
         target = state.saved_shapes
-        for leaf in jax.tree.leaves(state.replace(frozen={})):
+        for leaf in jax.tree.leaves(state.moving):
             leaf.delete()
         try:
             found = self._manager.restore(

@@ -7,7 +7,7 @@ from typing import Annotated
 import jax
 import optax
 
-from promot_jax.base import values
+from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
@@ -15,6 +15,7 @@ from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
+from promot_jax.training.objectives import Objective, Reference, Start
 from promot_jax.training.selections import MostChanged, Selection
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
@@ -58,6 +59,10 @@ class Stage:
         goes on to its last step.
       epochs: how often the rows are passed; who sets it works out `steps` from it beforehand.
       selection: which elements of the trainable leaves move, see `selections`; None is all.
+      objective: what weighs the targets or adds to their cross-entropy, all of it together, see
+        `objectives`; nothing is plain cross-entropy.
+      reference_dtype: what objectives keep a second copy of the trained leaves in, as they were at
+        the start, such as "bfloat16"; None is as they are.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
     """
@@ -87,9 +92,12 @@ class Stage:
     patience: Annotated[values.Count | None, values.LATER] = None
     epochs: Annotated[values.Positive | None, values.LATER] = None
     selection: Annotated[Selection | None, values.LATER] = None
+    objective: Annotated[Sequence[Objective], values.LATER] = ()
+    reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
+        object.__setattr__(self, "objective", tuple(self.objective))
         # With epochs the steps may not be settled yet.
         warmup = optimizers.warmup_steps(self.warmup, self.steps)
         if self.epochs is None and warmup >= self.steps:
@@ -104,6 +112,14 @@ class Stage:
                 self,
                 f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
                 "prompt_length",
+            )
+        exact = [type(each).__name__ for each in self.objective if each.needs_exact_reference]
+        if exact and self.reference_dtype is not None:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r}: {{reference_dtype}} rounds the place that {exact[0]} pulls "
+                "parameters to; leave it out",
+                "reference_dtype",
             )
         rows = getattr(self.batches, "size", self.microbatches)
         if rows % self.microbatches:
@@ -149,6 +165,34 @@ class Stage:
     def params(self, params: Tree, model: Model) -> Tree:
         """Returns the parameters of its model: what it does not attach is left out."""
         return attached.only(params, self.prompts, self.adapters(model))
+
+    def reference(self, params: Tree, model: Model) -> Tree:
+        """Returns those leaves that it trains and the bare model has, empty if none compares.
+
+        Args:
+          params: those of its model, at its start.
+          model: bare model.
+
+        Raises:
+          UserError: an objective that can do nothing here.
+        """
+        trained, _ = trees.partition(params, self.trainable)
+        leaves = attached.BARE.params(model, trained)
+        for objective in self.objective:
+            objective.check(model, leaves)
+        needed = any(objective.needs_reference for objective in self.objective)
+        return leaves if needed else {}
+
+    def start(self, reference: Reference, frozen: Tree, model: Model) -> Start:
+        """Returns the model that it starts from, with nothing attached.
+
+        Args:
+          reference: what it keeps of that model.
+          frozen: the leaves that it does not train.
+          model: bare model.
+        """
+        params = attached.BARE.params(model, frozen)
+        return Start(attached.BARE.model(model, params), reference.leaves, params)
 
     def transformation(self) -> optax.GradientTransformation:
         """Returns its optimizer, which takes stacked layers one by one where it can.

@@ -19,7 +19,7 @@ from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.data.path import DATA_PATH
 from promot_jax.models import Model
-from promot_jax.training import finished_stage, train_state
+from promot_jax.training import finished_stage, measured, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 from promot_jax.training.train_step import make_train_step
@@ -27,6 +27,8 @@ from promot_jax.training.train_step import make_train_step
 STEPS_BETWEEN_LOGS = 20
 # Rows by which a stage chooses the shapes of its packed batches.
 SAMPLE = 1024
+# The share of target tokens that objectives must keep, from a stage's first evaluation on.
+LEAST_KEPT = 0.01
 
 # Parameters -> scalars; `validation/score` and `validation/loss` must be among them.
 Evaluate = Callable[[Tree], dict[str, float]]
@@ -215,16 +217,17 @@ def _chosen(stage, state, ended) -> TrainState:
 def _train(run, state, model, mesh, kept, course) -> TrainState:
     """Runs the steps that are left."""
     stage, first = run.stage, int(state.step)
-    model = stage.model(model)
+    state = _with_measurements(run, state, model, mesh)
+    bare, model = model, stage.model(model)
     numbers = _prompt_numbers(stage, model.network.config.prompt_names)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     tx = stage.transformation()
-    step_fn = make_train_step(model, stage, tx, mesh, shardings)
+    step_fn = make_train_step(bare, stage, tx, mesh, shardings)
     whole = partitioning.replicated(mesh)
     rng = jax.jit(lambda: jax.random.key(run.seed), out_shardings=whole)()
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
-    pending = []
+    pending, kept_targets = [], []
     reading = _batches(run, model, mesh, first, numbers)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
@@ -243,21 +246,22 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
             evaluating = step % stage.eval_period == 0 or step == stage.steps
             if evaluating or step % STEPS_BETWEEN_LOGS == 0:
                 scalars, pending = _mean(pending, run, step), []
+                kept_targets.append(scalars.get("train/kept", 1.0))
                 writer.write_scalars(step, scalars)
                 progress.note(f"loss {scalars['train/loss']:.3f}")
                 if course:
                     course.note()
             if evaluating:
-                measured = run.evaluate(state.params)
-                writer.write_scalars(step, measured)
-                chosen_by = {k: float(measured[f"validation/{k}"]) for k in ("score", "loss")}
+                _check_kept(run, kept_targets, step)
+                scores = run.evaluate(state.params)
+                writer.write_scalars(step, scores)
+                chosen_by = {k: float(scores[f"validation/{k}"]) for k in ("score", "loss")}
                 # First: what is saved may take the place of the best one so far.
                 if course:
                     course.note(step=step, **chosen_by)
                 kept.save(state, chosen_by)
                 progress.note(
-                    f"loss {scalars['train/loss']:.3f}  "
-                    f"validation {measured['validation/score']:.1f}"
+                    f"loss {scalars['train/loss']:.3f}  validation {scores['validation/score']:.1f}"
                 )
                 over = _is_over(run, course, kept.rank, step)
     writer.close()
@@ -279,6 +283,25 @@ def _compiling(lower, mesh):
         compiled = other.submit(lower().compile)
         yield
         compiled.result()
+
+
+def _with_measurements(run, state, model, mesh) -> TrainState:
+    """Lets the objectives measure what the stage started from."""
+
+    def read(mixture):
+        stage = dataclasses.replace(run.stage, mixture=mixture, prompt=None, pack=False)
+        return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
+
+    return measured.with_measurements(run.stage, state, model, mesh, run.seed, read)
+
+
+def _check_kept(run, shares, step) -> None:
+    """Checks that the objectives have not left almost all targets out so far."""
+    if (share := float(np.mean(shares))) < LEAST_KEPT:
+        raise UserError(
+            f"{run.label}: its objectives keep {share:.2%} of the target tokens until step {step}, "
+            "so next to nothing is learnt; change what they select by, or leave them out"
+        )
 
 
 def _is_over(run, course, rank, step) -> bool:

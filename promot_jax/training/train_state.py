@@ -1,5 +1,6 @@
 """The partitioned training state: freezing is a property of the state, not of the optimizer."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.struct
@@ -10,6 +11,7 @@ import optax
 from promot_jax.base import partitioning, trees
 from promot_jax.base.trees import Tree
 from promot_jax.models import Model
+from promot_jax.training.objectives import Reference
 from promot_jax.training.stages import Stage
 
 
@@ -22,17 +24,24 @@ class TrainState:
       trainable: leaves that train; gradients and optimizer slots exist for these only.
       frozen: all other leaves.
       opt_state: optax state over `trainable`.
+      reference: what objectives compare with; no step changes it, and no checkpoint holds it.
     """
 
     step: jax.Array
     trainable: Tree
     frozen: Tree
     opt_state: optax.OptState
+    reference: Reference = flax.struct.field(default_factory=Reference)
 
     @property
     def params(self) -> Tree:
         """All leaves in one tree."""
         return trees.combine(self.trainable, self.frozen)
+
+    @property
+    def moving(self) -> "TrainState":
+        """The state without the leaves that no step changes."""
+        return self.replace(frozen={}, reference=Reference())
 
     @property
     def saved(self) -> Tree:
@@ -47,7 +56,7 @@ class TrainState:
         """Shapes, dtypes and shardings of `saved`."""
         shapes = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
-            self.replace(frozen={}),
+            self.moving,
         )
         return shapes._split(trees.unstack_layers)
 
@@ -63,7 +72,7 @@ class TrainState:
 
         Arrays of `saved` that are stacked are deleted.
         """
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.replace(frozen={}))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.moving)
 
         def stack(shardings, tree):
             if not trees.is_stacked(shardings):
@@ -114,6 +123,17 @@ def cast(tree: Tree, dtype: str | None) -> Tree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
+def refer(stage: Stage, leaves: Tree) -> Reference:
+    """Returns a copy of what a stage keeps of the model that it starts from, nothing measured yet.
+
+    Args:
+      stage: the stage.
+      leaves: what `Stage.reference` returns.
+    """
+    leaves = cast(jax.tree.map(jnp.copy, leaves), stage.reference_dtype)
+    return Reference(leaves, tuple(each.unmeasured(leaves) for each in stage.objective))
+
+
 def _of_each_tree(function, *states):
     """Applies a function to the parameter trees inside optimizer states, and keeps the rest."""
 
@@ -126,8 +146,8 @@ def _of_each_tree(function, *states):
 def state_sharding(mesh: jax.sharding.Mesh, axes: Tree, state: TrainState) -> TrainState:
     """Returns the sharding of each leaf of `state` (arrays or shapes).
 
-    An optimizer slot of its parameter's shape is sharded like it; factored slots, which are
-    vectors, and counters are replicated.
+    An optimizer slot of its parameter's shape is sharded like it, and so is what an objective
+    measured; factored slots, which are vectors, and counters are replicated.
     """
     trainable = partitioning.params_sharding(mesh, axes, state.trainable)
     shapes = {path: leaf.shape for path, leaf in trees.flatten(state.trainable).items()}
@@ -143,6 +163,7 @@ def state_sharding(mesh: jax.sharding.Mesh, axes: Tree, state: TrainState) -> Tr
         trainable=trainable,
         frozen=partitioning.params_sharding(mesh, axes, state.frozen),
         opt_state=jax.tree_util.tree_map_with_path(slot, state.opt_state),
+        reference=jax.tree_util.tree_map_with_path(slot, state.reference),
     )
 
 
@@ -154,15 +175,18 @@ def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> Train
       model: bare model.
       mesh: devices, which need not be here.
     """
-    shapes, axes = stage.model(model).shapes_and_axes()
-    return _abstract(stage, shapes, axes, mesh)
+    shapes, _ = stage.model(model).shapes_and_axes()
+    return _abstract(stage, shapes, model, mesh)
 
 
-def _abstract(stage, params, axes, mesh) -> TrainState:
+def _abstract(stage, params, model, mesh) -> TrainState:
     tx = stage.transformation()
+    _, axes = stage.model(model).shapes_and_axes()
     shapes = jax.eval_shape(
         lambda params: begin(params, stage.trainable, tx, stage.frozen_dtype), params
     )
+    reference = jax.eval_shape(lambda leaves: refer(stage, leaves), stage.reference(params, model))
+    shapes = shapes.replace(reference=reference)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -178,8 +202,7 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     another dtype.
     """
     tx = stage.transformation()
-    _, axes = stage.model(model).shapes_and_axes()
-    abstract = _abstract(stage, params, axes, mesh)
+    abstract = _abstract(stage, params, model, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     trainable, frozen = trees.partition(params, stage.trainable)
     trainable = jax.device_put(trainable, shardings.trainable)
@@ -188,6 +211,8 @@ def sharded_state(stage: Stage, params: Tree, model: Model, mesh: jax.sharding.M
     def begun(trainable):
         return begin(trainable, (".*",), tx).replace(trainable={})
 
-    begun = jax.jit(begun, out_shardings=shardings.replace(trainable={}, frozen={}))
+    begun = jax.jit(begun, out_shardings=shardings.moving.replace(trainable={}))
     frozen = cast(frozen, stage.frozen_dtype)
-    return begun(trainable).replace(trainable=trainable, frozen=frozen)
+    copied = jax.jit(functools.partial(refer, stage), out_shardings=shardings.reference)
+    reference = copied(stage.reference(trees.combine(trainable, frozen), model))
+    return begun(trainable).replace(trainable=trainable, frozen=frozen, reference=reference)

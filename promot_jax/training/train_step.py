@@ -1,5 +1,6 @@
 """The pure training step, compiled once for each batch shape."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,12 +9,18 @@ import optax
 
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.models import Batch, Model
+from promot_jax.base.trees import Tree
+from promot_jax.models import Batch, Model, attached, losses
+from promot_jax.training import objectives
+from promot_jax.training.objectives import Tokens
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+# Keys of what objectives draw are numbered from here on, above those of microbatches.
+READING = 2**31
 
 
 def make_train_step(
@@ -28,56 +35,71 @@ def make_train_step(
     `model` is the bare one; what trains is `stage.model` of it.
     Gradients are taken with respect to `state.trainable` alone, and added up over the stage's
     microbatches. `rng` is the stage's key: the dropout of a step depends on it and on the step's
-    number only. Metrics are device scalars: `loss` (a mean per target token), `accuracy` (of
-    teacher-forced tokens) and `grad_norm`.
+    number only. Metrics are device scalars: `loss` (the cross-entropy, a mean per target token),
+    `accuracy` (of teacher-forced tokens) and `grad_norm`; with objectives those of
+    `objectives.total`, too.
     """
-    model = stage.model(model)
+    bare, model = model, stage.model(model)
 
-    def train_step(state, frozen, batch, rng):
-        dropout_rng = jax.random.fold_in(rng, state.step) if stage.dropout_rate else None
-        weight = jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32))
+    def train_step(state, frozen, reference, batch, rng):
+        step_rng = jax.random.fold_in(rng, state.step)
+        start = stage.start(reference, frozen, bare)
+        count = jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32))
 
         def mean_loss(trainable, part, rng):
-            loss = model.loss_fn(
+            read, part = part
+            scored = model.scored(
                 trees.combine(trainable, frozen),
-                part,
+                read,
                 rng,
                 label_smoothing=stage.label_smoothing,
                 z_loss=stage.z_loss,
             )
-            return loss.total / weight, loss.correct / weight
+            loss = losses.summed(scored.losses, part["decoder_loss_weights"])
+            metrics = {"loss": loss.total / count, "accuracy": loss.correct / count}
+            if not stage.objective:
+                return metrics["loss"], metrics
+            tokens = Tokens(part, scored, lambda: start.scored(attached.bare_batch(part)))
+            total, further = objectives.total(
+                stage.objective, tokens, trainable, reference, count, stage.microbatches
+            )
+            return total, metrics | further
 
         differentiate = jax.value_and_grad(mean_loss, has_aux=True)
-        (loss, accuracy), gradients = _accumulate(
+        (_, metrics), gradients = _accumulate(
             lambda part, rng: differentiate(state.trainable, part, rng),
-            batch,
-            dropout_rng,
+            (_as_read(stage, batch, state.step, step_rng), batch),
+            step_rng if stage.dropout_rate else None,
             stage.microbatches,
         )
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "grad_norm": jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradients))),
-        }
-        return state.apply_gradients(gradients, tx), metrics
+        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradients)))
+        return state.apply_gradients(gradients, tx), metrics | {"grad_norm": norm}
 
     compiled = jax.jit(
         train_step,
         donate_argnums=0,
-        out_shardings=(shardings.replace(frozen={}), partitioning.replicated(mesh)),
+        out_shardings=(shardings.moving, partitioning.replicated(mesh)),
     )
 
     def step(state, batch, rng):
         with partitioning.activate(mesh):
-            moved, metrics = compiled(state.replace(frozen={}), state.frozen, batch, rng)
-        return moved.replace(frozen=state.frozen), metrics
+            moved, metrics = compiled(state.moving, state.frozen, state.reference, batch, rng)
+        return moved.replace(frozen=state.frozen, reference=state.reference), metrics
 
     def lower(state, batch, rng):
         with partitioning.activate(mesh):
-            return compiled.lower(state.replace(frozen={}), state.frozen, batch, rng)
+            return compiled.lower(state.moving, state.frozen, state.reference, batch, rng)
 
     step.compiled, step.lower = compiled, lower
     return step
+
+
+def _as_read(stage, batch, step, rng):
+    """Returns a batch as the model reads it, after what objectives do to it."""
+    for number, objective in enumerate(stage.objective):
+        own_rng = jax.random.fold_in(rng, READING + number)
+        batch = objective.read(batch, step / stage.steps, own_rng)
+    return batch
 
 
 def _accumulate(measure, batch, rng, microbatches):
@@ -87,18 +109,7 @@ def _accumulate(measure, batch, rng, microbatches):
     """
     if microbatches == 1:
         return measure(batch, rng)
-    rows = len(batch["decoder_loss_weights"])
-    if rows % microbatches:
-        raise UserError(
-            f"a batch of {rows} rows cannot be divided into {microbatches} microbatches; choose a "
-            "divisor"
-        )
-
-    def part(number):
-        return {
-            name: array.reshape(rows // microbatches, microbatches, *array.shape[1:])[:, number]
-            for name, array in batch.items()
-        }
+    part = functools.partial(microbatch, batch, microbatches)
 
     def add(total, number):
         own_rng = None if rng is None else jax.random.fold_in(rng, number)
@@ -107,3 +118,27 @@ def _accumulate(measure, batch, rng, microbatches):
     shapes = jax.eval_shape(measure, part(0), rng)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, jnp.arange(microbatches))[0]
+
+
+def microbatch(batch: Tree, microbatches: int, number: int | jax.Array) -> Tree:
+    """Returns a part of a batch, every M-th row from one on.
+
+    Args:
+      batch: arrays [B, ...].
+      microbatches: M.
+      number: of the part.
+
+    Raises:
+      UserError: M does not divide B.
+    """
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % microbatches:
+        raise UserError(
+            f"a batch of {rows} rows cannot be divided into {microbatches} microbatches; choose a "
+            "divisor"
+        )
+
+    def cut(array):
+        return array.reshape(rows // microbatches, microbatches, *array.shape[1:])[:, number]
+
+    return jax.tree.map(cut, batch)

@@ -92,6 +92,7 @@ segments = (np.arange(10) < rng.integers(1, 11, 8)[:, None]).astype(np.int32)
 batch = {
     "encoder_input_tokens": tokens * segments,
     "encoder_segment_ids": segments,
+    "decoder_input_tokens": np.pad(tokens[:, :3], ((0, 0), (1, 0))),
     "decoder_target_tokens": tokens[:, :4],
     "decoder_loss_weights": np.ones((8, 4), np.int32),
     "prompt_ids": np.array([0, 0, 0, -1, 0, 0, -1, 0], np.int32),

@@ -46,7 +46,7 @@ def padded(lengths, seed=0, prompts=None, width=(24, 9), gaps=0.0):
     found = {
         "encoder_input_tokens": inputs,
         "encoder_segment_ids": marks,
-        "decoder_input_tokens": targets,
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
         "decoder_target_tokens": targets,
         "decoder_loss_weights": weights,
     }

@@ -31,6 +31,10 @@ def random_batch(seed, shape, scale):
     return logits, targets, rng.integers(2, size=shape[:-1]).astype(np.float32)
 
 
+def cross_entropy(logits, targets, weights, **options):
+    return losses.summed(losses.token_losses(logits, targets, **options), weights)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
@@ -41,7 +45,7 @@ def random_batch(seed, shape, scale):
 )
 def test_cross_entropy_equals_float64_reference(seed, shape, scale, smoothing, z_loss):
     logits, targets, weights = random_batch(seed, shape, scale)
-    loss = losses.cross_entropy(logits, targets, weights, label_smoothing=smoothing, z_loss=z_loss)
+    loss = cross_entropy(logits, targets, weights, label_smoothing=smoothing, z_loss=z_loss)
     total, z_total = reference(logits, targets, weights, smoothing, z_loss)
     tolerance = {"rtol": 1e-5, "atol": 1e-5 * max(scale, 1.0)}
     np.testing.assert_allclose(loss.total, total, **tolerance)
@@ -55,7 +59,7 @@ def test_gradient_is_softmax_less_soft_targets():
     smoothing, z_loss = 0.2, 0.01
 
     def total(logits):
-        return losses.cross_entropy(
+        return cross_entropy(
             logits, targets, weights, label_smoothing=smoothing, z_loss=z_loss
         ).total
 
@@ -72,24 +76,24 @@ def test_smallest_loss_is_zero(smoothing):
     best = np.full((1, 1, vocab_size), np.log(max(smoothing, 1e-30) / (vocab_size - 1)))
     best[..., 3] = np.log(1 - smoothing)
     targets, weights = np.array([[3]]), np.ones((1, 1))
-    loss = losses.cross_entropy(best, targets, weights, label_smoothing=smoothing).total
+    loss = cross_entropy(best, targets, weights, label_smoothing=smoothing).total
     assert abs(loss) < 1e-6
-    worse = losses.cross_entropy(best * 1.5, targets, weights, label_smoothing=smoothing).total
+    worse = cross_entropy(best * 1.5, targets, weights, label_smoothing=smoothing).total
     assert worse >= loss - 1e-6
     assert smoothing == 0.0 or worse > 1e-3
 
 
 def test_large_logits_stay_finite():
     logits = np.array([[[3e4, -3e4, 0.0]]], np.float32)
-    loss = losses.cross_entropy(logits, np.array([[1]]), np.ones((1, 1)), label_smoothing=0.1)
+    loss = cross_entropy(logits, np.array([[1]]), np.ones((1, 1)), label_smoothing=0.1)
     assert np.isfinite(loss.total)
 
 
 def test_bfloat16_logits_are_summed_in_float32():
     logits, targets, weights = random_batch(1, (2, 3, 50), 1.0)
     low = jnp.asarray(logits, jnp.bfloat16)
-    loss = losses.cross_entropy(low, targets, weights)
-    exact = losses.cross_entropy(low.astype(jnp.float32), targets, weights)
+    loss = cross_entropy(low, targets, weights)
+    exact = cross_entropy(low.astype(jnp.float32), targets, weights)
     assert loss.total.dtype == jnp.float32
     assert loss.total == exact.total
 
@@ -97,7 +101,7 @@ def test_bfloat16_logits_are_summed_in_float32():
 def test_soft_targets_are_never_built():
     shape = (2, 3, 1009)
     program = jax.make_jaxpr(
-        lambda logits, targets, weights: losses.cross_entropy(
+        lambda logits, targets, weights: cross_entropy(
             logits, targets, weights, label_smoothing=0.1
         )
     )(np.zeros(shape, np.float32), np.zeros(shape[:2], int), np.ones(shape[:2]))
@@ -107,17 +111,21 @@ def test_soft_targets_are_never_built():
     assert "gather" in text
 
 
-def test_token_log_probs():
+def test_the_surprise_is_that_of_the_target_alone():
     logits, targets, _ = random_batch(2, (2, 3, 7), 5.0)
     expected = np.take_along_axis(
         np.asarray(jax.nn.log_softmax(logits)), targets[..., None], axis=-1
     )[..., 0]
-    np.testing.assert_allclose(losses.token_log_probs(logits, targets), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        -losses.token_losses(logits, targets, label_smoothing=0.3).surprise, expected, atol=1e-5
+    )
 
 
 def test_errors_name_the_culprit():
     logits, targets, weights = random_batch(0, (2, 3, 5), 1.0)
     with pytest.raises(ValueError, match=r"label_smoothing = 1\.0"):
-        losses.cross_entropy(logits, targets, weights, label_smoothing=1.0)
-    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
-        losses.cross_entropy(logits, targets, weights[:, :2])
+        cross_entropy(logits, targets, weights, label_smoothing=1.0)
+    with pytest.raises(ValueError, match=r"losses \(2, 3\) need as many weights, got \(2, 2\)"):
+        cross_entropy(logits, targets, weights[:, :2])
+    with pytest.raises(ValueError, match=r"as many targets, got \(2, 2\)"):
+        losses.token_losses(logits, targets[:, :2])

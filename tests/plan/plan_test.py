@@ -20,6 +20,9 @@ from promot_jax.plan.chips import CHIPS, GIB
 from promot_jax.plan.costs import Costs
 from promot_jax.plan.measure import Measured, Memory
 from promot_jax.plan.programs import Held, Program
+from promot_jax.training import objectives
+from promot_jax.training.stages import Method
+from tests import tiny
 
 pytestmark = pytest.mark.long
 
@@ -207,6 +210,22 @@ def test_programs_of_the_paper_need_no_file(name):
         assert flops.of_jaxpr(traced.jaxpr.jaxpr) > 1e6
         assert held.total > 4096 * 64 * 4
     assert [p.inputs for p in programs.decoding(experiment, experiment.selected)] == [512, 2048]
+
+
+def test_a_reference_is_held_and_computed():
+    stages = [tiny.stage(objective=chosen) for chosen in ((), (objectives.KL(),))]
+    found = []
+    for stage in stages:
+        method = Method("own", "Own", [stage])
+        experiment = tiny.tiny_experiment(methods=[method])
+        (program,) = programs.training(experiment, [method])
+        traced, held = program.trace(partitioning.make_mesh())
+        found.append((held, flops.of_jaxpr(traced.jaxpr.jaxpr)))
+    (plain, work), (compared, more) = found
+    assert (plain.frozen, compared.frozen) == (0, plain.trainable)
+    assert compared.slots == plain.slots
+    # A forward pass beside three.
+    assert 1.25 < more / work < 1.45
 
 
 SHRINK = [
