@@ -192,10 +192,7 @@ def test_what_would_do_nothing_is_refused(tmp_path):
         runner.run("test", (0.5,))
     with pytest.raises(UserError, match=re.escape("--at 0.5: method 'prompt_tuning' trains")):
         runner.points.made(prompted, 0, {}, 0.5)
-    for transform, of in (
-        (afterwards.Dare(), "the model"),
-        (afterwards.AdapterScale(), "adapters"),
-    ):
+    for transform in (afterwards.Dare(), afterwards.AdapterScale()):
         method = Method("m", "M", prompted.stages, after=[transform])
         with pytest.raises(
             UserError, match=f"'m': {transform.name} changes {transform.of}, which none"
