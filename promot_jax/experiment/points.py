@@ -22,7 +22,8 @@ from promot_jax.training.afterwards import ADAPTERS, AdapterScale, Interpolation
 from promot_jax.training.stages import Method
 
 # The coefficients of every method's curve, none for no curves, or as many of the usual ones as take
-# a tenth of the time that training took.
+# a tenth of the time that training took; none where no unseen task tells what they kept, or where
+# the start is random.
 Curve = Literal["auto"] | Sequence[float]
 SHARE = 0.1
 # Of a line that says what the end itself took.
@@ -115,7 +116,9 @@ class Points:
         usual, remark = self.usual(method), None
         if usual is not None and usual.name not in [one.name for one in method.after]:
             if curve == "auto":
-                curve, remark = self._fitting(method, seed, len(asked), usual)
+                curve, remark = (), None
+                if self._experiment.tasks and self._experiment.initial_checkpoint is not None:
+                    curve, remark = self._fitting(method, seed, len(asked), usual)
             found += [Point(usual, at) for at in curve]
         known = self._known(method, seed)
         missing = [

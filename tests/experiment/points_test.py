@@ -164,7 +164,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_scores_that_are_left(finished, 
     ],
 )  # fmt: skip
 def test_points_take_a_tenth_of_the_training(tmp_path, seconds, chosen, said):
-    runner = Runner(settings(), tmp_path)
+    runner = Runner(settings(initial_checkpoint="model"), tmp_path)
     method, asked = runner.experiment.method("promot"), [(task, None, None) for task in TASKS]
     assert runner.points.plan(method, 0, asked, "auto").points == []
     for share, name in zip((0.75, 0.25), method.folders, strict=True):
@@ -183,6 +183,9 @@ def test_points_take_a_tenth_of_the_training(tmp_path, seconds, chosen, said):
         runner.folder.record_point(line | {"task": task, "score": 1.0, "seconds": 900.0})
     plan = runner.points.plan(method, 0, asked, "auto")
     assert tuple(point.at for point in plan.points) == chosen[1:]
+    # Between random numbers and an end there is nothing.
+    runner = Runner(settings(), tmp_path)
+    assert runner.points.plan(method, 0, asked, "auto").points == []
 
 
 def test_what_would_do_nothing_is_refused(tmp_path):

@@ -11,8 +11,8 @@ from promot_jax.report.charts.chart import Chart, Cloud, Curve, Name, Panel, Pat
 from promot_jax.report.charts.palette import Paper, Style
 
 _DPI = 200
-# Sizes of type in points: everywhere, above panels that stand beside each other, at marks.
-_TYPE, _SMALL_TYPE, _TINY_TYPE = 9.5, 8.5, 6.5
+# Sizes of type in points: everywhere, and above panels that stand beside each other.
+_TYPE, _SMALL_TYPE = 9.5, 8.5
 _WIDTH, _SMALL_WIDTH = 4.8, 3.8
 # Heights in inches: of a panel alone, of one in a column, of one beside another; of the legend.
 _ALONE, _STACKED, _BESIDE, _SMALL_HEIGHT = 2.6, 1.75, 1.65, 2.5
@@ -197,16 +197,6 @@ def _draw_path(axes, path: Path, style: Style, paper: Paper, columns: int) -> No
             marker=style.marker,
             markersize=4 if columns == 1 else 3,
             zorder=2.5,
-        )
-    for at, point in mean.items() if columns == 1 else ():
-        axes.annotate(
-            f"{at:g}",
-            point,
-            xytext=(0, -11),
-            textcoords="offset points",
-            ha="center",
-            fontsize=_TINY_TYPE,
-            color=paper.muted,
         )
 
 

@@ -11,8 +11,8 @@ from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 _MEANS = " The large open mark is the mean over seeds."
 _PATHS = (
-    " Lines lead to the end over what is made of the method’s start and end without training; a "
-    "number is its coefficient."
+    " Lines lead to the end over what is made of it and the method’s start without training; the "
+    "table of these points has their coefficients."
 )
 
 
