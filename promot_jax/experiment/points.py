@@ -70,6 +70,11 @@ class Points:
                     f"method {method.name!r}: {transform.name} changes {transform.of}, which none "
                     "of its stages trains; leave it out of `after`"
                 )
+            if getattr(transform, "lora", method.adapters) != method.adapters:
+                raise UserError(
+                    f"method {method.name!r}: {transform.name} is for other adapters than those "
+                    "that its stages train; give it the same"
+                )
 
     def usual(self, method: Method) -> Transform | None:
         """Returns the transform of a method's curve, None where it trains nothing of the model.
@@ -83,8 +88,8 @@ class Points:
     def _trains(self, method: Method, transform: Transform) -> bool:
         if transform.of == ADAPTERS:
             return method.adapters is not None
-        paths = trees.flatten(self._experiment.model.shapes_and_axes()[0])
         patterns = [pattern for stage in method.stages for pattern in stage.trainable]
+        paths = trees.flatten(self._experiment.model.shapes_and_axes()[0])
         return any(re.fullmatch(pattern, path) for pattern in patterns for path in paths)
 
     def made(self, method: Method, seed: int, params: Tree, at: float) -> Tree:
@@ -113,13 +118,15 @@ class Points:
         It depends on what is in the run folder alone, so that a later call continues.
         """
         found = [Point(one, at) for one in method.after for at in one.points]
+        own = {(point.transform.name, point.at) for point in found}
         usual, remark = self.usual(method), None
-        if usual is not None and usual.name not in [one.name for one in method.after]:
-            if curve == "auto":
-                curve, remark = (), None
-                if self._experiment.tasks and self._experiment.initial_checkpoint is not None:
-                    curve, remark = self._fitting(method, seed, len(asked), usual)
-            found += [Point(usual, at) for at in curve]
+        if usual is not None and curve == "auto":
+            curve = ()
+            told = self._experiment.tasks and self._experiment.initial_checkpoint is not None
+            if told and usual.name not in [one.name for one in method.after]:
+                curve, remark = self._fitting(method, seed, len(asked), usual)
+        if usual is not None:
+            found += [Point(usual, at) for at in curve if (usual.name, at) not in own]
         known = self._known(method, seed)
         missing = [
             point
@@ -148,19 +155,22 @@ class Points:
           done: called after each score.
         """
         start, end = self._start.apart(seed, params)
-        known = self._known(method, seed)
         for point in points:
-            params, scores = self._apply(point, seed, start, end), []
-            where = {"transform": point.transform.name, "at": point.at}
-            for name, task, attached in asked:
-                if (*where.values(), name) in known:
-                    continue
-                key = {"method": method.name, "seed": seed, **where, "task": name}
-                found = self._score(params, task, attached, key)
-                scores.append(f"{task.label} {found.score:.1f}")
-                done()
-            label = f"{method.label}, seed {seed}, {point.transform.label} at {point.at:g}"
-            say(f"{label}: " + "  ".join(scores))
+            self._evaluate(method, seed, point, start, end, asked, done)
+
+    def _evaluate(self, method, seed, point, start, end, asked, done) -> None:
+        """Evaluates one point, whose parameters are gone before those of the next are made."""
+        known, scores = self._known(method, seed), []
+        where = {"transform": point.transform.name, "at": point.at}
+        wanted = [entry for entry in asked if (*where.values(), entry[0]) not in known]
+        params = self._apply(point, seed, start, end)
+        for name, task, attached in wanted:
+            key = {"method": method.name, "seed": seed, **where, "task": name}
+            found = self._score(params, task, attached, key)
+            scores.append(f"{task.label} {found.score:.1f}")
+            done()
+        label = f"{method.label}, seed {seed}, {point.transform.label} at {point.at:g}"
+        say(f"{label}: " + "  ".join(scores))
 
     def _score(
         self, params: Tree, task: EvalTask, attached: Attached, key: dict[str, Any]

@@ -1,5 +1,6 @@
 """Points of curves in a run: what is scored, when they fit into the time, how they go on."""
 
+import dataclasses
 import json
 import re
 
@@ -195,6 +196,11 @@ def test_what_would_do_nothing_is_refused(tmp_path):
         runner.run("test", (0.5,))
     with pytest.raises(UserError, match=re.escape("--at 0.5: method 'prompt_tuning' trains")):
         runner.points.made(prompted, 0, {}, 0.5)
+    method = methods()[-1]
+    other = afterwards.Intruders(Lora(ADAPTED.pattern, 2, 8.0))
+    changed = dataclasses.replace(method, after=[other])
+    with pytest.raises(UserError, match="'lora': intruders is for other adapters than those"):
+        Runner(tiny.tiny_experiment(methods=[changed]), tmp_path)
     for transform in (afterwards.Dare(), afterwards.AdapterScale()):
         method = Method("m", "M", prompted.stages, after=[transform])
         with pytest.raises(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from promot_jax.base import trees, values
 from promot_jax.base.trees import Tree
-from promot_jax.training.afterwards.transform import MODEL, At, by_layer, changed, common, keys
+from promot_jax.training.afterwards.transform import MODEL, At, by_layer, changed, common, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +110,14 @@ class Dare:
         begun, leaves = trees.flatten(start), trees.flatten(end)
         for path in common(start, end):
             leaf, drop = leaves[path], by_layer(_drop(self.drop), path)
-            leaves[path] = changed(drop, leaf, begun[path], keys(path, leaf, seed), at)
+            leaves[path] = changed(drop, leaf, begun[path], numbers(path, leaf), seed, at)
         return trees.unflatten(leaves)
 
 
 @functools.cache
 def _drop(share: float):
-    def drop(end, start, key, at):
+    def drop(end, start, number, seed, at):
+        key = jax.random.fold_in(jax.random.key(seed), number)
         kept = jax.random.bernoulli(key, 1 - share, end.shape)
         return start + at * jnp.where(kept, (end - start) / (1 - share), 0.0)
 

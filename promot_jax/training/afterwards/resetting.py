@@ -45,7 +45,7 @@ class HalfReset:
         order = np.random.default_rng(seed).permutation(len(matrices))
         kept = {matrices[place] for place in order[: round(at * len(matrices))]}
         for path in paths:
-            stays = jnp.asarray([name in kept for name in names[path]])
+            stays = np.array([name in kept for name in names[path]])
             stays = stays if trees.STACKED in path.split("/") else stays[0]
             choose = by_layer(_chosen, path)
             leaves[path] = changed(choose, leaves[path], begun[path], stays)

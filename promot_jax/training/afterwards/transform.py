@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from promot_jax.base import partitioning, trees, values
 from promot_jax.base.trees import Tree
@@ -74,11 +75,8 @@ def changed(change: Change, end: Any, *others: Any) -> Any:
       end: a leaf, or a tuple of leaves.
       *others: what else `change` takes, leaves among it.
     """
-    ended = jax.tree.map(_placed, end)
+    ended, given = jax.tree.map(_placed, (end, others))
     places = jax.tree.map(lambda leaf: leaf.sharding, ended)
-    given = [
-        partitioning.on_device(other) if isinstance(other, jax.Array) else other for other in others
-    ]
     # One leaf after the other: all those of the host would come at once.
     return jax.block_until_ready(_compiled(change, places)(ended, *given))
 
@@ -127,9 +125,10 @@ def _mapped(change: Change) -> Change:
     return mapped
 
 
-def keys(path: str, leaf: jax.Array, seed: int) -> jax.Array:
-    """Returns a key for each matrix of a leaf: the same whether or not layers are stacked."""
-    names = layer_names(path, leaf)
-    numbers = jnp.asarray([zlib.crc32(name.encode()) for name in names], jnp.uint32)
-    drawn = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(numbers)
-    return drawn if trees.STACKED in path.split("/") else drawn[0]
+def numbers(path: str, leaf: jax.Array) -> np.ndarray:
+    """Returns a number for each matrix of a leaf, uint32 [layers] or []: to draw from.
+
+    It is that of the matrix's own path, the same whether or not layers are stacked.
+    """
+    found = np.array([zlib.crc32(name.encode()) for name in layer_names(path, leaf)], np.uint32)
+    return found if trees.STACKED in path.split("/") else found[0]
