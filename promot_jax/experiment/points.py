@@ -217,7 +217,7 @@ class Points:
         Where nothing is written of the end the first is None.
         """
         lines = self._folder.points(method.name, seed)
-        took = [line["seconds"] for line in lines if line.get("transform") == END]
+        took = [line.get("seconds", 0.0) for line in lines if line.get("transform") == END]
         stages = [self._folder.stage(seed, name).finished() or {} for name in method.folders]
         training = sum(summary.get("seconds", 0.0) for summary in stages)
         return (statistics.fmean(took) * tasks if took else None), SHARE * training

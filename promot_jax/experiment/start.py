@@ -47,8 +47,8 @@ class Start:
 
     def unchanged_in(self, params: Tree) -> bool:
         """Whether it is in the parameters, array for array; stages hand on what stays frozen."""
-        leaves = trees.flatten(params)
-        return all(leaves[path] is leaf for path, leaf in trees.flatten(self._params).items())
+        leaves, held = trees.flatten(params), trees.flatten(self._params)
+        return bool(held) and all(leaves[path] is leaf for path, leaf in held.items())
 
     def apart(self, seed: int, params: Tree) -> tuple[Tree, Tree]:
         """Returns the starting point, loaded again, and the parameters that stages made of it.
@@ -63,7 +63,8 @@ class Start:
             own[path] = partitioning.to_host(own[path])
         fresh = trees.flatten(self.params(seed))
         moved = {path: partitioning.to_host(fresh[path]) for path in fresh.keys() - frozen.keys()}
-        self._params = {}
+        if moved:
+            self._params = {}
         return trees.unflatten(frozen | moved), trees.unflatten(own)
 
     @property

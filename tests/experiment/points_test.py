@@ -130,6 +130,9 @@ def test_start_and_end_lie_in_the_hosts_memory_but_what_is_frozen(finished):
         assert (start[path] is leaf) != trained
         assert held[path].is_deleted() == trained
         assert leaf.sharding.memory_kind == ("pinned_host" if trained else "device")
+    # What the start answered is nobody else's answer.
+    assert not runner.start.unchanged_in(params)
+    assert not runner.start.unchanged_in(trees.unflatten(end))
 
 
 def test_a_run_that_was_cut_off_goes_on_with_the_scores_that_are_left(finished, tmp_path):
