@@ -84,6 +84,7 @@ def torch_tensors(start, several):
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("density", [0.2, 0.7])
 def test_ties_is_that_of_peft(count, density):
@@ -109,6 +110,7 @@ def test_ties_of_all_changes_of_one_end_is_that_end():
                 start["encoder"]["layers_0"])  # fmt: skip
 
 
+@pytest.mark.long
 def test_dare_is_that_of_peft_with_the_same_mask(monkeypatch):
     torch = pytest.importorskip("torch")
     merge_utils = pytest.importorskip("peft.utils.merge_utils")
@@ -162,6 +164,7 @@ def adapted(dtype="float32", strength=3.0):
     return start, trees.unflatten(leaves)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("at", [0.0, 0.75])
 def test_intruders_are_reduced_as_peft_does(at, dtype):
