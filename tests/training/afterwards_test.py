@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
@@ -108,6 +110,23 @@ def test_ties_of_all_changes_of_one_end_is_that_end():
     assert (few != wide(start)["encoder/layers_0/kernel"]).sum() == 4
     assert same(afterwards.Ties(density=0.01).apply(start, end, 1.0, 0)["encoder"]["layers_0"],
                 start["encoder"]["layers_0"])  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.integers(-3, 3) | st.floats(-100, 100, width=16, allow_subnormal=False),
+        min_size=12,
+        max_size=12,
+    ),
+    st.sampled_from([0.1, 0.5, 1.0]),
+)
+@settings(max_examples=50, deadline=None)
+def test_the_largest_changes_are_those_that_a_sort_would_keep(numbers, density):
+    start, end = {"kernel": jnp.zeros(12)}, {"kernel": jnp.asarray(numbers, jnp.float32)}
+    found = np.asarray(afterwards.ties(start, [end], density, 1.0)["kernel"])
+    changes = np.asarray(numbers, np.float32)
+    least = np.sort(np.abs(changes))[-int(density * 12)]
+    np.testing.assert_array_equal(found, np.where(np.abs(changes) >= least, changes, 0.0))
 
 
 @pytest.mark.long

@@ -60,12 +60,11 @@ class Path:
     def mean(self) -> dict[float, tuple[float, float]]:
         """Returns the mean point at each coefficient that all seeds have."""
         shared = set.intersection(*(set(points) for points in self.seeds.values()))
-        return {
-            at: tuple(
-                map(statistics.fmean, zip(*(p[at] for p in self.seeds.values()), strict=True))
-            )
-            for at in sorted(shared)
-        }
+        found = {}
+        for at in sorted(shared):
+            x, y = zip(*(points[at] for points in self.seeds.values()), strict=True)
+            found[at] = statistics.fmean(x), statistics.fmean(y)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A method's scores are those of its best checkpoint, and one that learned less may have kept more for
 that reason. Here each method is taken at the first evaluated step of its last stage that is at most
 `MARGIN` points below what the first method of the run reached at its best with the same seed; and,
-since not every seed gets there, beside the first method at the level that both reach.
+since not every seed gets there, beside the first method at the level that both reach. Where
+methods have curves, the best of their points are compared too, see `equal_points`.
 """
 
 import dataclasses

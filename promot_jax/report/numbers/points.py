@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.numbers.tables import Table, share_name, shots_name
@@ -104,7 +104,7 @@ def table(records: Records) -> Table | None:
         label = [target.label] if len(records.targets) > 1 else []
         for curve in curves(records, target, shots):
             rows += [
-                (curve.method, [*label, curve.label, _place(curve, at), *cells(seeds.values())])
+                (curve.method, [*label, curve.label, _place(curve, at), *_cells([*seeds.values()])])
                 for at, seeds in curve.points.items()
             ]
     if not rows:
@@ -125,9 +125,8 @@ def _place(curve: Curve, at: float) -> str:
     return "1 (the end)" if at == 1 and curve.transform in TO_THE_END else f"{at:g}"
 
 
-def cells(values) -> list[str]:
+def _cells(values: Sequence[Values]) -> list[str]:
     """Returns number of seeds, target, average and share as they are printed."""
-    values = list(values)
     shares = [one.share for one in values]
     return [
         str(len(values)),

@@ -83,7 +83,7 @@ def _comparison(table: Table) -> str:
         _table_row(["Method", *map(_escaped, table.heads)]),
         _table_row(["---", *["---:"] * len(table.heads)]),
     ]
-    lines += [_table_row([_escaped(method.label), *cells]) for method, cells in table.rows]
+    lines += [_table_row([*map(_escaped, (method.label, *cells))]) for method, cells in table.rows]
     return "\n".join(lines)
 
 

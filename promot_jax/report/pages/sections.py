@@ -31,7 +31,7 @@ def _table(table: Table, places: dict[str, int]) -> str:
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
     rows = "".join(
         f'<tr><th scope="row" class="m{places[method.name]}"><span class="swatch"></span>'
-        f"{escape(method.label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        f"{escape(method.label)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for method, cells in table.rows
     )
     return f"""<p class="say">{escape(table.caption)}</p>
