@@ -206,8 +206,8 @@ class Points:
             return chosen, None
         every = ",".join(f"{at:g}" for at in sorted(usual.points))
         return chosen, (
-            f"{method.label}, seed {seed}: of its curve {_listed(chosen) or 'no point'}, not "
-            f"{_listed(others)}: one takes {each:.1f} s, and a tenth of the training was "
+            f"{method.label}, seed {seed}: curve at {_listed(chosen) or 'no point'}, without "
+            f"{_listed(others)}: a point takes {each:.1f} s, a tenth of the training was "
             f"{room:.1f} s; --curve {every} takes all"
         )
 
