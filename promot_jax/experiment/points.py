@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from promot_jax.base import distributed, trees
+import jax
+
+from promot_jax.base import distributed, partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.progress import say
 from promot_jax.base.trees import Tree
@@ -184,7 +186,9 @@ class Points:
 
     def _apply(self, point: Point, seed: int, start: Tree, end: Tree) -> Tree:
         own_seed = attachments.seed_of(seed, point.transform.name)
-        return point.transform.apply(start, end, point.at, own_seed)
+        made = point.transform.apply(start, end, point.at, own_seed)
+        # What a transform left as it was may lie on the host: a prompt that the start has too.
+        return jax.tree.map(partitioning.on_device, made)
 
     def _known(self, method: Method, seed: int) -> set[tuple]:
         def read() -> list[list]:

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from promot_jax.base import trees
+from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.jsonl import read_jsonl, write_jsonl
 from promot_jax.data import batching
+from promot_jax.experiment.points import Point
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.attached import Attached
 from promot_jax.models.networks.lora import Lora
@@ -129,6 +130,10 @@ def test_start_and_end_lie_in_the_hosts_memory_but_what_is_frozen(finished):
         assert (start[path] is leaf) != trained, path
         assert held[path].is_deleted() == trained
         assert leaf.sharding.memory_kind == ("pinned_host" if trained else "device")
+    end["encoder/prompt/rte/prompt"] = partitioning.to_host(end["encoder/prompt/rte/prompt"])
+    sides = (trees.unflatten(tree) for tree in (start, end))
+    made = runner.points._apply(Point(afterwards.Interpolation(), 0.5), 0, *sides)
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(made)} == {"device"}
     # What the start answered is nobody else's answer.
     assert not runner.start.unchanged_in(params)
     assert not runner.start.unchanged_in(trees.unflatten(end))
@@ -168,7 +173,8 @@ def test_a_run_that_was_cut_off_goes_on_with_the_scores_that_are_left(finished, 
 )  # fmt: skip
 def test_points_take_a_tenth_of_the_training(tmp_path, seconds, chosen, said):
     runner = Runner(settings(initial_checkpoint="model"), tmp_path)
-    method, asked = runner.experiment.method("promot"), [(task, None, None) for task in TASKS]
+    method = dataclasses.replace(runner.experiment.method("promot"), after=())
+    asked = [(task, None, None) for task in TASKS]
     assert runner.points.plan(method, 0, asked, "auto").points == []
     for share, name in zip((0.75, 0.25), method.folders, strict=True):
         folder = runner.folder.stage(0, name)
