@@ -23,6 +23,7 @@ def load(
     *,
     method: str | None = None,
     seed: int | None = None,
+    at: float | None = None,
     vocabulary: str | os.PathLike | None = None,
 ) -> "LoadedModel":
     """Loads a model: a checkpoint of any format, or what a method of a finished run made.
@@ -32,6 +33,8 @@ def load(
         folder of a run.
       method: of a run; by default the last that was trained.
       seed: of a run; by default its first.
+      at: of a run: a point of the method's curve; 0.5 is halfway from the model that it started
+        from.
       vocabulary: a SentencePiece model or a `tokenizer.json`, for a checkpoint that has none.
 
     Returns:
@@ -44,7 +47,7 @@ def load(
     from promot_jax.commands import models
 
     try:
-        return models.load(str(path), method, seed, vocabulary and str(vocabulary))
+        return models.load(str(path), method, seed, at, vocabulary and str(vocabulary))
     finally:
         _forget()
 

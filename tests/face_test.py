@@ -107,7 +107,7 @@ def test_a_model_refuses_bad_input(folder, tmp_path):
     fails("no adapters of a run", model.with_lora)
     fails("lost.npy", model.attach, "lost.npy")
     fails("/nowhere: no such file", promot_jax.load, "/nowhere")
-    fails("is no run folder; leave out method and seed", promot_jax.load, folder, seed=1)
+    fails("is no run folder; leave out method, seed and at", promot_jax.load, folder, seed=1)
     fails(f"{tmp_path} is no run folder", promot_jax.scores, tmp_path)
 
 
@@ -153,6 +153,8 @@ def test_a_run_refuses_what_the_command_refuses(run):
     fails("belongs to another configuration", promot_jax.run, "mini", MODEL_DIR=run)
     fails("no method 'promt'", promot_jax.load, run, method="promt")
     fails("seed 7 is not finished", promot_jax.load, run, seed=7)
+    fails("at = 0: expected a number above 0", promot_jax.load, run, at=0)
+    fails("'0.5,1': 1 is what a method ends with", promot_jax.run, "mini", curve=(0.5, 1))
     # Nothing stays in gin, which other code of this process may use.
     assert not gin.config._CONFIG
 

@@ -43,6 +43,8 @@ RULES = (
 )
 
 
+# Memory of the host that devices can read.
+HOST = "pinned_host"
 # Parameters up to which a device a core pays.
 SMALL = 20_000_000
 
@@ -174,6 +176,23 @@ def params_sharding(mesh: Mesh, axes: Tree, params: Tree) -> Tree:
         return NamedSharding(mesh, PartitionSpec(*fits))
 
     return trees.unflatten({p: sharding(p, leaf) for p, leaf in trees.flatten(params).items()})
+
+
+def to_host(leaf: jax.Array) -> jax.Array:
+    """Moves an array out of the devices' memory into that of their hosts, divided as it is."""
+    if leaf.sharding.memory_kind == HOST:
+        return leaf
+    place = leaf.sharding.with_memory_kind(HOST)
+    moved = jax.device_put(leaf, place).block_until_ready()
+    leaf.delete()
+    return moved
+
+
+def on_device(leaf: jax.Array) -> jax.Array:
+    """Returns an array in the memory of its devices; one that is there is itself."""
+    if leaf.sharding.memory_kind != HOST:
+        return leaf
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind("device"))
 
 
 def divisible(mesh: Mesh, rows: int, microbatches: int = 1) -> int:

@@ -104,13 +104,14 @@ def _export(arguments, overrides) -> None:
     if RunFolder(run).config.is_file():
         flags.refuse(arguments, ("vocabulary",), "goes with a checkpoint, not with a run")
         runner, method, seed = opened.open_run(run, arguments.method, arguments.seed)
-        trained = runner.trained(method, seed)
+        trained = runner.trained(method, seed, arguments.at)
         model, params = trained.model, trained.params
         origin = {"run": run.name, "method": method.name, "seed": seed}
+        origin |= {} if arguments.at is None else {"at": arguments.at}
         source = runner.experiment.initial_checkpoint
         source = source and known.open_checkpoint(source)
     else:
-        flags.refuse(arguments, ("method", "seed"), "goes with a run, not with a checkpoint")
+        flags.refuse(arguments, ("method", "seed", "at"), "goes with a run, not with a checkpoint")
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}

@@ -88,6 +88,12 @@ def which_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=number(int, values.Seed), help="its seed (default: the run's first)"
     )
+    parser.add_argument(
+        "--at",
+        type=number(float, values.Positive),
+        help="a point of its curve, which `promot run` scores: 0.5 is halfway from the model that "
+        "it started from (default: 1, what it ended with)",
+    )
 
 
 def adapters(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +136,27 @@ def seeds(text: str) -> str:
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"= {text!r} names a seed twice; give each of them once")
     return ",".join(map(str, found))
+
+
+def curve(text: str) -> Any:
+    """Returns the points of curves that were given: `none`, `auto`, or such as `0.3,0.5`."""
+    if text in ("none", "auto"):
+        return () if text == "none" else text
+    try:
+        points = tuple(map(float, text.split(",")))
+    except ValueError:
+        points = ()
+    if not points or any(values.fault(point, values.Weight) for point in points):
+        raise argparse.ArgumentTypeError(
+            f"= {text!r}: expected none, auto, or numbers of at least 0 such as 0.3,0.5,0.7"
+        )
+    if 1 in points:
+        raise argparse.ArgumentTypeError(
+            f"= {text!r}: 1 is what a method ends with, which is scored anyway; leave it out"
+        )
+    if len(set(points)) < len(points):
+        raise argparse.ArgumentTypeError(f"= {text!r} names a point twice; give each of them once")
+    return points
 
 
 def names(text: str) -> str:

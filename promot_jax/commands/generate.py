@@ -82,7 +82,7 @@ def _generate(arguments, overrides) -> None:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
         model = _of_run(run, arguments)
     else:
-        flags.refuse(arguments, ("method", "lora"), "goes with a run, not with --checkpoint")
+        flags.refuse(arguments, ("method", "at", "lora"), "goes with a run, not with --checkpoint")
         texts = arguments.words
         model = _of_checkpoint(arguments)
     model = model.with_prompt(None if arguments.prompt == "none" else arguments.prompt)
@@ -117,7 +117,9 @@ def _of_run(run: str, arguments):
     partitioning.keep_compiled()
     if arguments.lora and method.adapters is None:
         raise UserError(f"--lora: method {method.name!r} trains no adapters; leave it out")
-    model = loaded.of_run(runner, method, seed)
+    if arguments.at is not None and method.unseen.adapters and not arguments.lora:
+        raise UserError(f"--at: the curve of method {method.name!r} is its adapters'; add --lora")
+    model = loaded.of_run(runner, method, seed, arguments.at)
     return model.with_lora() if arguments.lora else model
 
 

@@ -3,7 +3,7 @@
 import pathlib
 
 from promot_jax import configuration
-from promot_jax.base import files
+from promot_jax.base import files, values
 from promot_jax.base.errors import UserError
 from promot_jax.experiment.run_folder import RunFolder
 
@@ -16,19 +16,21 @@ def checkpoint_tools():
     return conversion
 
 
-def load(path: str, method: str | None, seed: int | None, vocabulary: str | None):
+def load(path: str, method: str | None, seed: int | None, at: float | None, vocabulary: str | None):
     """Returns the `LoadedModel` of a run or a checkpoint, see `promot_jax.load`."""
     checkpoint_tools()
     from promot_jax.experiment import loaded
 
     path = files.home(path)
     if not RunFolder(pathlib.Path(path)).config.is_file():
-        if method is not None or seed is not None:
-            raise UserError(f"{path} is no run folder; leave out method and seed")
+        if (method, seed, at) != (None, None, None):
+            raise UserError(f"{path} is no run folder; leave out method, seed and at")
         return loaded.of_checkpoint(path, vocabulary)
     if vocabulary is not None:
         raise UserError(f"{path} is a run, which has a vocabulary; leave out the one given")
-    return loaded.of_run(*open_run(pathlib.Path(path), method, seed))
+    if wrong := values.fault(at, values.Positive | None):
+        raise UserError(f"at = {at!r}: expected {wrong.allowed}")
+    return loaded.of_run(*open_run(pathlib.Path(path), method, seed), at)
 
 
 def open_run(run: pathlib.Path, name: str | None, seed: int | None):

@@ -43,4 +43,6 @@ def write(*folders: pathlib.Path, out: pathlib.Path | None = None) -> None:
     found = build.read(folders, out)
     page = build.write(found)
     print("\n" + terminal.terminal_table(found))
+    if between := terminal.points_table(found):
+        print("\n" + between)
     print(f"\nreport: {page}")

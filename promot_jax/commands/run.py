@@ -142,6 +142,15 @@ def add(commands) -> None:
         "--methods", type=flags.names, help="methods to run now, such as promot,fine_tuning"
     )
     run.add_argument(
+        "--curve",
+        type=flags.curve,
+        default="auto",
+        metavar="POINTS",
+        help="also score what lies between start and end of each method that trains the model, "
+        "without training: at none, or at points such as 0.3,0.5,0.7 (0 is the start, 1 the end); "
+        "auto: at as many as take a tenth of the time that its training took (default: auto)",
+    )
+    run.add_argument(
         "--preview",
         action="store_true",
         help="say what the target's rows are (number, examples, classes, lengths), then stop",
@@ -219,7 +228,9 @@ def words(
 ) -> list[str]:
     """Returns the command line of a call from Python, see `promot_jax.run`."""
     found = ["run", experiment]
-    for flag, chosen in (("seeds", seeds), ("methods", methods)):
+    settings = dict(settings)
+    listed = {"seeds": seeds, "methods": methods, "curve": settings.pop("curve", None)}
+    for flag, chosen in listed.items():
         if chosen is not None:
             several = chosen if isinstance(chosen, list | tuple) else [chosen]
             found.append(f"--{flag}={','.join(map(str, several))}")
@@ -290,7 +301,7 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         else:
             # Hosts share the run folder, but not the home folder.
             partitioning.keep_compiled(RunFolder(model_dir).compiled)
-        Runner(experiment, model_dir).run(" ".join(arguments.typed))
+        Runner(experiment, model_dir).run(" ".join(arguments.typed), arguments.curve)
         distributed.by_main(report.write, model_dir)
     return model_dir
 

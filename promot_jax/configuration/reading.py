@@ -29,6 +29,7 @@ IMPORTS = (
     "from promot_jax.experiment import evaluation",
     "from promot_jax.experiment import experiment",
     "from promot_jax import models",
+    "from promot_jax.training import afterwards",
     "from promot_jax.training import optimizers",
     "from promot_jax.checkpoints import pretrained",
     "from promot_jax.training import stages",

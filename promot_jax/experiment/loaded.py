@@ -249,9 +249,13 @@ def of_checkpoint(path: str, vocabulary: str | None = None) -> LoadedModel:
     return LoadedModel(model, params, prompts, checkpoint=path)
 
 
-def of_run(runner, method: Method, seed: int) -> LoadedModel:
-    """Loads what a method of a finished run made, by the run's `Runner`."""
-    trained, experiment = runner.trained(method, seed), runner.experiment
+def of_run(runner, method: Method, seed: int, at: float | None = None) -> LoadedModel:
+    """Loads what a method of a finished run made, or a point of its curve, by the run's `Runner`.
+
+    Raises:
+      UserError: as `Runner.trained`.
+    """
+    trained, experiment = runner.trained(method, seed, at), runner.experiment
     chat = chat_of(experiment)
     return LoadedModel(
         experiment.model,

@@ -4,6 +4,9 @@
     run.json                what was run, where, how long it took; see `run_facts`
     results.jsonl           one score a line: method, seed (null for a method without stages), task,
                             metric, score, count, label_share, prompt, evaluated_as
+    curves.jsonl            scores of what was made of a method's start and end, one a line: as in
+                            results.jsonl, and transform, at (its coefficient), seconds; lines of
+                            the transform "end" say what the end itself took: method, seed, task
     samples.jsonl           some answers, one a line: method, seed, task, index, input, target,
                             prediction
     seed_S/STAGE[-STAGE…]/  one folder for each stage, named by the stages until it; `stage_folder`
@@ -56,6 +59,11 @@ class RunFolder:
     def results(self) -> pathlib.Path:
         """The scores."""
         return self.path / "results.jsonl"
+
+    @property
+    def curves(self) -> pathlib.Path:
+        """The scores of points, and the seconds that evaluations took."""
+        return self.path / "curves.jsonl"
 
     @property
     def samples(self) -> pathlib.Path:
@@ -180,6 +188,15 @@ class RunFolder:
         left = [{**key, **sample} for sample in samples if sample["index"] not in written]
         jsonl.append_jsonl(self.samples, left)
         jsonl.append_jsonl(self.results, [{**key, **result}])
+
+    def points(self, method: str, seed: int | None) -> list[dict[str, Any]]:
+        """Returns the lines of `curves` of a method and seed."""
+        rows = jsonl.read_jsonl(self.curves)
+        return [row for row in rows if (row.get("method"), row.get("seed")) == (method, seed)]
+
+    def record_point(self, line: Mapping[str, Any]) -> None:
+        """Appends a line to `curves`."""
+        jsonl.append_jsonl(self.curves, [dict(line)])
 
     # ---- the call that runs ----------------------------------------------------------------------
 

@@ -8,14 +8,17 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 from collections.abc import Callable
 
 from promot_jax.base import distributed, partitioning, trees
+from promot_jax.base.errors import UserError
 from promot_jax.base.progress import say
 from promot_jax.base.trees import Tree
 from promot_jax.experiment import attachments, lineage, settings
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.experiment.measurements import Measurements
+from promot_jax.experiment.points import Asked, Curve, Points
 from promot_jax.experiment.run_facts import Facts
 from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.experiment.stage_folder import StageFolder
@@ -57,19 +60,29 @@ class Runner:
         )
         self.start = Start(experiment, self.mesh)
         self.measurements = Measurements(experiment, self.mesh, self.start)
+        self.points = Points(experiment, self.folder, self.start, self.measurements)
         # Writes down how long the run has taken; a runner that only opens a run writes nothing.
         self._keep_time: Callable[[], None] = lambda: None
         probed = [probe.task for probe in experiment.probes]
         for method in experiment.selected:
+            self.points.check(method)
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
 
-    def run(self, command: str) -> None:
+    def run(self, command: str, curve: Curve = ()) -> None:
         """Runs whatever is not finished yet and records it.
+
+        Args:
+          command: the command line.
+          curve: the points of each method's curve, see `points`; without any there are those of
+            `Method.after` alone.
 
         Raises:
           UserError: bad input, or a folder that was begun from something else.
         """
+        curves = [method for method in self.experiment.selected if self.points.usual(method)]
+        if curve and curve != "auto" and not curves:
+            raise UserError("--curve: no method that runs trains the model; leave it out")
         facts = Facts(self.folder, self.experiment, command)
         self._keep_time = facts.write
         self._keep_time()
@@ -78,19 +91,27 @@ class Runner:
                 for method in self.experiment.selected:
                     # Without a stage nothing depends on the seed.
                     if method.stages or seed == self.experiment.seeds[0]:
-                        self._run_method(method, seed)
+                        self._run_method(method, seed, curve)
         except BaseException:
             facts.write_alone()
             raise
         facts.write(finished=True)
 
-    def trained(self, method: Method, seed: int) -> Trained:
+    def trained(self, method: Method, seed: int, at: float | None = None) -> Trained:
         """Trains or loads the stages of a method in order; returns what the last one hands on.
 
+        Args:
+          method: one of the experiment's.
+          seed: of its stages.
+          at: a point of the method's curve, which is returned instead.
+
         Raises:
-          UserError: see `train_stage`; a stage has been trained from something else.
+          UserError: see `train_stage`; a stage has been trained from something else; a method
+            without a curve.
         """
         params = self._trained_params(method, seed)
+        if at is not None:
+            params = self.points.made(method, seed, params, at)
         bare = self.experiment.model
         return Trained(
             model=bare.with_lora(in_force(bare, method.adapters)),
@@ -150,27 +171,39 @@ class Runner:
         self._keep_time()
         return scalars
 
-    def _run_method(self, method: Method, seed: int) -> None:
-        """Trains a method, evaluates it on what has no score yet, and records that."""
-        experiment, own_seed = self.experiment, seed if method.stages else None
-        recorded = self._recorded(method.name, own_seed)
+    def _run_method(self, method: Method, seed: int, curve: Curve) -> None:
+        """Trains a method, evaluates it and its points on what has no score yet, records that."""
+        recorded = self._recorded(method.name, seed if method.stages else None)
         # Targets come first: they are what a reader of the log waits for.
-        wanted = [
-            (target.name, *attachments.of_target(method, target)) for target in experiment.targets
+        asked = [
+            (target.name, *attachments.of_target(method, target))
+            for target in self.experiment.targets
         ]
-        wanted += [(task.name, task, method.unseen) for task in experiment.tasks]
-        wanted = [entry for entry in wanted if entry[0] not in recorded]
-        if not wanted:
-            return
-        params = self._trained_params(method, seed)
-        scores = []
+        asked += [(task.name, task, method.unseen) for task in self.experiment.tasks]
+        params, wanted = None, [entry for entry in asked if entry[0] not in recorded]
+        if wanted:
+            params = self._trained_params(method, seed)
+            self._score(params, method, seed, wanted)
+        plan = self.points.plan(method, seed, asked, curve)
+        if plan.remark and (wanted or plan.points):
+            say(plan.remark)
+        if plan.points:
+            params = self._trained_params(method, seed) if params is None else params
+            self.points.evaluate(method, seed, params, asked, plan.points, self._keep_time)
+
+    def _score(self, params: Tree, method: Method, seed: int, wanted: list[Asked]) -> None:
+        """Evaluates what a method ends with and records each score."""
+        experiment, scores = self.experiment, []
         for name, task, attached in wanted:
+            began = time.monotonic()
             found = self.measurements.evaluate(
                 params, task, attached, task.split, experiment.eval_examples
             )
-            key = {"method": method.name, "seed": own_seed, "task": name}
+            seconds = time.monotonic() - began
+            key = {"method": method.name, "seed": seed if method.stages else None, "task": name}
             result = self.measurements.result(task, attached, found)
             distributed.by_main(self.folder.record, key, result, self.measurements.samples(found))
+            self.points.note(method, seed, name, seconds)
             self._keep_time()
             scores.append(f"{task.label} {found.score:.1f}")
         say(f"{method.label}, seed {seed}: " + "  ".join(scores))

@@ -47,8 +47,25 @@ class Start:
 
     def unchanged_in(self, params: Tree) -> bool:
         """Whether it is in the parameters, array for array; stages hand on what stays frozen."""
-        leaves = trees.flatten(params)
-        return all(leaves[path] is leaf for path, leaf in trees.flatten(self._params).items())
+        leaves, held = trees.flatten(params), trees.flatten(self._params)
+        return bool(held) and all(leaves[path] is leaf for path, leaf in held.items())
+
+    def apart(self, seed: int, params: Tree) -> tuple[Tree, Tree]:
+        """Returns the starting point, loaded again, and the parameters that stages made of it.
+
+        Leaves that no stage trained are the same arrays in both. Of all others both trees have
+        theirs in the memory of the host, so that the devices have room for a third: they are
+        deleted in `params`, and whoever asks for the starting point later has it loaded again.
+        """
+        own, held = trees.flatten(params), trees.flatten(self._params)
+        frozen = {path: leaf for path, leaf in held.items() if own.get(path) is leaf}
+        for path in held.keys() - frozen.keys() & own.keys():
+            own[path] = partitioning.to_host(own[path])
+        fresh = trees.flatten(self.params(seed))
+        moved = {path: partitioning.to_host(fresh[path]) for path in fresh.keys() - frozen.keys()}
+        if moved:
+            self._params = {}
+        return trees.unflatten(frozen | moved), trees.unflatten(own)
 
     @property
     def _from_nothing(self) -> bool:

@@ -15,6 +15,7 @@ from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
+from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective, Reference, Start
 from promot_jax.training.selections import MostChanged, Selection
 
@@ -238,14 +239,27 @@ class Method:
       stages: in order; none means the pretrained model.
       unseen: what unseen tasks are read with: nothing, as in the paper, or adapters that are in use
         for every task, as they are once they have been merged into a model.
+      after: what is made of the start and of what the last stage hands on, see `afterwards`; each
+        of its points is evaluated as that is.
     """
 
     name: values.Text
     label: values.Text
     stages: Sequence[Stage] = ()
     unseen: Attached = BARE
+    after: Sequence[Transform] = ()
 
     def __post_init__(self):
+        names = [transform.name for transform in self.after]
+        if names and not self.stages:
+            raise UserError(
+                f"method {self.name!r} has no stage, so {names[0]} has no end to start from; leave "
+                "out `after`"
+            )
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(
+                f"method {self.name!r} has two transforms of the name {twice!r}; rename one"
+            )
         if self.stages and self.stages[0].rewinds:
             raise UserError(
                 f"method {self.name!r}: selections.MostChanged goes by what the stage before it "

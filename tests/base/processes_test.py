@@ -23,6 +23,7 @@ RUN = [
     *SHRINK,
     "--seeds=0",
     "--methods=promot",
+    "--curve=0.5",
     *(
         f"--gin.{binding}"
         for binding in (
@@ -106,7 +107,7 @@ def interrupted(run, folder):
     """Copies a finished run as it was after step 2 of its second stage."""
     shutil.copytree(run, folder)
     stage = folder / "seed_0/prompt-model"
-    for name in ("results.jsonl", "samples.jsonl", "report.html"):
+    for name in ("results.jsonl", "samples.jsonl", "curves.jsonl", "report.html"):
         (folder / name).unlink()
     (stage / "stage.json").unlink()
     kept = sorted(path.name for path in (stage / "checkpoints").iterdir() if path.name.isdigit())
@@ -129,8 +130,10 @@ def assert_same_run(one, other):
         ours, theirs = (json.loads((folder / "stage.json").read_text()) for folder in folders)
         for name in ("fingerprint", "best_step", "trainable", "frozen"):
             assert ours[name] == theirs[name], name
-    for file in ("results.jsonl", "samples.jsonl"):
-        ours, theirs = (read_jsonl(run / file) for run in (one, other))
+    for file in ("results.jsonl", "samples.jsonl", "curves.jsonl"):
+        ours, theirs = (
+            [line | {"seconds": 0.0} for line in read_jsonl(run / file)] for run in (one, other)
+        )
         assert len(ours) > 0
         assert ours == theirs
     assert (one / "report.html").exists()

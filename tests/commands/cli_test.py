@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+import promot_jax
 from promot_jax import cli, configuration
+from promot_jax.base import trees
 from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.tasks import mini_entailment, mini_pretrain
 
@@ -58,7 +60,7 @@ def fails(capsys, *arguments):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mini"
-    assert cli.main(["run", "mini", at(folder), *MINI]) == 0
+    assert cli.main(["run", "mini", at(folder), *MINI, "--curve=0.5"]) == 0
     return folder
 
 
@@ -93,6 +95,26 @@ def test_a_finished_run_answers_and_exports(run, tmp_path, capsys):
     assert cli.main(["export", str(run), str(tmp_path / "tuned"), "--method", "fine_tuning"]) == 0
     initial = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/tuned'"
     assert cli.main(["run", "mini", at(tmp_path / "third"), *MINI, initial]) == 0
+
+
+def test_a_point_of_a_curve_answers_and_exports(run, tmp_path, capsys):
+    assert "Between start and end" in (run / "report.md").read_text()
+    assert cli.main(["generate", str(run), "--at", "0.5", "--prompt", "rte", "x"]) == 0
+    assert cli.main(["export", str(run), str(tmp_path / "half"), "--at", "0.5"]) == 0
+    half, end = (promot_jax.load(run, at=at).params for at in (0.5, None))
+    saved = promot_jax.load(tmp_path / "half").params
+    for path in ("encoder/encoder_norm/scale", "decoder/layers_0/mlp/wo/kernel"):
+        saved_leaf, half_leaf, end_leaf = (trees.flatten(t)[path] for t in (saved, half, end))
+        assert (saved_leaf == half_leaf).all()
+        assert (half_leaf != end_leaf).any()
+    capsys.readouterr()
+    line = fails(capsys, "generate", str(run), "--at=0.5", "--method=prompt_tuning", "x")
+    assert line == (
+        "promot: --at 0.5: method 'prompt_tuning' trains nothing of the model; leave it out"
+    )
+    exported = str(tmp_path / "half")
+    line = fails(capsys, "generate", "--checkpoint", exported, "--at", "0.5", "x")
+    assert "--at goes with a run, not with --checkpoint" in line
 
 
 def test_the_report_is_rebuilt(run, capsys):
@@ -143,6 +165,10 @@ def test_one_process_at_a_time(run, capsys):
             ["run", "mini", "--gin.TRAIN_STEPS=0"],
             "TRAIN_STEPS = 0: expected a whole number of at least 1",
         ),
+        (["run", "mini", "--curve=0.5,half"], "expected none, auto, or numbers of at least 0 such"),
+        (["run", "mini", "--curve=0.5,1"], "1 is what a method ends with, which is scored anyway"),
+        (["run", "mini", "--curve=0.5,0.5"], "names a point twice; give each of them once"),
+        (["generate", "runs/mini", "--at=0", "x"], "--at = 0: expected a number above 0"),
         (["report", "runs/nowhere"], "runs/nowhere"),
     ],
 )

@@ -372,7 +372,7 @@ def test_an_interrupted_run_keeps_the_time_and_memory_of_what_it_finished(tmp_pa
     own_time = types.SimpleNamespace(monotonic=lambda: next(clock))
     monkeypatch.setattr("promot_jax.experiment.run_facts.time", own_time)
 
-    def method(self, method, seed):
+    def method(self, method, seed, curve):
         if len(done) == 1:
             raise KeyboardInterrupt
         done.append(method.name)

@@ -47,8 +47,29 @@ class Cloud:
 
 
 @dataclasses.dataclass(frozen=True)
+class Path:
+    """Points (x, y) of one method in the order of a coefficient: seed → (coefficient → point).
+
+    `made_by` says what the coefficient is of.
+    """
+
+    name: Name
+    made_by: str
+    seeds: dict[int | None, dict[float, tuple[float, float]]]
+
+    def mean(self) -> dict[float, tuple[float, float]]:
+        """Returns the mean point at each coefficient that all seeds have."""
+        shared = set.intersection(*(set(points) for points in self.seeds.values()))
+        found = {}
+        for at in sorted(shared):
+            x, y = zip(*(points[at] for points in self.seeds.values()), strict=True)
+            found[at] = statistics.fmean(x), statistics.fmean(y)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
 class Panel:
-    """A pair of axes: what stands above it, and its curves or clouds.
+    """A pair of axes: what stands above it, and its curves, or clouds with paths that lead there.
 
     `label` says what the vertical axis measures. `from_zero` starts it at 0.
     """
@@ -56,6 +77,7 @@ class Panel:
     label: str
     curves: tuple[Curve, ...] = ()
     clouds: tuple[Cloud, ...] = ()
+    paths: tuple[Path, ...] = ()
     from_zero: bool = False
 
 
@@ -84,7 +106,7 @@ class Chart:
     @property
     def names(self) -> tuple[Name, ...]:
         """The names of everything drawn, each once, in order of appearance."""
-        series = [s for panel in self.panels for s in (*panel.curves, *panel.clouds)]
+        series = [s for panel in self.panels for s in (*panel.curves, *panel.clouds, *panel.paths)]
         return tuple(dict.fromkeys(one.name for one in series))
 
     @property
@@ -101,6 +123,7 @@ class Chart:
         for panel in self.panels:
             series = [_curve_text(curve, most) for curve in panel.curves]
             series += [_cloud_text(cloud, most) for cloud in panel.clouds]
+            series += map(_path_text, panel.paths)
             texts.append(f"{panel.label} against {self.x_label}. {' '.join(series)}")
         if len(texts) == 1:
             return f"{kind}: {texts[0]}"
@@ -140,3 +163,11 @@ def _cloud_text(cloud: Cloud, most: int) -> str:
         return f"{cloud.name.label}, {len(cloud.points)} points: mean ({x}; {y})."
     points = ", ".join(f"({scores.decimal(x)}; {scores.decimal(y)})" for x, y in cloud.points)
     return f"{cloud.name.label}: {points}."
+
+
+def _path_text(path: Path) -> str:
+    points = ", ".join(
+        f"at {at:g} ({scores.decimal(x)}; {scores.decimal(y)})"
+        for at, (x, y) in path.mean().items()
+    )
+    return f"{path.name.label}, {path.made_by}: {points or 'no point that all seeds have'}."

@@ -7,7 +7,7 @@ import textwrap
 
 from promot_jax.experiment.run_folder import FIGURES
 from promot_jax.report.charts import palette
-from promot_jax.report.charts.chart import Chart, Cloud, Curve, Name, Panel
+from promot_jax.report.charts.chart import Chart, Cloud, Curve, Name, Panel, Path
 from promot_jax.report.charts.palette import Paper, Style
 
 _DPI = 200
@@ -96,6 +96,8 @@ def _legend_columns(chart: Chart) -> int:
 def _draw_panel(axes, chart: Chart, panel: Panel, styles: dict[str, Style], paper: Paper) -> None:
     for curve in panel.curves:
         _draw_curve(axes, curve, styles[curve.name.method], paper, chart.columns)
+    for path in panel.paths:
+        _draw_path(axes, path, styles[path.name.method], paper, chart.columns)
     for cloud in panel.clouds:
         _draw_points(axes, cloud, styles[cloud.name.method], paper, chart.columns)
         if chart.marks_means:
@@ -177,6 +179,25 @@ def _draw_curve(axes, curve: Curve, style: Style, paper: Paper, columns: int) ->
 
 def _columns(series: dict[int, float]) -> tuple[list[int], list[float]]:
     return list(series), list(series.values())
+
+
+def _draw_path(axes, path: Path, style: Style, paper: Paper, columns: int) -> None:
+    """Draws the mean as a line with small marks, single seeds as thin lines."""
+    color = _ink(style, paper)
+    for points in path.seeds.values():
+        if len(path.seeds) > 1:
+            ordered = [points[at] for at in sorted(points)]
+            axes.plot(*zip(*ordered, strict=True), color=color, linewidth=0.7, alpha=0.35)
+    if mean := path.mean():
+        axes.plot(
+            *zip(*mean.values(), strict=True),
+            color=color,
+            linewidth=1.6 if columns == 1 else 1.2,
+            linestyle=(0, style.dashes) if style.dashes else "-",
+            marker=style.marker,
+            markersize=4 if columns == 1 else 3,
+            zorder=2.5,
+        )
 
 
 def _draw_points(axes, cloud: Cloud, style: Style, paper: Paper, columns: int) -> None:

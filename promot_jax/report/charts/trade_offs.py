@@ -2,14 +2,18 @@
 
 import statistics
 
-from promot_jax.report.charts.chart import Chart, Cloud, Name, Panel
+from promot_jax.report.charts.chart import Chart, Cloud, Name, Panel, Path
 from promot_jax.report.charts.curves import name_of
-from promot_jax.report.numbers import following
+from promot_jax.report.numbers import following, points
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.tables import metric_name, shots_name
 from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 _MEANS = " The large open mark is the mean over seeds."
+_PATHS = (
+    " Lines lead to the end over what is made of it and the method’s start without training; the "
+    "table of these points has their coefficients."
+)
 
 
 def finals(records: Records) -> list[Chart]:
@@ -20,24 +24,36 @@ def finals(records: Records) -> list[Chart]:
         for shots in records.shots:
             which = f", {shots_name(shots)}" if len(records.shots) > 1 else " of the other tasks"
             clouds = tuple(
-                Cloud(Name(method.label, method.name), points)
+                Cloud(Name(method.label, method.name), found)
                 for method in records.methods
-                if (points := _final_points(records, method, target, shots))
+                if (found := _final_points(records, method, target, shots))
             )
             if clouds:
-                panels.append(Panel(f"Norm. Avg.{which}", clouds=clouds))
+                paths = tuple(map(_path, points.curves(records, target, shots)))
+                panels.append(Panel(f"Norm. Avg.{which}", clouds=clouds, paths=paths))
         if panels:
             charts.append(_final(records, target, panels))
     return charts
 
 
+def _path(curve: points.Curve) -> Path:
+    """Returns a curve as it is drawn."""
+    seeds: dict[int | None, dict[float, tuple[float, float]]] = {}
+    for at, values in curve.points.items():
+        for seed, one in values.items():
+            seeds.setdefault(seed, {})[at] = one.target, one.kept
+    return Path(Name(curve.method.label, curve.method.name), curve.label, seeds)
+
+
 def _final(records: Records, target: TaskRecord, panels: list[Panel]) -> Chart:
+    drawn = any(panel.paths for panel in panels)
     several = any(len(cloud.points) > 1 for panel in panels for cloud in panel.clouds)
     return Chart(
         name=_file_name("trade_off", records, target),
         title=f"{_learned(records, target)} against what was kept",
         caption=f"Each point is one seed of one method: its {target.label} score and its mean over "
-        f"the other tasks.{_MEANS if several else ''} Up and to the right is better.",
+        f"the other tasks.{_MEANS if several else ''}{_PATHS if drawn else ''} Up and to the right "
+        "is better.",
         x_label=f"{target.label} {metric_name(target.metric)}",
         panels=tuple(panels),
         columns=min(2, len(panels)),

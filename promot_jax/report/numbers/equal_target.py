@@ -3,15 +3,16 @@
 A method's scores are those of its best checkpoint, and one that learned less may have kept more for
 that reason. Here each method is taken at the first evaluated step of its last stage that is at most
 `MARGIN` points below what the first method of the run reached at its best with the same seed; and,
-since not every seed gets there, beside the first method at the level that both reach.
+since not every seed gets there, beside the first method at the level that both reach. Where
+methods have curves, the best of their points are compared too, see `equal_points`.
 """
 
 import dataclasses
 
-from promot_jax.report.numbers import following
+from promot_jax.report.numbers import equal_points, following
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.scores import Spread
-from promot_jax.report.numbers.tables import labels_name
+from promot_jax.report.numbers.tables import Table, share_name
 from promot_jax.report.records.records import MethodRecord, Records, StageRecord, TaskRecord
 
 # Points of the target's score.
@@ -62,43 +63,41 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table as it is printed: what it says, the headings, and a row of values a method."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[MethodRecord, list[str]], ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What was compared on one target: all at the first method's level, then pair by pair."""
+    """What was compared on one target: at the first method's level, pair by pair, by points."""
 
     target: TaskRecord
     lines: tuple[Line, ...]
     pairs: tuple[Pair, ...]
+    points: Table | None = None
 
     def tables(self, records: Records) -> list[Table]:
         """Returns the tables of the comparison."""
-        share = f"{labels_name(records)} share, %" if records.labels else "Label share, %"
+        found = [self._level(records)] if self.lines else []
+        found += [self._pairs()] if self.pairs else []
+        return [*found, self.points] if self.points else found
+
+    def _level(self, records: Records) -> Table:
         first = self.lines[0].method.label
-        level = Table(
+        return Table(
             f"Each method at the first evaluated step of its last stage that is at most {MARGIN:g} "
             f"point below the best {self.target.label} score of {first} with the same seed; step "
             "0, where that stage has changed nothing, does not count. All on validation examples, "
             "measured while the model trains. Mean and 95 % confidence interval (Student's t) "
             "over the seeds that got there.",
-            ("Seeds that got there", "Step", "Target", "Norm. Avg.", share),
+            ("Seeds that got there", "Step", "Target", "Norm. Avg.", share_name(records)),
             tuple((line.method, line.cells()) for line in self.lines),
         )
-        pairs = Table(
+
+    def _pairs(self) -> Table:
+        first = self.lines[0].method.label
+        return Table(
             f"And pair by pair: {first} and each other method with the same seed, both at their "
             f"first step at most {MARGIN:g} point below the lower of their two best scores, so "
             "that every seed counts. Difference: what the method kept more.",
             ("Seeds", "Target", f"Norm. Avg. of {first}", "Norm. Avg.", "Difference"),
             tuple((pair.method, pair.cells()) for pair in self.pairs),
         )
-        return [level, pairs] if self.pairs else [level]
 
 
 def comparisons(records: Records) -> list[Comparison]:
@@ -106,14 +105,16 @@ def comparisons(records: Records) -> list[Comparison]:
     kept = next(iter(following.families(records, following.SCORE)), None)
     share = next(iter(following.families(records, following.LABEL_SHARE)), None)
     found = []
-    for target in records.targets if kept else ():
-        followed = following.targets(records, [target])
-        if len(followed) != 1:
-            continue
-        curves = _curves(records, followed[0], kept)
+    for target in records.targets:
+        lines, pairs = (), ()
+        followed = following.targets(records, [target]) if kept else []
+        curves = _curves(records, followed[0], kept) if len(followed) == 1 else {}
         if len(curves) > 1:
             lines = _lines(curves, followed[0], kept, share)
-            found.append(Comparison(target, lines, _pairs(curves, followed[0], kept)))
+            pairs = _pairs(curves, followed[0], kept)
+        points = equal_points.table(records, target, MARGIN)
+        if lines or points:
+            found.append(Comparison(target, lines, pairs, points))
     return found
 
 

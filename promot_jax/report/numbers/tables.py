@@ -71,6 +71,20 @@ class ScoreTable:
         return [*self.targets, *(row for block in self.blocks for row in block.rows)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as it is printed: what it says, the headings, rows of values with their method."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[MethodRecord, list[str]], ...]
+
+
+def share_name(records: Records) -> str:
+    """Returns the heading of a column with shares of label answers."""
+    return f"{labels_name(records)} share, %" if records.labels else "Label share, %"
+
+
 def metric_name(metric: str) -> str:
     """Returns a metric's name as it is printed; a person's own has no other."""
     known = METRICS.get(metric)

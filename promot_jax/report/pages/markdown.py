@@ -3,8 +3,8 @@
 import re
 
 from promot_jax.report.charts.figures import Figure
-from promot_jax.report.numbers import equal_target, facts, gaps, scores, summary
-from promot_jax.report.numbers.tables import Cell, Row, score_table, with_shots
+from promot_jax.report.numbers import equal_target, facts, gaps, points, scores, summary
+from promot_jax.report.numbers.tables import Cell, Row, Table, score_table, with_shots
 from promot_jax.report.pages import outputs
 from promot_jax.report.records.records import Records
 
@@ -18,6 +18,8 @@ def markdown(records: Records, figures: list[Figure]) -> str:
         parts.append("**What is missing**\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
     if records.results:
         parts += ["## Results", _escaped(facts.scores_caption(records)), _scores(records)]
+    if table := points.table(records):
+        parts += [f"## {points.TITLE}", _escaped(table.caption), _comparison(table)]
     for comparison in equal_target.comparisons(records):
         parts.append(f"## At equal {_escaped(comparison.target.label)} score")
         for table in comparison.tables(records):
@@ -76,12 +78,12 @@ def _value(cell: Cell) -> str:
     return f"{cell.spread}<br>({scores.signed(cell.difference)})"
 
 
-def _comparison(table: equal_target.Table) -> str:
+def _comparison(table: Table) -> str:
     lines = [
         _table_row(["Method", *map(_escaped, table.heads)]),
         _table_row(["---", *["---:"] * len(table.heads)]),
     ]
-    lines += [_table_row([_escaped(method.label), *cells]) for method, cells in table.rows]
+    lines += [_table_row([*map(_escaped, (method.label, *cells))]) for method, cells in table.rows]
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ from html import escape
 
 from promot_jax.report.charts.figures import Figure
 from promot_jax.report.charts.palette import Style
-from promot_jax.report.numbers import facts, gaps, summary
+from promot_jax.report.numbers import facts, gaps, points, summary
 from promot_jax.report.pages import cards, sections, style
 from promot_jax.report.records.records import Records
 
@@ -17,6 +17,7 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
     places = {name: place for place, name in enumerate(styles)}
     parts = {
         "results": ("Results", cards.score_section(records, places)),
+        "points": (points.TITLE, sections.between(records, places)),
         "equal": ("At equal skill", sections.equal_target(records, places)),
         "curves": ("Curves", sections.figures(records.folder, figures)),
         "outputs": ("Outputs", sections.samples(records, places)),

@@ -6,8 +6,8 @@ from html import escape
 
 from promot_jax.report.charts.figures import Figure
 from promot_jax.report.numbers import equal_target as equal
-from promot_jax.report.numbers import facts
-from promot_jax.report.numbers.tables import with_shots
+from promot_jax.report.numbers import facts, points
+from promot_jax.report.numbers.tables import Table, with_shots
 from promot_jax.report.pages import outputs
 from promot_jax.report.records.records import MethodRecord, Records, Sample, TaskRecord
 
@@ -18,14 +18,20 @@ _OPEN_SAMPLES = 1
 def equal_target(records: Records, places: dict[str, int]) -> str:
     """Returns the tables of what each method kept at equal skill."""
     found = (table for one in equal.comparisons(records) for table in one.tables(records))
-    return "".join(_equal_table(table, places) for table in found)
+    return "".join(_table(table, places) for table in found)
 
 
-def _equal_table(table: equal.Table, places: dict[str, int]) -> str:
+def between(records: Records, places: dict[str, int]) -> str:
+    """Returns the table of points that were scored without training."""
+    table = points.table(records)
+    return _table(table, places) if table else ""
+
+
+def _table(table: Table, places: dict[str, int]) -> str:
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in table.heads)
     rows = "".join(
         f'<tr><th scope="row" class="m{places[method.name]}"><span class="swatch"></span>'
-        f"{escape(method.label)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        f"{escape(method.label)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for method, cells in table.rows
     )
     return f"""<p class="say">{escape(table.caption)}</p>

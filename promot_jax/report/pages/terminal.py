@@ -2,7 +2,7 @@
 
 import textwrap
 
-from promot_jax.report.numbers import scores
+from promot_jax.report.numbers import points, scores
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.numbers.tables import Block, Row, ScoreTable, score_table
 from promot_jax.report.records.records import Records
@@ -29,6 +29,27 @@ def terminal_table(records: Records) -> str:
         for start in range(0, len(places), fitting)
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def points_table(records: Records) -> str:
+    """Returns the table of points that were scored without training; nothing where there is none.
+
+    A method's name stands on its first line.
+    """
+    table = points.table(records)
+    if table is None:
+        return ""
+    rows = [["", *table.heads]]
+    for place, (method, cells) in enumerate(table.rows):
+        again = place and table.rows[place - 1][0] == method
+        rows.append(["" if again else method.label, *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        (" " * _GAP).join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in rows
+    ]
+    rule = "─" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
 def _lines(table: ScoreTable) -> list[_Line]:

@@ -49,6 +49,7 @@ def merge(runs: Sequence[Records], folder: pathlib.Path) -> Records:
             dataclasses.replace(run, about=run.about | {"experiment": name})
             for run, name in zip(runs, names, strict=True)
         ),
+        points=tuple(point for part in parts for point in part.points),
     )
 
 
@@ -120,18 +121,25 @@ def _renamed(run: Records, name: str, labels: tuple[str, ...]) -> Records:
         for method in run.methods
     )
     comparable = set(run.labels) == set(labels)
+
+    def told(result: Result) -> Result:
+        return result if comparable else dataclasses.replace(result, label_share=None)
+
     results = {
-        (f"{name}/{method}", task): found
-        if comparable
-        else {seed: dataclasses.replace(r, label_share=None) for seed, r in found.items()}
+        (f"{name}/{method}", task): {seed: told(result) for seed, result in found.items()}
         for (method, task), found in run.results.items()
     }
+    points = tuple(
+        dataclasses.replace(p, method=f"{name}/{p.method}", result=told(p.result))
+        for p in run.points
+    )
     return dataclasses.replace(
         run,
         methods=methods,
         results=results,
         samples=tuple(dataclasses.replace(s, method=f"{name}/{s.method}") for s in run.samples),
         stages=tuple(dataclasses.replace(s, name=f"{name}/{s.name}") for s in run.stages),
+        points=points,
     )
 
 

@@ -63,6 +63,18 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True)
+class PointRecord:
+    """A score of what a transform made of a method's start and end, at one of its coefficients."""
+
+    method: str
+    seed: int
+    transform: str
+    at: float
+    task: str
+    result: Result
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """One evaluation example, its accepted answers, and what a method answered."""
 
@@ -112,7 +124,7 @@ class Records:
 
     `results` maps (method, task) to seed → Result; the seed is None for a method without training.
     `about` is `run.json` as it stands, for facts that are only printed. `runs` are the single runs
-    that were merged, none for the records of one run.
+    that were merged, none for the records of one run. `points` were scored without training.
     """
 
     folder: pathlib.Path
@@ -127,6 +139,7 @@ class Records:
     configuration: str
     notes: tuple[str, ...]
     runs: tuple["Records", ...] = ()
+    points: tuple[PointRecord, ...] = ()
 
     @property
     def parts(self) -> tuple["Records", ...]:
@@ -195,6 +208,7 @@ def read(run_dir: str | pathlib.Path) -> Records:
             f"writes them ({type(error).__name__}: {error}); restore the file or run again"
         ) from error
     results = _read_results(folder, {m.name for m in methods}, {*targets, *tasks}, notes)
+    points = _read_points(folder, {m.name for m in methods}, {*targets, *tasks}, notes)
     samples = _read_samples(folder, notes)
     stages = _read_stages(folder, methods, notes)
     return Records(
@@ -209,6 +223,7 @@ def read(run_dir: str | pathlib.Path) -> Records:
         stages=stages,
         configuration=folder.read_config(),
         notes=tuple(notes),
+        points=points,
     )
 
 
@@ -264,19 +279,39 @@ def _read_results(folder, methods: set[str], tasks: set[TaskRecord], notes: list
         if method not in methods or task not in names or score is None:
             unknown += 1
             continue
-        count, variant = number(row.get("count")), row.get("evaluated_as")
-        results.setdefault((method, task), {})[row.get("seed")] = Result(
-            score=score,
-            label_share=number(row.get("label_share")),
-            count=None if count is None else int(count),
-            evaluated_as=variant if isinstance(variant, str) and variant != task else None,
-        )
+        results.setdefault((method, task), {})[row.get("seed")] = _result(row, task, score)
     if unknown:
         notes.append(
             f"{unknown} line{'s' * (unknown > 1)} of {path.name} without a score, or with a "
             f"method or task that {folder.about.name} does not name, left out."
         )
     return results
+
+
+def _result(row: dict, task: str, score: float) -> Result:
+    count, variant = number(row.get("count")), row.get("evaluated_as")
+    return Result(
+        score=score,
+        label_share=number(row.get("label_share")),
+        count=None if count is None else int(count),
+        evaluated_as=variant if isinstance(variant, str) and variant != task else None,
+    )
+
+
+def _read_points(
+    folder: RunFolder, methods: set[str], tasks: set[TaskRecord], notes: list[str]
+) -> tuple[PointRecord, ...]:
+    """Returns the scores of points; lines of times have none, and runs without points no file."""
+    names, found = {task.name for task in tasks}, {}
+    for row in _read_jsonl(folder.curves, folder.curves.name, notes):
+        method, seed, transform, task = (
+            row.get(name) for name in ("method", "seed", "transform", "task")
+        )
+        at, score = number(row.get("at")), number(row.get("score"))
+        if method in methods and task in names and None not in (at, score):
+            key = (method, seed, str(transform), at, task)
+            found[key] = PointRecord(*key, _result(row, task, score))
+    return tuple(found.values())
 
 
 def _read_samples(folder: RunFolder, notes: list[str]) -> tuple[Sample, ...]:
