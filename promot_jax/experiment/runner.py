@@ -59,7 +59,7 @@ class Runner:
         self.measurements = Measurements(experiment, self.mesh, self.start)
         # Writes down how long the run has taken; a runner that only opens a run writes nothing.
         self._keep_time: Callable[[], None] = lambda: None
-        probed = [probe.task for probe in experiment.probes]
+        probed = [probe.task for probe in experiment.probes if probe.task is not None]
         for method in experiment.selected:
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
