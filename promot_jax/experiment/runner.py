@@ -61,6 +61,7 @@ class Runner:
         self._keep_time: Callable[[], None] = lambda: None
         probed = [probe.task for probe in experiment.probes if probe.task is not None]
         for method in experiment.selected:
+            attachments.check_asked(method, experiment.targets)
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
 

@@ -166,6 +166,21 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """A target in the form in which a method that does not train on it is asked.
+
+    Attributes:
+      target: the task.
+      task: registered task that asks its rows, for instance with exemplars in their inputs.
+      task_feature_lengths: longest inputs and targets in tokens.
+    """
+
+    target: values.Text
+    task: values.Text
+    task_feature_lengths: values.Lengths | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
     """A row of the paper's comparison.
 
@@ -174,12 +189,14 @@ class Method:
       stages: in order; none means the pretrained model.
       unseen: what unseen tasks are read with: nothing, as in the paper, or adapters that are in use
         for every task, as they are once they have been merged into a model.
+      asked: how targets are asked that no stage trains on; others are asked as they are.
     """
 
     name: values.Text
     label: values.Text
     stages: Sequence[Stage] = ()
     unseen: Attached = BARE
+    asked: Sequence[Asked] = ()
 
     @property
     def adapters(self) -> Lora | None:

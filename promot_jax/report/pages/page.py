@@ -18,6 +18,7 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
     parts = {
         "results": ("Results", cards.score_section(records, places)),
         "equal": ("At equal skill", sections.equal_target(records, places)),
+        "probes": ("Probes", sections.probes(records)),
         "curves": ("Curves", sections.figures(records.folder, figures)),
         "outputs": ("Outputs", sections.samples(records, places)),
         "stages": ("Stages", sections.stages(records)),
