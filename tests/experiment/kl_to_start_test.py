@@ -1,6 +1,7 @@
 """KL divergences from the start, against float64 and by their identities."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -55,8 +56,9 @@ def test_both_directions_equal_those_of_whole_logits(make):
     assert found == pytest.approx(dict(zip(NAMES, values, strict=True)), rel=1e-4)
 
 
-def test_a_start_that_has_not_moved_is_no_distance_away(monkeypatch):
-    make = benches.decoder_only
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_start_that_has_not_moved_is_no_distance_away(dtype):
+    make = functools.partial(benches.decoder_only, dtype=dtype)
     start = benches.random_params(make())
     assert measured(make, start, start) == dict.fromkeys(NAMES[:2], 0.0)
     # Of adapters whose product is zero, too.

@@ -2,7 +2,7 @@
 
 import json
 
-from promot_jax.report.charts import palette
+from promot_jax.report.charts import curves, palette
 from promot_jax.report.numbers import probes
 from promot_jax.report.pages import markdown, page
 from promot_jax.report.records import records
@@ -38,12 +38,23 @@ def test_values_are_those_of_the_best_checkpoint_of_the_last_stage(tmp_path):
     assert told == {
         "KL(start‖tuned) on target rows": ("–", "0.500 ± 0.354", "–", "–"),
         "Loss on neutral text": ("–", "–", "7.000 ± 0.000", "–"),
-        "CB": ("–", "–", "–", "12.5 ± 0.0"),
+        "… of CB": ("–", "–", "–", "12.5 ± 0.0"),
     }
     html, text = pages(folder)
     assert "0.500 ± 0.354" in html
     assert 'href="#probes"' in html
     assert "| KL(start‖tuned) on target rows | nats a token | – | 0.500 ± 0.354 |" in text
+
+
+def test_some_are_drawn_along_training(tmp_path):
+    folder = write_run(tmp_path / "run", (0,))
+    assert curves.probes(records.read(folder)) is None
+    measured(folder, 0, "model", {0: {"tuco/unseen": 4.0, "kl/start_tuned/bare": 0.5}})
+    measured(folder, 0, "prompt-model", {0: {"kl/start_tuned/bare": 0.25, "form/json": 1.0}})
+    kl, tuco = curves.probes(records.read(folder)).panels
+    assert kl.label == "KL(start‖tuned) on target rows, nats a token"
+    assert [list(curve.seeds[0].values()) for curve in kl.curves] == [[0.5], [0.25]]
+    assert [curve.name.method for curve in tuco.curves] == ["fine_tuning"]
 
 
 def test_no_probes_are_not_spoken_of(tmp_path):

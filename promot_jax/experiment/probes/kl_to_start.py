@@ -37,7 +37,7 @@ class KlToStart:
     """
 
     task: values.Text
-    task_feature_lengths: values.Lengths
+    task_feature_lengths: values.Lengths | None
     split: values.Text = "validation"
     examples: values.Count = 64
 

@@ -40,7 +40,7 @@ class TuningContribution:
     """
 
     task: values.Text
-    task_feature_lengths: values.Lengths
+    task_feature_lengths: values.Lengths | None
     split: values.Text = "validation"
     examples: values.Count = 64
 

@@ -42,9 +42,9 @@ FIGURES = (
     Figure("tuco/target/bare", "TuCo on target rows", "%"),
     Figure("tuco/target/attached", "TuCo on target rows, attached", "%"),
     Figure("tuco/unseen", "TuCo on unseen tasks", "%"),
-    Figure("rank/unshifted", "Answered tokens of rank 1 under the start", "%"),
-    Figure("rank/marginal", "… of rank 2 or 3", "%"),
-    Figure("rank/shifted", "… of a higher rank", "%"),
+    Figure("rank/unshifted", "Answered tokens of rank 1 for the start", "%"),
+    Figure("rank/marginal", "Answered tokens of rank 2 or 3", "%"),
+    Figure("rank/shifted", "Answered tokens beyond rank 3", "%"),
     Figure("otherwise/lost", "Lost on unseen tasks with variants", "points"),
     Figure("otherwise/still_lost", "… asked in another way", "points"),
     Figure("otherwise/recovered", "… recovered so", "%"),
@@ -53,6 +53,8 @@ FIGURES = (
     Figure("form/json", "Answers that are JSON", "points more"),
     Figure("form/length", "Length of answers, by the start’s", "ratio", 2),
 )
+# Those that are drawn along training.
+DRAWN = ("kl/start_tuned/bare", "neutral/loss", "rank/shifted", "tuco/unseen")
 # What is shown of each unseen task, too.
 _OF_TASKS = "rank/shifted"
 
@@ -72,7 +74,9 @@ def rows(records: Records) -> list[Row]:
         found.append(_row(records, figure))
         if figure.key == _OF_TASKS:
             found += [
-                _row(records, Figure(f"{figure.key}/{task.name}", f"{task.label}", figure.unit))
+                _row(
+                    records, Figure(f"{figure.key}/{task.name}", f"… of {task.label}", figure.unit)
+                )
                 for task in records.tasks
             ]
     return [row for row in found if set(row.cells) != {"–"}]
