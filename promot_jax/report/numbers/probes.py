@@ -73,12 +73,8 @@ def rows(records: Records) -> list[Row]:
     for figure in FIGURES:
         found.append(_row(records, figure))
         if figure.key == _OF_TASKS:
-            found += [
-                _row(
-                    records, Figure(f"{figure.key}/{task.name}", f"… of {task.label}", figure.unit)
-                )
-                for task in records.tasks
-            ]
+            parts = {f"{figure.key}/{task.name}": f"… of {task.label}" for task in records.tasks}
+            found += [_row(records, Figure(key, label, "%")) for key, label in parts.items()]
     return [row for row in found if set(row.cells) != {"–"}]
 
 
