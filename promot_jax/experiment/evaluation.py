@@ -62,7 +62,7 @@ class Evaluation:
     """What a model answered to the rows of a task, and what that is worth.
 
     `predictions` are the texts as decoded, `answers` what the task's post-processing makes of them,
-    `targets` what these are compared with. `tokens` are the predictions as decoded, int32 [L] each.
+    `targets` what these are compared with, `tokens` the ids of the predictions, int32 [L] each.
     """
 
     score: float

@@ -152,7 +152,7 @@ class Records:
 
     @property
     def pretrained(self) -> MethodRecord | None:
-        """The method without stages; the first of them where runs with different ones meet."""
+        """The start as it is; the first of them where runs with different ones meet."""
         return next((method for method in self.methods if method.untouched), None)
 
     def base(self, method: MethodRecord) -> MethodRecord | None:
