@@ -13,7 +13,7 @@ from promot_jax.data import batching
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks import lora
-from promot_jax.training.stages import Method, Stage
+from promot_jax.training.stages import Asked, Method, Stage
 
 
 def names_in(stage: Stage, target: EvalTask) -> list[str]:
@@ -54,19 +54,23 @@ def of_target(method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
     """Returns a target as the method trained on it, and what it then reads it with.
 
     That is the task under the name, with the lengths, and with the prompt or adapters of the last
-    stage whose mixture holds it; the target itself and nothing where no stage does.
+    stage whose mixture holds it. Where no stage does, it is the target as the method asks it, and
+    nothing.
     """
     for stage in reversed(method.stages):
         if names := names_in(stage, target):
             if names[0] == target.name:
                 return target, stage.attached_for(target.name)
             return as_in(stage, target, names[0]), stage.attached_for(names[0])
+    for asked in method.asked:
+        if asked.target == target.name:
+            return as_in(asked, target, asked.task), BARE
     return target, BARE
 
 
-def as_in(stage: Stage, target: EvalTask, name: str) -> EvalTask:
-    """Returns a target under the name, and with the lengths, that a stage trains on it with."""
-    lengths = stage.task_feature_lengths
+def as_in(form: Stage | Asked, target: EvalTask, name: str) -> EvalTask:
+    """Returns a target under the name, and with the lengths, of training on it or asking it."""
+    lengths = form.task_feature_lengths
     return dataclasses.replace(target, name=name, task_feature_lengths=lengths)
 
 
@@ -93,6 +97,27 @@ def of_probe(stage: Stage, task: str, targets: Sequence[EvalTask]) -> Attached:
             f"its tasks ({', '.join(names)}); give one of them as the probe's task"
         )
     return shared.pop()
+
+
+def check_asked(method: Method, targets: Sequence[EvalTask]) -> None:
+    """Checks that targets which a method asks in a form of its own are there and not trained on.
+
+    Raises:
+      UserError: one is not, or is.
+    """
+    known = {target.name: target for target in targets}
+    for asked in method.asked:
+        if asked.target not in known:
+            raise UserError(
+                f"method {method.name!r} asks {asked.target!r}, which is no target "
+                f"({', '.join(known)}); name one of them"
+            )
+        for stage in method.stages:
+            if names_in(stage, known[asked.target]):
+                raise UserError(
+                    f"method {method.name!r} is evaluated on {asked.target!r} as its stage "
+                    f"{stage.name!r} trains on it; leave it out of what the method asks"
+                )
 
 
 def check(stage: Stage, targets: Sequence[EvalTask], probed: Sequence[str]) -> None:

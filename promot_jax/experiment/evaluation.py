@@ -62,7 +62,7 @@ class Evaluation:
     """What a model answered to the rows of a task, and what that is worth.
 
     `predictions` are the texts as decoded, `answers` what the task's post-processing makes of them,
-    `targets` what these are compared with.
+    `targets` what these are compared with, `tokens` the ids of the predictions, int32 [L] each.
     """
 
     score: float
@@ -71,6 +71,7 @@ class Evaluation:
     targets: list[str | list[str]]
     predictions: list[str]
     answers: list[str]
+    tokens: Sequence[np.ndarray] = ()
 
 
 class Evaluator:
@@ -145,10 +146,11 @@ class Evaluator:
                 self._predict(params, self._place(batch, attached), number, attached, max_length)
                 for number, (batch, _) in enumerate(batches)
             ]
-        texts: dict[int, str] = {}
+        decoded: dict[int, np.ndarray] = {}
         for numbers, ids in zip(batches.numbers, tokens, strict=True):
-            texts.update(zip(numbers.tolist(), self._model.texts(np.asarray(ids)), strict=True))
-        predictions = [texts[i] for i in range(len(judge.inputs))]
+            decoded.update(zip(numbers.tolist(), np.asarray(ids), strict=True))
+        rows = [decoded[i] for i in range(len(judge.inputs))]
+        predictions = self._model.texts(rows)
         answers = judge.answers(predictions)
         metrics = judge.metrics(answers)
         return Evaluation(
@@ -158,6 +160,7 @@ class Evaluator:
             judge.targets,
             predictions,
             [str(answer) for answer in answers],
+            rows,
         )
 
     def loss(

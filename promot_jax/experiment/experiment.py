@@ -2,34 +2,16 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
-from typing import Annotated, Protocol
-
-import jax
+from collections.abc import Sequence
+from typing import Annotated
 
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
-from promot_jax.base.trees import Tree
 from promot_jax.data import batching, metrics, tasks
 from promot_jax.experiment.evaluation import EvalTask
+from promot_jax.experiment.probes.bench import Probe
 from promot_jax.models import Model, decoding
-from promot_jax.models.attached import Attached
 from promot_jax.training.stages import Method, Stage
-
-
-class Probe(Protocol):
-    """A measurement of a model in the course of its training; see `probes`.
-
-    Attributes:
-      task: whose rows it reads.
-    """
-
-    task: str
-
-    def bind(
-        self, model: Model, mesh: jax.sharding.Mesh
-    ) -> Callable[[Tree, Attached], dict[str, float]]:
-        """Returns a function of parameters and what is attached to the rows of the task."""
 
 
 @dataclasses.dataclass(frozen=True)

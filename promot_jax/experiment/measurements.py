@@ -10,6 +10,7 @@ from promot_jax.data import metrics
 from promot_jax.experiment import attachments
 from promot_jax.experiment.evaluation import EvalTask, Evaluation, Evaluator
 from promot_jax.experiment.experiment import Experiment
+from promot_jax.experiment.probes.bench import Bench, Moment
 from promot_jax.experiment.start import Start
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.training.stages import Method, Stage
@@ -29,9 +30,18 @@ class Measurements:
         )
         # What a starting point, with nothing attached, answers to rows of a task.
         self._of_start: dict[tuple, Evaluation] = {}
-        self._probes = [
-            (probe.task, probe.bind(experiment.model, mesh)) for probe in experiment.probes
-        ]
+        bench = Bench(
+            model=experiment.model,
+            mesh=mesh,
+            evaluator=self.evaluator,
+            targets=experiment.targets,
+            tasks=self._followed,
+            examples=experiment.unseen_examples,
+            seed=lambda: start.seed,
+            start=lambda: start.params(start.seed),
+            answers_of_start=self._answers_of_start,
+        )
+        self._probes = [(probe.task, probe.bind(bench)) for probe in experiment.probes]
 
     def evaluate(
         self, params: Tree, task: EvalTask, attached: Attached, split: str, limit: int | None
@@ -40,7 +50,7 @@ class Measurements:
         options = {"split": split, "limit": limit, "attached": attached}
         if attached != BARE or not self._start.unchanged_in(params):
             return self.evaluator.evaluate(params, task, **options)
-        key = (self._start.seed, *task.rows_key, split, limit)
+        key = self._key(task, split, limit)
         if key not in self._of_start:
             self._of_start[key] = self.evaluator.evaluate(params, task, **options)
         return self._of_start[key]
@@ -51,10 +61,13 @@ class Measurements:
         if stage.follow_unseen:
             # What the method adds for all tasks is there when its last stage trains.
             unseen = method.unseen if stage is method.stages[-1] else BARE
-            scalars |= self._on_unseen(params, unseen)
+            answers = [(task, self._on_unseen(params, task, unseen)) for task in self._followed]
+            scalars |= self._of_answers(answers)
             for task, probe in self._probes:
-                attached = attachments.of_probe(stage, task, self._experiment.targets)
-                scalars |= probe(params, attached)
+                attached = unseen
+                if task is not None:
+                    attached = attachments.of_probe(stage, task, self._experiment.targets)
+                scalars |= probe(Moment(params, attached, unseen, answers))
         return scalars
 
     def _on_validation(self, params: Tree, stage: Stage) -> dict[str, float]:
@@ -73,15 +86,30 @@ class Measurements:
         scalars["validation/loss"] = sum(losses) / len(losses)
         return scalars
 
-    def _on_unseen(self, params: Tree, attached: Attached) -> dict[str, float]:
+    @property
+    def _followed(self) -> list[EvalTask]:
+        """The unseen tasks that stages follow: those with the fewest exemplars."""
+        fewest = min((task.shots for task in self._experiment.tasks), default=0)
+        return [task for task in self._experiment.tasks if task.shots == fewest]
+
+    def _on_unseen(self, params: Tree, task: EvalTask, attached: Attached) -> Evaluation:
+        limit = self._experiment.unseen_examples
+        return self.evaluate(params, task, attached, "validation", limit)
+
+    def _answers_of_start(self, task: EvalTask) -> Evaluation:
+        # The start is loaded again only where it was not asked yet.
+        key = self._key(task, "validation", self._experiment.unseen_examples)
+        if key not in self._of_start:
+            self._on_unseen(self._start.params(self._start.seed), task, BARE)
+        return self._of_start[key]
+
+    def _key(self, task: EvalTask, split: str, limit: int | None) -> tuple:
+        return self._start.seed, *task.rows_key, split, limit
+
+    def _of_answers(self, answers: Sequence[tuple[EvalTask, Evaluation]]) -> dict[str, float]:
         """Scores and label shares of each unseen task, and their means over the generative ones."""
         scalars, generative = {}, []
-        fewest = min((task.shots for task in self._experiment.tasks), default=0)
-        for task in self._experiment.tasks:
-            if task.shots > fewest:
-                continue
-            limit = self._experiment.unseen_examples
-            found = self.evaluate(params, task, attached, "validation", limit)
+        for task, found in answers:
             scalars[f"unseen/score/{task.name}"] = found.score
             scalars[f"unseen/label_share/{task.name}"] = self._label_share(found.answers)
             if task.generative:

@@ -78,7 +78,12 @@ def gather(experiment: Any, command: str, before: dict[str, Any]) -> dict[str, A
         ],
         "tasks": [_task(task) for task in experiment.tasks],
         "methods": [
-            {"name": method.name, "label": method.label, "stages": method.folders}
+            {
+                "name": method.name,
+                "label": method.label,
+                "stages": method.folders,
+                "asked": {asked.target: asked.task for asked in method.asked},
+            }
             for method in experiment.methods
             if method.name in known
         ],

@@ -63,9 +63,10 @@ class Runner:
         self.points = Points(experiment, self.folder, self.start, self.measurements)
         # Writes down how long the run has taken; a runner that only opens a run writes nothing.
         self._keep_time: Callable[[], None] = lambda: None
-        probed = [probe.task for probe in experiment.probes]
+        probed = [probe.task for probe in experiment.probes if probe.task is not None]
         for method in experiment.selected:
             self.points.check(method)
+            attachments.check_asked(method, experiment.targets)
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
 

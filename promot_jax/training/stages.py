@@ -231,6 +231,21 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked:
+    """A target in the form in which a method that does not train on it is asked.
+
+    Attributes:
+      target: the task.
+      task: registered task that asks its rows, for instance with exemplars in their inputs.
+      task_feature_lengths: longest inputs and targets in tokens.
+    """
+
+    target: values.Text
+    task: values.Text
+    task_feature_lengths: values.Lengths | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Method:
     """A row of the paper's comparison.
 
@@ -241,6 +256,7 @@ class Method:
         for every task, as they are once they have been merged into a model.
       after: what is made of the start and of what the last stage hands on, see `afterwards`; each
         of its points is evaluated as that is.
+      asked: how targets are asked that no stage trains on; others are asked as they are.
     """
 
     name: values.Text
@@ -248,6 +264,7 @@ class Method:
     stages: Sequence[Stage] = ()
     unseen: Attached = BARE
     after: Sequence[Transform] = ()
+    asked: Sequence[Asked] = ()
 
     def __post_init__(self):
         names = [transform.name for transform in self.after]

@@ -18,10 +18,11 @@ from promot_jax.data import batching
 from promot_jax.experiment import attachments, evaluation
 from promot_jax.experiment.runner import Runner
 from promot_jax.models import decoding
-from promot_jax.models.attached import Attached
+from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
+from promot_jax.tasks import in_context
 from promot_jax.training import train
-from promot_jax.training.stages import Method
+from promot_jax.training.stages import Asked, Method
 from tests import tiny
 from tests.models.models_test import decoder_model
 
@@ -391,3 +392,36 @@ def test_an_interrupted_run_keeps_the_time_and_memory_of_what_it_finished(tmp_pa
     # And those until the start and the end of the second call.
     assert (after["seconds"], after["peak_memory_gib"]) == (200 + 200, 1e6)
     assert after["finished"]
+
+
+def test_a_target_is_asked_in_a_methods_own_form_where_no_stage_trains_on_it(tmp_path):
+    lengths = {"inputs": 208, "targets": 4}
+    asked = [Asked("mini_rte", in_context.task("mini_rte", shots=2), lengths)]
+    method = Method("in_context", "In context", asked=asked)
+    settings = tiny.tiny_experiment(methods=[Method("pretrained", "Pretrained"), method])
+    (target,) = settings.targets
+    task, attached = attachments.of_target(method, target)
+    assert (task.name, task.task_feature_lengths) == ("mini_rte_asked_2shot", lengths)
+    assert attached == BARE
+    Runner(settings, tmp_path).run("test")
+    found = read_jsonl(tmp_path / "results.jsonl")
+    forms = {row["method"]: row["evaluated_as"] for row in found if row["task"] == "mini_rte"}
+    assert forms == {"pretrained": "mini_rte", "in_context": "mini_rte_asked_2shot"}
+    one, two = (row["score"] for row in found if row["task"] != "mini_rte")
+    assert one == two
+    about = json.loads((tmp_path / "run.json").read_text())["methods"]
+    assert [entry["asked"] for entry in about] == [{}, {"mini_rte": "mini_rte_asked_2shot"}]
+
+
+@pytest.mark.parametrize(
+    ("target", "stages", "message"),
+    [
+        ("mini_cb", [], "method 'm' asks 'mini_cb', which is no target .mini_rte.; name one"),
+        ("mini_rte", [tiny.stage()], "method 'm' is evaluated on 'mini_rte' as its stage 'model'"),
+    ],
+)
+def test_what_a_method_asks_in_vain_is_an_error(tmp_path, target, stages, message):
+    asked = [Asked(target, "mini_rte_1shot", tiny.LENGTHS)]
+    settings = tiny.tiny_experiment(methods=[Method("m", "M", stages, asked=asked)])
+    with pytest.raises(UserError, match=message):
+        Runner(settings, tmp_path)

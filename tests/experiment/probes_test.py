@@ -85,11 +85,11 @@ def random_params(model: models.Model, seed: int = 0):
 @functools.cache
 def measure_of(make):
     """The measurement of a model on this process's devices; compiled once for all tests."""
-    return PROBE.bind(make(), partitioning.make_mesh())
+    return PROBE.of_model(make(), partitioning.make_mesh())
 
 
 def measured(probe: GradientCosine, model, params, attached=BARE):
-    return probe.bind(model, partitioning.make_mesh())(params, attached)
+    return probe.of_model(model, partitioning.make_mesh())(params, attached)
 
 
 @functools.cache
@@ -189,7 +189,7 @@ def test_stacked_layers_give_the_same():
 
 def test_one_task_twice_is_one_and_no_gradient_is_zero():
     model, params = encoder_decoder(), random_params(encoder_decoder())
-    measure = dataclasses.replace(PROBE, randomized="mini_rte").bind(
+    measure = dataclasses.replace(PROBE, randomized="mini_rte").of_model(
         model, partitioning.make_mesh()
     )
     assert measure(params, BARE) == pytest.approx(dict.fromkeys(NAMES, 1.0), abs=1e-5)
@@ -206,7 +206,7 @@ def test_attention_picks_modules():
         expected = cosine_of(gradients, [path])
         assert found[f"cosine/{kind}"] == pytest.approx(expected, abs=1e-4)
     with pytest.raises(UserError, match=r"GradientCosine\.attention = 'heads' matches no module"):
-        dataclasses.replace(PROBE, attention="heads").bind(
+        dataclasses.replace(PROBE, attention="heads").of_model(
             encoder_decoder(), partitioning.make_mesh()
         )
     with pytest.raises(UserError, match=r"attention '\(' is not a regular expression"):
@@ -217,7 +217,7 @@ def test_attention_picks_modules():
 def test_tasks_with_other_inputs_are_named(other):
     probe = dataclasses.replace(PROBE, randomized=other)
     with pytest.raises(UserError, match=f"tasks 'mini_rte' and '{other}' have different inputs"):
-        probe.bind(encoder_decoder(), partitioning.make_mesh())
+        probe.of_model(encoder_decoder(), partitioning.make_mesh())
 
 
 def test_rows_are_read_with_the_vocabulary_of_the_model():
@@ -233,7 +233,7 @@ def test_the_miniature_begins_with_the_format():
     model, source = pretrained.open_model(str(folder), str(mini_vocabulary.MODEL_PATH))
     probe = GradientCosine("mini_rte", "mini_rte_randomized", tiny.LENGTHS, examples=64)
     mesh = partitioning.make_mesh()
-    found = probe.bind(model, mesh)(pretrained.load(source, model, mesh), BARE)
+    found = probe.of_model(model, mesh)(pretrained.load(source, model, mesh), BARE)
     lowest = {"cosine/query": 0.85}
     assert all(lowest.get(name, 0.9) < found[name] < 1.0 for name in NAMES), found
 
@@ -284,7 +284,7 @@ def test_it_compiles_once_for_all_parameters(monkeypatch):
     monkeypatch.setattr(
         gradient_cosine, "gradients", lambda *given: traced.append(1) or original(*given)
     )
-    measure = PROBE.bind(model, partitioning.make_mesh())
+    measure = PROBE.of_model(model, partitioning.make_mesh())
     found = [measure(random_params(model, seed), BARE)["cosine/mlp"] for seed in (0, 1)]
     assert found[0] != found[1]
     # Three batches of each of two tasks, all of one shape.
@@ -310,7 +310,7 @@ for make in (probes_test.encoder_decoder, probes_test.decoder_only):
     found = []
     for mesh in meshes:
         placed = jax.device_put(params, partitioning.params_sharding(mesh, axes, params))
-        found.append(probes_test.PROBE.bind(model, mesh)(placed, Attached("rte")))
+        found.append(probes_test.PROBE.of_model(model, mesh)(placed, Attached("rte")))
     kernel = placed["decoder"]["layers_1"]["mlp"]["wo"]["kernel"]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == 2
     assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "model": 2}

@@ -28,8 +28,8 @@ class Probe:
     def __init__(self, task):
         self.task = task
 
-    def bind(self, model, mesh):
-        return lambda params, attached: {f"probe/{self.task}": attached}
+    def bind(self, bench):
+        return lambda moment: {f"probe/{self.task}": moment.attached}
 
 
 def runner_of(folder, **changes):

@@ -18,6 +18,7 @@ from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching
+from promot_jax.experiment.probes.bench import Bench, Moment
 from promot_jax.models import Batch, Model
 from promot_jax.models.attached import Attached
 
@@ -62,7 +63,12 @@ class GradientCosine:
                 f"GradientCosine.attention {self.attention!r} is not a regular expression: {error}"
             ) from None
 
-    def bind(
+    def bind(self, bench: Bench) -> Callable[[Moment], dict[str, float]]:
+        """Returns the measurement; see `of_model`, whose errors it raises."""
+        measure = self.of_model(bench.model, bench.mesh)
+        return lambda moment: measure(moment.params, moment.attached)
+
+    def of_model(
         self, model: Model, mesh: jax.sharding.Mesh
     ) -> Callable[[Tree, Attached], dict[str, float]]:
         """Reads the rows and returns the measurement of a model.

@@ -11,6 +11,7 @@ def charts(records: Records) -> list[Chart]:
         curves.label_share(records),
         curves.unseen_score(records),
         curves.gradient_cosine(records),
+        curves.probes(records),
         *trade_offs.finals(records),
         *trade_offs.along_training(records),
         curves.target_score(records),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from promot_jax.report.charts.chart import Chart, Curve, Name, Panel
 from promot_jax.report.numbers import following
+from promot_jax.report.numbers import probes as probed
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.tables import labels_name
 from promot_jax.report.records.records import Records, StageRecord, TaskRecord
@@ -106,6 +107,27 @@ def gradient_cosine(records: Records) -> Chart | None:
         caption="Cosine similarity of the full gradient and of the gradient of the format alone "
         "(labels drawn at random), in the last decoder layer: near 1, what is learned is the "
         "format (the paper’s Figures 1, 3 and 7).",
+        x_label=_STEPS,
+        panels=tuple(panels),
+        columns=min(2, len(panels)),
+    )
+    return _told(chart)
+
+
+def probes(records: Records) -> Chart | None:
+    """Returns how far models moved from their start, by the probes that are drawn."""
+    panels = []
+    for figure in probed.FIGURES:
+        curves = _curves(records, lambda run, key=figure.key: run.series(key))
+        if figure.key in probed.DRAWN and curves:
+            panels.append(Panel(f"{figure.label}, {figure.unit}", curves))
+    if not panels:
+        return None
+    chart = Chart(
+        name="probes",
+        title="Moving away from the start",
+        caption="What probes measured over the steps of each stage, with nothing attached to "
+        "target rows.",
         x_label=_STEPS,
         panels=tuple(panels),
         columns=min(2, len(panels)),

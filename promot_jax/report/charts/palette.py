@@ -57,7 +57,7 @@ def styles(records: Records) -> dict[str, Style]:
     chosen: dict[str, Style] = {}
     taken = 0
     for method in records.methods:
-        known = _PRETRAINED if not method.stages else _KNOWN.get(method.kind)
+        known = _PRETRAINED if method.untouched else _KNOWN.get(method.kind)
         if known is None or known in chosen.values():
             known = _other(taken)
             taken += 1

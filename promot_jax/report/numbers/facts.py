@@ -42,16 +42,17 @@ def scores_caption(records: Records) -> str:
 
 
 def _variants(records: Records) -> list[str]:
-    """Names the methods that a target is scored for in another form, the one they trained on."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Names the methods that a target is scored for in another form: as trained on, or as asked."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for target in records.targets:
         for method in records.methods:
             results = records.results.get((method.name, target.name), {}).values()
             for variant in dict.fromkeys(r.evaluated_as for r in results if r.evaluated_as):
-                found.setdefault((target.label, variant), []).append(method.label)
+                form = "as they ask it" if method.in_context else "as they trained on it"
+                found.setdefault((target.label, form, variant), []).append(method.label)
     return [
-        f"{label} as they trained on it, {variant}, for {joined(methods)}."
-        for (label, variant), methods in found.items()
+        f"{label} {form}, {variant}, for {joined(methods)}."
+        for (label, form, variant), methods in found.items()
     ]
 
 

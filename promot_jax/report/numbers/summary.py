@@ -38,7 +38,7 @@ def _target(records: Records, target: TaskRecord) -> str:
 
 def _average(records: Records, shots: int) -> str:
     methods = records.methods
-    bases = {m.label: scores.normalized_average(records, m, shots) for m in methods if not m.stages}
+    bases = {m.label: scores.normalized_average(records, m, shots) for m in methods if m.untouched}
     bases = {label: spread for label, spread in bases.items() if spread is not None}
     tasks = _counted(records, "other", records.unseen(shots), shots)
     spreads = {m.label: scores.normalized_average(records, m, shots) for m in methods if m.stages}

@@ -3,7 +3,7 @@
 import re
 
 from promot_jax.report.charts.figures import Figure
-from promot_jax.report.numbers import equal_target, facts, gaps, points, scores, summary
+from promot_jax.report.numbers import equal_target, facts, gaps, points, probes, scores, summary
 from promot_jax.report.numbers.tables import Cell, Row, Table, score_table, with_shots
 from promot_jax.report.pages import outputs
 from promot_jax.report.records.records import Records
@@ -24,6 +24,8 @@ def markdown(records: Records, figures: list[Figure]) -> str:
         parts.append(f"## At equal {_escaped(comparison.target.label)} score")
         for table in comparison.tables(records):
             parts += [_escaped(table.caption), _comparison(table)]
+    if measured := probes.rows(records):
+        parts += ["## Probes", _escaped(probes.CAPTION), _probes(records, measured)]
     if figures:
         parts.append("## Curves")
         parts += [_figure(figure) for figure in figures]
@@ -84,6 +86,18 @@ def _comparison(table: Table) -> str:
         _table_row(["---", *["---:"] * len(table.heads)]),
     ]
     lines += [_table_row([*map(_escaped, (method.label, *cells))]) for method, cells in table.rows]
+    return "\n".join(lines)
+
+
+def _probes(records: Records, measured: list[probes.Row]) -> str:
+    heads = [_escaped(method.label) for method in records.methods]
+    lines = [
+        _table_row(["Figure", "Unit", *heads]),
+        _table_row(["---", "---", *["---:"] * len(heads)]),
+    ]
+    for row in measured:
+        names = (row.figure.label, row.figure.unit)
+        lines.append(_table_row([*map(_escaped, names), *row.cells]))
     return "\n".join(lines)
 
 

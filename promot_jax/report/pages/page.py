@@ -19,6 +19,7 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
         "results": ("Results", cards.score_section(records, places)),
         "points": (points.TITLE, sections.between(records, places)),
         "equal": ("At equal skill", sections.equal_target(records, places)),
+        "probes": ("Probes", sections.probes(records)),
         "curves": ("Curves", sections.figures(records.folder, figures)),
         "outputs": ("Outputs", sections.samples(records, places)),
         "stages": ("Stages", sections.stages(records)),

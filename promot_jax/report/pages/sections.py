@@ -7,6 +7,7 @@ from html import escape
 from promot_jax.report.charts.figures import Figure
 from promot_jax.report.numbers import equal_target as equal
 from promot_jax.report.numbers import facts, points
+from promot_jax.report.numbers import probes as probed
 from promot_jax.report.numbers.tables import Table, with_shots
 from promot_jax.report.pages import outputs
 from promot_jax.report.records.records import MethodRecord, Records, Sample, TaskRecord
@@ -37,6 +38,24 @@ def _table(table: Table, places: dict[str, int]) -> str:
     return f"""<p class="say">{escape(table.caption)}</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Table, scrolls sideways">
 <table class="skill"><thead><tr><th scope="col">Method</th>{heads}</tr></thead>
+<tbody>{rows}</tbody></table></div>"""
+
+
+def probes(records: Records) -> str:
+    """Returns the table of what probes measured, figures down and methods across."""
+    measured = probed.rows(records)
+    if not measured:
+        return ""
+    heads = "".join(f'<th scope="col">{escape(method.label)}</th>' for method in records.methods)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(row.figure.label)}<br>'
+        f"<small>{escape(row.figure.unit)}</small></th>"
+        f"{''.join(f'<td>{cell}</td>' for cell in row.cells)}</tr>"
+        for row in measured
+    )
+    return f"""<p class="say">{escape(probed.CAPTION)}</p>
+<div class="card scroll" tabindex="0" role="region" aria-label="Table, scrolls sideways">
+<table class="skill"><thead><tr><th scope="col">Figure</th>{heads}</tr></thead>
 <tbody>{rows}</tbody></table></div>"""
 
 

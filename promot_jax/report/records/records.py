@@ -38,7 +38,8 @@ class MethodRecord:
 
     `name` is unique in its `Records`; `kind` is the name that its own run gives it, and `run` that
     run's name. They differ where several runs are merged. `pretrained` names the method that it
-    is compared with.
+    is compared with. `in_context` says whether it asks a target in a form of its own in place of
+    training on it.
     """
 
     name: str
@@ -47,6 +48,12 @@ class MethodRecord:
     kind: str = ""
     run: str = ""
     pretrained: str | None = None
+    in_context: bool = False
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it is the pretrained model, asked as it is."""
+        return not self.stages and not self.in_context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +165,8 @@ class Records:
 
     @property
     def pretrained(self) -> MethodRecord | None:
-        """The method without stages; the first of them where runs with different ones meet."""
-        return next((method for method in self.methods if not method.stages), None)
+        """The start as it is; the first of them where runs with different ones meet."""
+        return next((method for method in self.methods if method.untouched), None)
 
     def base(self, method: MethodRecord) -> MethodRecord | None:
         """Returns the pretrained model that a method is compared with, None for itself."""
@@ -228,19 +235,20 @@ def read(run_dir: str | pathlib.Path) -> Records:
 
 
 def _methods(entries: list[dict], run: str) -> tuple[MethodRecord, ...]:
-    """Returns the columns; all are compared with the first that has no stages."""
-    pretrained = next((entry["name"] for entry in entries if not entry.get("stages")), None)
-    return tuple(
+    """Returns the columns; all are compared with the first that is the pretrained model."""
+    found = [
         MethodRecord(
             name=entry["name"],
             label=entry.get("label", entry["name"]),
             stages=tuple(entry.get("stages") or ()),
             kind=entry["name"],
             run=run,
-            pretrained=pretrained,
+            in_context=bool(entry.get("asked")),
         )
         for entry in entries
-    )
+    ]
+    pretrained = next((method.name for method in found if method.untouched), None)
+    return tuple(dataclasses.replace(method, pretrained=pretrained) for method in found)
 
 
 def _task(entry: dict) -> TaskRecord:
