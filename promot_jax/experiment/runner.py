@@ -63,6 +63,7 @@ class Runner:
         for method in experiment.selected:
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
+                attachments.check_replay(stage, experiment.model)
 
     def run(self, command: str) -> None:
         """Runs whatever is not finished yet and records it.

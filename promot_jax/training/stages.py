@@ -10,11 +10,12 @@ import optax
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching
+from promot_jax.data import batching, tasks
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
+from promot_jax.training.replay import Replay
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -32,7 +33,7 @@ class Stage:
       steps: optimizer steps of this stage.
       batches: how rows become batches.
       optimizer: returns the gradient transformation.
-      prompt: name of the soft prompt that is attached, or None; for a mixture, the name for each of
+      prompt: name of the soft prompt that is attached, or None; for a mixture, either for each of
         its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
         made is initialised by `prompt_init` with `prompt_length` rows.
       lora: low-rank adapters that are attached, or None. Those that no earlier stage made are added
@@ -58,6 +59,7 @@ class Stage:
       epochs: how often the rows are passed; who sets it works out `steps` from it beforehand.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
+      replay: general rows that are mixed into the training rows, or None.
     """
 
     name: values.Text
@@ -67,7 +69,7 @@ class Stage:
     steps: values.Count
     batches: batching.Batches
     optimizer: Callable[[], optax.GradientTransformation]
-    prompt: values.Text | Mapping[str, values.Text] | None = None
+    prompt: values.Text | Mapping[str, values.Text | None] | None = None
     prompt_length: values.Whole = 0
     prompt_init: PromptInit | None = None
     lora: Lora | None = None
@@ -84,6 +86,7 @@ class Stage:
     gradient_clip: Annotated[values.Positive | None, values.LATER] = None
     patience: Annotated[values.Count | None, values.LATER] = None
     epochs: Annotated[values.Positive | None, values.LATER] = None
+    replay: Annotated[Replay | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -115,8 +118,30 @@ class Stage:
     def prompts(self) -> tuple[str, ...]:
         """Names of the attached soft prompts, each once."""
         if isinstance(self.prompt, Mapping):
-            return tuple(dict.fromkeys(self.prompt.values()))
+            return tuple(dict.fromkeys(filter(None, self.prompt.values())))
         return () if self.prompt is None else (self.prompt,)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The share of each task among its training rows.
+
+        Raises:
+          UserError: a task that is not registered, or one that is replayed and in the mixture.
+        """
+        own = tasks.rates(self.mixture)
+        if self.replay is None:
+            return own
+        if twice := own.keys() & {*self.replay.tasks}:
+            raise UserError(
+                f"stage {self.name!r} trains on {min(twice)!r}, which cannot be its replay too; "
+                "name other rows"
+            )
+        return self.replay.among(own)
+
+    def lengths_of(self, task: str) -> values.Lengths:
+        """Returns the longest inputs and targets of the training rows of a task."""
+        own = self.replay.task_feature_lengths if self._replays(task) else None
+        return own or self.task_feature_lengths
 
     def adapters(self, model: Model) -> Lora | None:
         """Returns the low-rank adapters in force while it trains, given the bare model."""
@@ -149,12 +174,12 @@ class Stage:
         return parts[0] if len(parts) == 1 else optax.chain(*parts)
 
     def attached_for(self, task: str) -> Attached:
-        """Returns what is attached to the rows of a task of the mixture.
+        """Returns what is attached to the rows of a task of the mixture, or of its replay.
 
         Raises:
           UserError: prompts are given by task, and none for this one.
         """
-        prompt = self.prompt
+        prompt = None if self._replays(task) else self.prompt
         if isinstance(prompt, Mapping):
             if task not in prompt:
                 raise UserError(
@@ -163,6 +188,9 @@ class Stage:
                 )
             prompt = prompt[task]
         return Attached(prompt, self.lora)
+
+    def _replays(self, task: str) -> bool:
+        return self.replay is not None and task in self.replay.tasks
 
 
 @dataclasses.dataclass(frozen=True)
