@@ -188,9 +188,9 @@ def _add_training(run) -> None:
         "--replay",
         metavar="FILE[:SHARE]",
         type=flags.path,
-        help="general rows, with the fields input and target or of chat, or a registered task, for "
-        "this share of a batch's rows (default 0.1): the model's stage reads them without a prompt "
-        "(gin: REPLAY)",
+        help="general rows, with the fields input and target or of chat, for this share of a batch "
+        "(default 0.1), which the model's stage reads without a prompt; also a registered task, or "
+        "self[@FILE]: what the start model writes, after inputs of the file (gin: REPLAY)",
     )
 
 

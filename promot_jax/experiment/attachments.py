@@ -9,7 +9,7 @@ import jax
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching
+from promot_jax.data import batching, generated
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.models import Model
 from promot_jax.models.attached import BARE, Attached
@@ -18,9 +18,14 @@ from promot_jax.training.stages import Method, Stage
 
 
 def names_in(stage: Stage, target: EvalTask) -> list[str]:
-    """Returns the tasks of the stage's mixture that are the target or a variant of it."""
+    """Returns the tasks of the stage's mixture that are the target or a variant of it.
+
+    Those are variants too whose training rows a model has rewritten.
+    """
     known = (target.name, *target.variants)
-    return [name for name in batching.task_names(stage.mixture) if name in known]
+    return [
+        name for name in batching.task_names(stage.mixture) if generated.original(name) in known
+    ]
 
 
 def seed_of(seed: int, name: str) -> int:

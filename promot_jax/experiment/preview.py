@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.data import batching, context, metrics, oracle, registered, tasks
+from promot_jax.data import batching, context, generated, metrics, oracle, registered, tasks
 from promot_jax.data.chat import MARKS, Chat
 from promot_jax.data.continuation import continuing
 from promot_jax.data.oracle import MOST_TARGETS
@@ -91,7 +91,11 @@ class Preview:
         if any(task.task_feature_lengths is None for task in experiment.tasks):
             found["UNSEEN_FEATURE_LENGTHS"] = self._fitting_unseen
         stages = [stage for method in experiment.methods for stage in method.stages]
-        trained_on = {stage.mixture for stage in stages if stage.task_feature_lengths is None}
+        trained_on = {
+            generated.original(stage.mixture)
+            for stage in stages
+            if stage.task_feature_lengths is None
+        }
         if variants := sorted(trained_on - {*self._seen}):
             chosen = {stage.mixture for method in experiment.selected for stage in method.stages}
             try:
@@ -105,8 +109,10 @@ class Preview:
         for replay in _replays(experiment):
             if replay.task_feature_lengths is None:
                 found["REPLAY_FEATURE_LENGTHS"] = self._fitting_replay(replay)
-            if source := _source(replay.task):
-                found["REPLAY"] = f"{source.data.absolute().train}:{replay.share}"
+            own = generated.source(replay.task)
+            if source := _source((own and own.original) or replay.task):
+                path = f"{source.data.absolute().train}:{replay.share}"
+                found["REPLAY"] = f"self@{path}" if own else path
                 found["REPLAY_CHECKSUM"] = source.checksum
         if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:
             found["UNSEEN_FILES"] = tuple(f"{m}={s.data.absolute().test}" for m, s in own)
@@ -189,6 +195,10 @@ class Preview:
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
     def _of_replay(self, replay: Replay) -> list[str]:
+        if (own := generated.source(replay.task)) is not None:
+            after = f" after inputs of {own.original}" if own.original else ""
+            share = f"{100 * replay.share:g} % of the rows of a batch, read without a prompt"
+            return [f"Replay: {len(own)} rows that the start model writes{after}, {share}", ""]
         seen = self._replayed(replay)
         sizes, lengths = [rows.sizes for rows in seen], self._fitting_replay(replay)
         share = f"{100 * replay.share:g} % of the rows of a batch, read without a prompt"
@@ -210,9 +220,21 @@ class Preview:
         return f"  about {part:.0f} % of the tokens in targets are of these rows"
 
     def _fitting_replay(self, replay: Replay) -> Mapping[str, int]:
+        if (own := generated.source(replay.task)) is not None:
+            return self._fitting_written(own)
         longest = survey.LONGEST_CHAT if _chat(replay.tasks[0]) else survey.LONGEST
         sizes = [rows.sizes for rows in self._replayed(replay)]
         return replay.task_feature_lengths or survey.fitting(sizes, longest)
+
+    def _fitting_written(self, own: generated.Generated) -> Mapping[str, int]:
+        """Returns lengths that hold what the start model reads and writes."""
+        answer, begin = own.asking.tokens, own.writing.begin
+        whole = own.original is not None and begin is None
+        inputs = self._fitting([own.original], ("train",))["inputs"] if whole else (begin or 0) + 1
+        return {
+            feature: survey.MULTIPLE * -(-length // survey.MULTIPLE)
+            for feature, length in (("inputs", inputs), ("targets", answer + 1))
+        }
 
     def _replayed(self, replay: Replay) -> list[Survey]:
         return [self._look(name, ("train",), 0)["train"] for name in replay.tasks]

@@ -44,6 +44,9 @@ class Replay:
         return found | {task: self.share * rate for task, rate in tasks.rates(self.task).items()}
 
 
-def of(named: tuple[str, float], task_feature_lengths: values.Lengths | None = None) -> Replay:
+def of(
+    named: tuple[str, float],
+    task_feature_lengths: values.Lengths | None = None,
+) -> Replay:
     """Returns a task and its share as what a stage replays, see `tasks/replay_rows.py`."""
     return Replay(*named, task_feature_lengths)

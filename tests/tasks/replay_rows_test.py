@@ -6,7 +6,7 @@ import pytest
 
 from promot_jax import configuration
 from promot_jax.base.errors import UserError
-from promot_jax.data import tasks
+from promot_jax.data import generated, tasks
 from promot_jax.experiment import epochs
 from promot_jax.tasks import mini, replay_rows  # noqa: F401
 from tests.commands.cli_test import fails
@@ -56,16 +56,42 @@ def test_a_registered_task_is_named():
         ("train.jsonl:0.1", "line 1.*input"),
         ("broken.jsonl:0.1", "broken.jsonl.*line 1"),
         ("general.txt", "general.txt"),
+        ("self:2", "the share 2 is none"),
+        ("self@nowhere.jsonl:0.1", "there is no file and no registered task 'nowhere.jsonl'"),
+        ("self@chat.jsonl", "template"),
     ],
 )
 def test_what_is_no_replay_is_said(rows, capsys, given, expected):
     (rows / "broken.jsonl").write_text("{")
     (rows / "general.txt").write_text("a text")
+    turns = [{"role": role, "content": role} for role in ("user", "assistant")]
+    write(rows / "chat.jsonl", [{"messages": turns}])
     assert re.search(expected, fails(capsys, *DATA, "train.jsonl", "--replay", given))
 
 
+def test_the_model_itself_is_asked_for_rows(rows):
+    nothing, share = replay_rows.rows("self:0.3", count=7)
+    assert (len(tasks.task(nothing).rows("train")), share) == (7, 0.3)
+    assert generated.source(nothing).original is None
+    # Targets are not read; a file need not have any.
+    write(rows / "texts.jsonl", [{"input": row["input"]} for row in GENERAL])
+    after, share = replay_rows.rows("self@texts.jsonl")
+    assert (len(tasks.task(after).rows("train")), share) == (len(GENERAL), 0.1)
+    named, _ = replay_rows.rows("self@mini_triviaqa:0.5", count=9, begin=4)
+    assert generated.source(named).original == "mini_triviaqa"
+    assert len(tasks.task(named).rows("train")) == 9
+
+
 @pytest.mark.long
-def test_the_preview_shows_what_is_replayed(rows, capsys):
+def test_the_preview_says_what_the_model_will_write(rows, capsys):
+    given = [*DATA[3:], "train.jsonl", "--replay", "self@general.jsonl:0.25"]
+    said = previewed(capsys, *given, "--gin.REPLAY_TOKENS=20")
+    assert "Replay: 5 rows that the start model writes after inputs of replay_general" in said
+    assert "25 % of the rows of a batch" in said
+
+
+@pytest.mark.long
+def test_the_preview_shows_shows_what_is_replayed(rows, capsys):
     given = [*DATA[3:], "train.jsonl", "--replay", "general.jsonl:0.25"]
     said = previewed(capsys, *given)
     assert re.search("Replay: 5 rows of replay_general_.*, 25 % of the rows of a batch", said)
