@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
 from promot_jax.data import metrics, row_store, scoring, tasks
-from promot_jax.data.tasks import Row, Rows
+from promot_jax.data.tasks import Row, Rows, Task
 from promot_jax.data.vocabularies import Vocabulary
 
 # An answer that speaks of what it was asked instead of answering.
@@ -41,18 +41,28 @@ class Asking:
 class Writing(Protocol):
     """What a model is asked for a row, and what its answer makes of that."""
 
-    def asked(self, row: Row, vocabulary: Vocabulary) -> str:
-        """Returns the text that the model reads."""
+    def asked(self, row: Row, words: Vocabulary) -> Row:
+        """Returns the row whose inputs the model reads; one of chat up to its last answer."""
 
     def rows(
-        self, task: tasks.Task, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
+        self, task: Task | None, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
     ) -> list[dict[str, Any]]:
-        """Returns rows as they are trained on; `kept` says whether the model's answer is in one."""
+        """Returns rows as they are trained on.
+
+        Args:
+          task: whose rows these are, None where the model was asked for nothing.
+          rows: its rows.
+          answers: the model's, to each of them.
+          words: the model's vocabulary.
+
+        Returns:
+          The rows; in each, `kept` says whether it has the model's answer.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
-    """The model goes on from inputs; what it says is the target.
+    """The model goes on from inputs, or from a conversation; what it says is the target.
 
     Attributes:
       begin: tokens of the inputs that it reads; None takes all.
@@ -60,19 +70,27 @@ class Continuation:
 
     begin: values.Count | None = None
 
-    def asked(self, row: Row, vocabulary: Vocabulary) -> str:
-        """See `Writing`."""
-        if self.begin is None:
-            return row["inputs"]
-        return vocabulary.decode([*vocabulary.encode(row["inputs"])][: self.begin])
+    def asked(self, row: Row, words: Vocabulary) -> Row:
+        """See `Writing`.
+
+        Raises:
+          UserError: the beginning of a conversation is none.
+        """
+        if "messages" in row:
+            if self.begin is not None:
+                raise UserError("rows of chat are continued as a whole; leave REPLAY_BEGIN out")
+            return {**row, "turns": "last"}
+        text = row["inputs"]
+        if self.begin is not None:
+            text = words.decode([*words.encode(text)][: self.begin])
+        return {"inputs": text, "targets": ""}
 
     def rows(
-        self, task: tasks.Task, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
+        self, task: Task | None, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
     ) -> list[dict[str, Any]]:
         """See `Writing`."""
-        asked = [self.asked(row, words) for row in rows]
-        pairs = zip(asked, answers, strict=True)
-        return [{"inputs": text, "targets": answer, "kept": True} for text, answer in pairs]
+        pairs = zip(rows, answers, strict=True)
+        return [_answered(self.asked(row, words), answer) | {"kept": True} for row, answer in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +98,8 @@ class Rewriting:
     """The model says a target in its own words (self-distillation, Yang et al. 2024).
 
     An answer takes the place of the target if it is as right: by metrics of labels and of exact
-    answers if it scores 100, by others also if it holds the target. Else the target stays.
+    answers if it scores 100, by others also if it holds the target. Else the target stays. Of a
+    conversation it is the last answer.
 
     Attributes:
       template: what the model is asked; `{input}` and `{target}` stand for those of the row.
@@ -96,29 +115,48 @@ class Rewriting:
         if missing := [name for name in ("{input}", "{target}") if name not in self.template]:
             raise UserError(f"the template of a rewriting has no {missing[0]}; put it in")
 
-    def asked(self, row: Row, vocabulary: Vocabulary) -> str:
+    def asked(self, row: Row, words: Vocabulary) -> Row:
         """See `Writing`."""
-        # One after the other would fill in what stands in the input, too.
-        texts = {"{input}": row["inputs"].strip(), "{target}": row["targets"].strip()}
-        return re.sub(r"\{(input|target)\}", lambda found: texts[found[0]], self.template)
+        if "messages" not in row:
+            return {"inputs": self._filled(row["inputs"], row["targets"]), "targets": ""}
+        *before, user, answer = row["messages"]
+        if not (isinstance(user["content"], str) and isinstance(answer.get("content"), str)):
+            return {**row, "turns": "last"}
+        user = {**user, "content": self._filled(user["content"], answer["content"])}
+        return {**row, "messages": [*before, user, answer], "turns": "last"}
 
     def rows(
-        self, task: tasks.Task, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
+        self, task: Task | None, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
     ) -> list[dict[str, Any]]:
         """See `Writing`."""
         found = []
         for row, answer in zip(rows, answers, strict=True):
+            kept = _as_right(task, row, answer.strip(), words)
             # The model's own answer stands where the target stood: behind the same space.
             target = row["targets"]
             space = target[: len(target) - len(target.lstrip())]
-            kept = _as_right(task, row, answer.strip(), words)
-            target = space + answer.strip() if kept else target
-            found.append({**row, "targets": target, "kept": kept})
+            new = _answered(row, space + answer.strip()) if kept else {**row}
+            found.append(new | {"kept": kept})
         return found
 
+    def _filled(self, given: str, target: str) -> str:
+        # One after the other would fill in what stands in the input, too.
+        texts = {"{input}": given.strip(), "{target}": target.strip()}
+        return re.sub(r"\{(input|target)\}", lambda found: texts[found[0]], self.template)
 
-def _as_right(task: tasks.Task, row: Row, answer: str, words: Vocabulary) -> bool:
-    if not answer or ABOUT_ITSELF.search(answer):
+
+def _answered(row: Row, answer: str) -> dict[str, Any]:
+    """Returns a row with another target; of a conversation, with another last answer."""
+    if "messages" not in row:
+        return {**row, "targets": answer}
+    *before, last = row["messages"]
+    return {**row, "messages": [*before, {**last, "content": answer}], "targets": answer}
+
+
+def _as_right(task: Task, row: Row, answer: str, words: Vocabulary) -> bool:
+    # An answer that calls tools is no text.
+    calls = "messages" in row and "tool_calls" in row["messages"][-1]
+    if not answer or calls or ABOUT_ITSELF.search(answer):
         return False
     judge = scoring.Judge(task.name, [row], words)
     scores = judge.metrics(judge.answers([answer])).values()
@@ -160,16 +198,10 @@ class Generated:
         return whole if self._count is None else min(whole, self._count)
 
     def read(self, numbers: range) -> list[Row]:
-        """Returns what the model reads some of the rows from; empty ones without an original."""
+        """Returns what the model is asked by for some rows; empty ones without an original."""
         if self.original is None:
             return [{"inputs": "", "targets": ""} for _ in numbers]
-        found = tasks.task(self.original)
-        if found.encode is not tasks.encode_texts:
-            raise UserError(
-                f"task {self.original!r} has rows of chat, which a start model cannot be asked for "
-                "here; name rows with an input and a target"
-            )
-        rows = found.rows("train")
+        rows = tasks.task(self.original).rows("train")
         return [rows[number] for number in numbers]
 
     def bind(self, rows: Rows) -> None:
@@ -256,7 +288,7 @@ def _registered(begins: str, writing, asking: Asking, original: str | None, coun
     if name not in tasks.names():
         found = Generated(writing, asking, original, count)
         if original is None:
-            task = tasks.Task(name, found, tasks.as_it_is, (), _no_vocabulary)
+            task = Task(name, found, tasks.as_it_is, (), _no_vocabulary)
         else:
             task = dataclasses.replace(tasks.task(original), name=name, source=found)
         tasks.add(task)

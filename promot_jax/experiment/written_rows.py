@@ -5,9 +5,8 @@ is asked and how. A run that is killed has lost no more than the part that it wa
 """
 
 import bisect
-import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,8 +16,9 @@ from promot_jax.base import distributed, partitioning
 from promot_jax.base.progress import Progress, say
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, generated, row_store, tasks
-from promot_jax.data.generated import Generated
+from promot_jax.data.generated import Asking
 from promot_jax.data.row_store import Stored
+from promot_jax.data.tasks import Tokens
 from promot_jax.models import Model, decoding
 from promot_jax.models.attached import BARE
 
@@ -28,6 +28,9 @@ VERSION = 1
 PART, BATCH = 512, 64
 # Inputs are padded to a multiple of so many tokens: few shapes are compiled.
 MULTIPLE = 32
+# The longest rows that are asked, in tokens, and what a row depends on.
+UNCUT = {"inputs": 1 << 30, "targets": 1 << 30}
+READ = ("inputs", "targets", "answers", "messages", "tools")
 
 
 class Author:
@@ -60,13 +63,11 @@ class Author:
         if source is None:
             return
         params = BARE.params(self._model, params)
-        starts = range(0, len(source), PART)
-        with Progress(f"start model writes {name}", len(starts)) as progress:
-            parts = []
-            for start in starts:
+        parts = []
+        with Progress(f"start model writes {name}", -(-len(source) // BATCH)) as progress:
+            for start in range(0, len(source), PART):
                 numbers = range(start, min(start + PART, len(source)))
-                parts.append(self._part(source, numbers, params, lineage))
-                progress.advance()
+                parts.append(self._part(source, numbers, params, lineage, progress))
         rows = Parts(parts)
         source.bind(rows)
         if isinstance(source.writing, generated.Rewriting):
@@ -74,18 +75,25 @@ class Author:
             share = 100 * kept / len(rows)
             say(f"{name}: {kept} of {len(rows)} targets ({share:.1f} %) are the model's own words")
 
-    def _part(self, source: Generated, numbers: range, params: Tree, lineage: str) -> Stored:
+    def _part(self, source, numbers: range, params: Tree, lineage: str, progress) -> Stored:
         rows, words = source.read(numbers), self._model.vocabulary
-        asked = [source.writing.asked(row, words) for row in rows]
-        known = [[row.get(name) for name in ("inputs", "targets", "answers")] for row in rows]
-        about = [lineage, dataclasses.asdict(source.asking), repr(source.writing)]
-        key = row_store.fingerprint("start", VERSION, *about, source.original, numbers[0], known)
+        known = [[row.get(name) for name in READ] for row in rows]
+        about = [lineage, repr(source.asking), repr(source.writing), source.original]
+        key = row_store.fingerprint("start", VERSION, *about, numbers[0], known)
         # All processes compute together, or none does.
         if all(distributed.gathered(row_store.holds(key))):
             return row_store.cached(key, lambda writer: {})
-        found = [*self._answers(source.asking, asked, numbers[0], params)]
-        original = tasks.task(source.original, words) if source.original else None
-        made = source.writing.rows(original, rows, found, words)
+        task = tasks.task(source.original, words) if source.original else None
+        encode = task.encode if task else tasks.encode_texts
+        answers = []
+        for place in range(0, len(rows), BATCH):
+            asked = [source.writing.asked(row, words) for row in rows[place : place + BATCH]]
+            encoded = encode(asked, words, UNCUT)
+            answers += self._answers(source.asking, encoded, numbers[place], params)
+            progress.advance()
+        # Of conversations, an answer ends where the template ends it.
+        answers = [*map(getattr(encode, "said", str), answers)]
+        made = source.writing.rows(task, rows, answers, words)
 
         def write(writer: row_store.Writer) -> dict[str, Any]:
             for row in made:
@@ -94,30 +102,24 @@ class Author:
 
         return row_store.cached(key, write)
 
-    def _answers(self, asking, texts: Sequence[str], first: int, params: Tree) -> Iterator[str]:
-        """Yields the answer to each text; it depends on its number, not on who asks else."""
-        greedy = asking.temperature is None
-        decoder = decoding.Greedy() if greedy else decoding.Sample(asking.temperature)
-        key, words = jax.random.key(asking.seed), self._model.vocabulary
-        for place in range(0, len(texts), BATCH):
-            some = texts[place : place + BATCH]
-            rows = [{"inputs": text, "targets": ""} for text in some]
-            longest = {"inputs": np.iinfo(np.int32).max, "targets": 1}
-            encoded = tasks.encode_texts(rows, words, longest)
-            width = max(len(row.inputs) for row in encoded)
-            shape = -(-width // MULTIPLE) * MULTIPLE, 1
-            count = partitioning.divisible(self._mesh, BATCH)
-            empty = [None] * (count - len(encoded))
-            batch = {
-                field: array
-                for field, array in batching.fields([*encoded, *empty], shape).items()
-                if field.startswith("encoder_")
-            }
-            rng = jax.random.fold_in(key, first + place)
-            with partitioning.activate(self._mesh):
-                placed = partitioning.shard_batch(self._mesh, batch)
-                ids = self._predict(params, placed, rng, decoder, asking.tokens)
-            yield from self._model.texts(np.asarray(ids)[: len(some)])
+    def _answers(
+        self, asking: Asking, rows: Sequence[Tokens], number: int, params: Tree
+    ) -> list[str]:
+        """Returns the answer to each row; it depends on its number, not on what else is asked."""
+        sample = asking.temperature and decoding.Sample(asking.temperature)
+        decoder = sample or decoding.Greedy()
+        width = max(len(row.inputs) for row in rows)
+        count = partitioning.divisible(self._mesh, BATCH)
+        rows = [Tokens(row.inputs, row.targets[:0]) for row in rows]
+        found = batching.fields(
+            [*rows, *[None] * (count - len(rows))], (-(-width // MULTIPLE) * MULTIPLE, 1)
+        )
+        batch = {name: found[name] for name in ("encoder_input_tokens", "encoder_segment_ids")}
+        rng = jax.random.fold_in(jax.random.key(asking.seed), number)
+        with partitioning.activate(self._mesh):
+            placed = partitioning.shard_batch(self._mesh, batch)
+            ids = self._predict(params, placed, rng, decoder, asking.tokens)
+        return self._model.texts(np.asarray(ids)[: len(rows)])
 
 
 class Parts:

@@ -91,7 +91,7 @@ def test_the_preview_says_what_the_model_will_write(rows, capsys):
 
 
 @pytest.mark.long
-def test_the_preview_shows_shows_what_is_replayed(rows, capsys):
+def test_the_preview_shows_what_is_replayed(rows, capsys):
     given = [*DATA[3:], "train.jsonl", "--replay", "general.jsonl:0.25"]
     said = previewed(capsys, *given)
     assert re.search("Replay: 5 rows of replay_general_.*, 25 % of the rows of a batch", said)
