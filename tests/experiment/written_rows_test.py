@@ -8,8 +8,9 @@ import pytest
 
 from promot_jax.base import partitioning
 from promot_jax.base.errors import UserError
-from promot_jax.data import generated, row_store, tasks
-from promot_jax.data.generated import Asking, Rewriting
+from promot_jax.data import generated, metrics, row_store, tasks
+from promot_jax.data.chat import Chat
+from promot_jax.data.generated import Asking, Continuation, Rewriting
 from promot_jax.experiment import attachments, written_rows
 from promot_jax.experiment.runner import Runner
 from promot_jax.experiment.written_rows import Author
@@ -17,6 +18,7 @@ from promot_jax.tasks import mini
 from promot_jax.training import row_parts
 from promot_jax.training.stages import Method
 from tests import tiny
+from tests.data.chat_template_test import CALLED, opened, turns
 
 pytestmark = pytest.mark.long
 
@@ -188,3 +190,30 @@ def test_a_run_trains_on_what_its_start_model_wrote(tmp_path):
     assert len(tasks.task(replayed).rows("train")) == 10
     with pytest.raises(UserError, match="has not written"):
         rows_of(replayed)
+
+
+def test_of_a_conversation_the_last_answer_is_written():
+    _, template, words = opened("smollm2")
+    chat = Chat(template)
+    row = {"messages": turns(("hi", "one", "and?", "a two")), "answers": ["a two"]}
+    row |= dict(zip(("inputs", "targets"), chat.texts(row), strict=True))
+    source = tasks.FromFunction(lambda split: [row])
+    task = tasks.Task("chat", source, tasks.as_it_is, (metrics.f1,), lambda: words, chat)
+    tasks.add(task)
+    writing = Rewriting("{input} / {target}")
+    (asked,) = chat([writing.asked(row, words)], words, written_rows.UNCUT)
+    text = words.tokenizer.decode(asked.inputs[:-1].tolist(), skip_special_tokens=False)
+    assert text.endswith(template.render(turns(("and? / a two",)), prompt=True)[-40:])
+    right, wrong = writing.rows(task, [row, row], ["It is a two.", "three"], words)
+    assert (right["kept"], wrong["kept"]) == (True, False)
+    assert chat.texts(right) == (row["inputs"], "It is a two.")
+    assert chat.texts(wrong) == (row["inputs"], "a two")
+    (own,) = Continuation().rows(task, [row], ["well"], words)
+    # What the model did not say itself is not learnt.
+    assert chat.preview(own, words, written_rows.UNCUT).count("⟦") == 1
+    assert chat.texts(own) == (row["inputs"], "well")
+    with pytest.raises(UserError, match="continued as a whole"):
+        Continuation(3).asked(row, words)
+    called = {"messages": CALLED[:2], "targets": "f()"}
+    assert writing.asked(called, words) == called | {"turns": "last"}
+    assert not writing.rows(task, [called], ["f()"], words)[0]["kept"]
