@@ -14,7 +14,7 @@ from promot_jax.base import values
 from promot_jax.base.errors import UserError
 from promot_jax.data import metrics, row_store, scoring, tasks
 from promot_jax.data.tasks import Row, Rows, Task
-from promot_jax.data.vocabularies import Vocabulary
+from promot_jax.data.vocabularies import ByteVocabulary, Vocabulary
 
 # An answer that speaks of what it was asked instead of answering.
 ABOUT_ITSELF = re.compile(r"reference answer|\b(my|your)( own)? (response|turn)\b", re.IGNORECASE)
@@ -288,12 +288,8 @@ def _registered(begins: str, writing, asking: Asking, original: str | None, coun
     if name not in tasks.names():
         found = Generated(writing, asking, original, count)
         if original is None:
-            task = Task(name, found, tasks.as_it_is, (), _no_vocabulary)
+            task = Task(name, found, tasks.as_it_is, (), ByteVocabulary)
         else:
             task = dataclasses.replace(tasks.task(original), name=name, source=found)
         tasks.add(task)
     return name
-
-
-def _no_vocabulary() -> NoReturn:
-    raise UserError("rows that a model writes from nothing have no vocabulary but the model's")

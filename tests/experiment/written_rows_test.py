@@ -60,6 +60,8 @@ def rows_of(name):
 def test_nothing_is_read_before_it_is_written():
     name = generated.continued(None, 5)
     assert len(tasks.task(name).rows("train")) == 5
+    # By which seqio registers it.
+    assert tasks.task(name).vocabulary().eos_id is not None
     with pytest.raises(UserError, match="has not written these rows"):
         tasks.task(name).rows("train")[0]
 
