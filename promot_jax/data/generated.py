@@ -119,11 +119,12 @@ class Rewriting:
         """See `Writing`."""
         if "messages" not in row:
             return {"inputs": self._filled(row["inputs"], row["targets"]), "targets": ""}
-        *before, user, answer = row["messages"]
-        if not (isinstance(user["content"], str) and isinstance(answer.get("content"), str)):
+        *before, answer = row["messages"]
+        pair = [message.get("content") for message in (*before[-1:], answer)]
+        if len(pair) < 2 or not all(isinstance(text, str) for text in pair):
             return {**row, "turns": "last"}
-        user = {**user, "content": self._filled(user["content"], answer["content"])}
-        return {**row, "messages": [*before, user, answer], "turns": "last"}
+        before[-1] = {**before[-1], "content": self._filled(*pair)}
+        return {**row, "messages": [*before, answer], "turns": "last"}
 
     def rows(
         self, task: Task | None, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary

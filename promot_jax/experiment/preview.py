@@ -228,9 +228,11 @@ class Preview:
 
     def _fitting_written(self, own: generated.Generated) -> Mapping[str, int]:
         """Returns lengths that hold what the start model reads and writes."""
-        answer, begin = own.asking.tokens, own.writing.begin
-        whole = own.original is not None and begin is None
-        inputs = self._fitting([own.original], ("train",))["inputs"] if whole else (begin or 0) + 1
+        answer, inputs = own.asking.tokens, (own.writing.begin or 0) + 1
+        if own.original is not None and own.writing.begin is None:
+            fitting = self._fitting([own.original], ("train",))
+            # Of a conversation all is read that stands before the last answer.
+            inputs = sum(fitting.values()) if _chat(own.original) else fitting["inputs"]
         return {
             feature: survey.MULTIPLE * -(-length // survey.MULTIPLE)
             for feature, length in (("inputs", inputs), ("targets", answer + 1))

@@ -216,6 +216,8 @@ def test_of_a_conversation_the_last_answer_is_written():
     assert chat.texts(own) == (row["inputs"], "well")
     with pytest.raises(UserError, match="continued as a whole"):
         Continuation(3).asked(row, words)
+    alone = {"messages": turns(("hi", "one"))[1:], "targets": "one"}
+    assert writing.asked(alone, words) == alone | {"turns": "last"}
     called = {"messages": CALLED[:2], "targets": "f()"}
     assert writing.asked(called, words) == called | {"turns": "last"}
     assert not writing.rows(task, [called], ["f()"], words)[0]["kept"]
