@@ -110,6 +110,15 @@ def stamp(path: str) -> list[Any]:
     return stamps
 
 
+def exists(path: str) -> bool:
+    """Says whether a path has files; of those that are gone a run knows what it needs."""
+    try:
+        _files(path)
+    except UserError:
+        return False
+    return True
+
+
 def changed(path: str) -> float:
     """Returns when a file, or the last one of a split, has changed: seconds, as `time` counts."""
     return max(max(os.stat(f).st_mtime, os.stat(f).st_ctime) for f in _files(path))

@@ -46,7 +46,7 @@ def tasks(
         label = row_sets.base_name(path)
         if label in found:
             raise UserError(f"--unseen: two files are named {label!r}; rename one")
-        chat = _exists(path) and chat_files.is_chat(path)
+        chat = row_sets.exists(path) and chat_files.is_chat(path)
         name = own_files.task(
             path,
             path,
@@ -62,15 +62,6 @@ def tasks(
         )
         found[label] = (name, label, metric, own_files.generative(metric))
     return list(found.values())
-
-
-def _exists(path: str) -> bool:
-    """Says whether a file is there; of one that is gone a run knows what it needs."""
-    try:
-        row_sets.stamp(path)
-    except UserError:
-        return False
-    return True
 
 
 def split_metric(given: str) -> tuple[str, str]:

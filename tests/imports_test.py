@@ -45,9 +45,9 @@ ONLY = {
 }
 # What tasks import of the package, besides each other.
 FOR_TASKS = {
-    *("base.collector", "base.errors"),
+    *("base.collector", "base.errors", "base.values"),
     *("data.metrics", "data.tasks", "data.vocabularies", "data.written"),
-    *("data.row_store", "data.host_tensorflow"),
+    *("data.row_store", "data.host_tensorflow", "data.generated"),
     *("data.chat", "data.chat_rows", "data.chat_template"),
 }
 # What must be there for modules of persons who wrote theirs for seqio.

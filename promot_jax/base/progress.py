@@ -49,11 +49,11 @@ class Progress:
         elif self._done > self._first:
             self._print(time.monotonic())
 
-    def advance(self) -> None:
-        """Counts one step."""
-        self._done += 1
+    def advance(self, steps: int = 1) -> None:
+        """Counts one step, or several."""
+        self._done += steps
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(steps)
         elif (now := time.monotonic()) - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = now
             self._print(now)

@@ -193,6 +193,14 @@ def _add_training(run) -> None:
     )
     for flag, macro, read, meaning in TRAINING:
         group.add_argument(f"--{flag}", type=read, help=f"{meaning} (gin: {macro})")
+    group.add_argument(
+        "--replay",
+        metavar="FILE[:SHARE]",
+        type=flags.path,
+        help="general rows, with the fields input and target or of chat, for this share of a batch "
+        "(default 0.1), which the model's stage reads without a prompt; also a registered task, or "
+        "self[@FILE]: what the start model writes, after inputs of the file (gin: REPLAY)",
+    )
 
 
 def _add_processes(run) -> None:
@@ -265,6 +273,8 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         read.insert(1, str(configuration.GIN_FOLDER / "tasks" / "unseen_files.gin"))
     searched = [files.home(folder) for folder in arguments.gin_search_paths.split(",") if folder]
     own, chosen = _own(arguments), _chosen(arguments)
+    if arguments.replay or any(flag.startswith("--gin.REPLAY=") for flag in overrides):
+        read.insert(1, str(configuration.GIN_FOLDER / "tasks" / "replay.gin"))
     overrides = [*chosen.values(), *own.values(), *overrides]
     for file in given:
         # What another run kept may be run again.
@@ -356,12 +366,14 @@ def _check_places() -> None:
 
 
 def _chosen(arguments) -> dict[str, str]:
-    """Returns the gin flags that --seeds, --methods and those of `TRAINING` stand for."""
+    """Returns the gin flags that --seeds, --methods, --replay and `TRAINING` stand for."""
     chosen = {}
     if arguments.seeds is not None:
         chosen["seeds"] = f"--gin.SEEDS=({arguments.seeds},)"
     if arguments.methods is not None:
         chosen["methods"] = f"--gin.METHODS={tuple(arguments.methods.split(','))!r}"
+    if arguments.replay is not None:
+        chosen["replay"] = f"--gin.REPLAY={arguments.replay!r}"
     for flag, macro, *_ in TRAINING:
         if (value := getattr(arguments, flag)) is not None:
             chosen[flag] = f"--gin.{macro}={value!r}"

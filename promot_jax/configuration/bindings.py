@@ -23,6 +23,7 @@ PATHS = {
     "SentencePieceVocabulary": ("sentencepiece_model_file",),
     "files.task": ("train", "evaluation", "test"),
     "unseen_files.tasks": ("files",),
+    "replay_rows.rows": ("given",),
     "prompt.from_file": ("path",),
 }
 # Set by a macro that the program itself reads.

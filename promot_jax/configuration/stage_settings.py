@@ -51,7 +51,7 @@ def passes() -> list[Any]:
     for scope, bound in _stages(bindings.reached()):
         epochs = _named(bound, "epochs", None)
         steps, period = (_named(bound, name, None).name for name in ("steps", "eval_period"))
-        like = steps, period, *(repr(bound.get(name)) for name in ("mixture", "batches"))
+        like = steps, period, *(repr(bound.get(name)) for name in ("mixture", "batches", "replay"))
         if epochs.value is None or like in found:
             continue
         with explained("configuration"), gin.config_scope(scope or None):

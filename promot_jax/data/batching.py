@@ -27,7 +27,7 @@ from promot_jax.base.values import Count
 from promot_jax.data import packing, prefetch, tasks, windows
 from promot_jax.data.order import Order
 from promot_jax.data.shares import WHOLE, Share, agreed
-from promot_jax.data.tasks import Row, Tokens
+from promot_jax.data.tasks import Lengths, Row, Tokens
 from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.data.windows import Bucket, Layout
 
@@ -132,12 +132,13 @@ class TokenBatches:
 
 
 def train_batches(
-    mixture: str,
+    mixture: str | Mapping[str, float],
     task_feature_lengths: Mapping[str, int],
     batches: Batches,
     *,
     seed: int,
     first_step: int = 0,
+    lengths_of: Mapping[str, Lengths] | None = None,
     vocabulary: Vocabulary | None = None,
     prompt_numbers: Mapping[str, int] | None = None,
     share: Share = WHOLE,
@@ -150,11 +151,12 @@ def train_batches(
     it reads ahead.
 
     Args:
-      mixture: registered task or mixture.
+      mixture: registered task or mixture, or tasks and how often the rows of each are drawn.
       task_feature_lengths: longest `inputs` and `targets`, in tokens; longer rows are cut.
       batches: how rows become batches.
       seed: decides the order.
       first_step: batches to skip.
+      lengths_of: the same for single tasks of the mixture, whose rows have lengths of their own.
       vocabulary: of the tokens; None takes each task's own.
       prompt_numbers: the number of its soft prompt for each task of the mixture, -1 for none;
         batches then have a field `prompt_ids` [B].
@@ -166,15 +168,17 @@ def train_batches(
     Raises:
       UserError: an unknown mixture, or one without a training row.
     """
-    longest = task_feature_lengths["inputs"], task_feature_lengths["targets"]
     rates = tasks.rates(mixture)
+    lengths = [(lengths_of or {}).get(name, task_feature_lengths) for name in rates]
+    longest = tuple(max(each[feature] for each in lengths) for feature in ("inputs", "targets"))
     parts = [tasks.task(name, vocabulary) for name in rates]
     rows = [part.rows("train") for part in parts]
     counts = list(map(len, rows))
     if not all(counts):
-        raise UserError(f"task {mixture!r} has no training row")
+        empty = next(name for name, count in zip(rates, counts, strict=True) if not count)
+        raise UserError(f"task {empty!r} has no training row")
     order = Order(counts, list(rates.values()), seed)
-    stream = windows.Rows(parts, rows, order, task_feature_lengths, vocabulary)
+    stream = windows.Rows(parts, rows, order, lengths, vocabulary)
     bounds = [*(tuple(map(min, bucket, longest)) for bucket in batches.buckets), longest]
     layout = batches.layout(bounds, lambda: _sample(stream, share))
     first, skipped = divmod(first_step, len(layout.sizes))

@@ -223,6 +223,11 @@ def place() -> pathlib.Path:
     return pathlib.Path(os.environ.get(VARIABLE) or DEFAULT).expanduser()
 
 
+def holds(fingerprint: str) -> bool:
+    """Says whether the rows of a fingerprint lie here."""
+    return _about(place() / fingerprint, fingerprint) is not None
+
+
 def cached(fingerprint: str, write: Callable[[Writer], Mapping[str, Any]]) -> Stored:
     """Returns the rows of a fingerprint, which are written unless they lie here already.
 

@@ -238,14 +238,20 @@ def task(name: str, vocabulary: Vocabulary | None = None) -> Task:
     return dataclasses.replace(found, postprocess=written_by)
 
 
-def rates(name: str) -> dict[str, float]:
+def rates(mixture: str | Mapping[str, float]) -> dict[str, float]:
     """Returns the share of each task in a mixture; of a task, itself alone.
+
+    Args:
+      mixture: a registered name, or tasks and how often the rows of each are drawn.
 
     Raises:
       UserError: nothing of that name is registered.
     """
-    found = get(name)
-    given = dict(found.rates) if isinstance(found, Mixture) else {name: 1.0}
+    if isinstance(mixture, str):
+        found = get(mixture)
+        given = dict(found.rates) if isinstance(found, Mixture) else {mixture: 1.0}
+    else:
+        given = dict(mixture)
     return {part: rate / sum(given.values()) for part, rate in given.items()}
 
 

@@ -53,14 +53,14 @@ class Rows:
       parts: its tasks.
       rows: of each task.
       order: of the stream.
-      lengths: longest `inputs` and `targets`, in tokens.
+      lengths: longest `inputs` and `targets` of each task, in tokens.
       vocabulary: of the tokens; None takes each task's own.
     """
 
     parts: Sequence[tasks.Task]
     rows: Sequence[tasks.Rows]
     order: Order
-    lengths: tasks.Lengths
+    lengths: Sequence[tasks.Lengths]
     vocabulary: Vocabulary | None
 
     def read(self, begin: int, count: int) -> list[tuple[int, Tokens]]:
@@ -70,7 +70,8 @@ class Rows:
     def at(self, whose: np.ndarray, numbers: np.ndarray) -> list[tuple[int, Tokens]]:
         """Returns the tokens of rows that the order names."""
         found: list = [None] * len(whose)
-        for task, (part, rows) in enumerate(zip(self.parts, self.rows, strict=True)):
+        sources = zip(self.parts, self.rows, self.lengths, strict=True)
+        for task, (part, rows, lengths) in enumerate(sources):
             mine = np.flatnonzero(whose == task).tolist()
             if not mine:
                 continue
@@ -80,7 +81,7 @@ class Rows:
             else:
                 texts = [rows[number] for number in numbers[mine].tolist()]
             words = self.vocabulary or part.vocabulary()
-            encoded = part.encode(texts, words, self.lengths)
+            encoded = part.encode(texts, words, lengths)
             for place, tokens in zip(mine, encoded, strict=True):
                 found[place] = task, tokens
         return found

@@ -9,17 +9,23 @@ import jax
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching
+from promot_jax.data import batching, generated
 from promot_jax.experiment.evaluation import EvalTask
+from promot_jax.models import Model
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks import lora
 from promot_jax.training.stages import Asked, Method, Stage
 
 
 def names_in(stage: Stage, target: EvalTask) -> list[str]:
-    """Returns the tasks of the stage's mixture that are the target or a variant of it."""
+    """Returns the tasks of the stage's mixture that are the target or a variant of it.
+
+    Those are variants too whose training rows a model has rewritten.
+    """
     known = (target.name, *target.variants)
-    return [name for name in batching.task_names(stage.mixture) if name in known]
+    return [
+        name for name in batching.task_names(stage.mixture) if generated.original(name) in known
+    ]
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -140,3 +146,30 @@ def check(stage: Stage, targets: Sequence[EvalTask], probed: Sequence[str]) -> N
     if stage.follow_unseen:
         for task in probed:
             of_probe(stage, task, targets)
+
+
+def check_replay(stage: Stage, model: Model) -> None:
+    """Checks that what a stage trains is at work where rows are replayed with nothing attached.
+
+    Args:
+      stage: the stage.
+      model: bare model.
+
+    Raises:
+      UserError: prompts alone train, or adapters are attached that stand still.
+    """
+    if stage.replay is None:
+        return
+    shapes, _ = stage.model(model).shapes_and_axes()
+    trained, frozen = trees.partition(shapes, stage.trainable)
+    if all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
+        raise UserError(
+            f"stage {stage.name!r} trains prompts alone, and replayed rows are read without any; "
+            "leave out its replay (REPLAY)"
+        )
+    if stage.lora and lora.adapters(frozen):
+        raise UserError(
+            f"stage {stage.name!r} has adapters attached that do not train, and replayed rows "
+            "cannot be read without them; leave out its replay (REPLAY), or the methods with "
+            "adapters (promot_lora) from METHODS (--methods)"
+        )

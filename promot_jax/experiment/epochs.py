@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from promot_jax.base.errors import UserError
-from promot_jax.data import tasks
+from promot_jax.data import tasks, windows
 from promot_jax.training.stages import Stage
 
 
@@ -89,10 +88,13 @@ def _length(stage: Stage, given: str, steps: str) -> Length:
             f"{given}: stage {stage.name!r} has batches of no fixed number of rows; give {steps}"
         )
     rows = train_rows(stage.mixture)
-    length, once = math.ceil(rows * stage.epochs / size), math.ceil(rows / size)
+    # An epoch passes the rows of the target; what is replayed stands between them.
+    own = size if stage.replay is None else size * (1 - stage.replay.share)
+    length, once = (windows.round_up(rows * passes / own) for passes in (stage.epochs, 1))
     # Now its warm-up can be checked.
     dataclasses.replace(stage, steps=length, epochs=None)
-    line = f"{given}: {rows} rows in batches of {size} are {length} steps"
+    among = "" if own == size else f", {100 * stage.replay.share:g} % of them replay,"
+    line = f"{given}: {rows} rows in batches of {size}{among} are {length} steps"
     return Length(stage.name, rows, length, min(once, length), line)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from promot_jax.base.errors import UserError, first_line
-from promot_jax.data import batching, context, metrics, oracle, registered, tasks
+from promot_jax.data import batching, context, generated, metrics, oracle, registered, tasks
 from promot_jax.data.chat import MARKS, Chat
 from promot_jax.data.continuation import continuing
 from promot_jax.data.oracle import MOST_TARGETS
@@ -20,6 +20,7 @@ from promot_jax.experiment import survey
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.experiment.survey import Sizes, Survey
+from promot_jax.training.replay import Replay
 
 SPLITS = ("train", "validation", "test")
 # Rows of a split that are looked at, for tasks that are not a person's own files.
@@ -54,7 +55,10 @@ class Preview:
         """Returns the preview as lines of text."""
         targets = [line for task in self._experiment.targets for line in self._of_task(task)]
         own = [task for task in self._experiment.tasks if _source(task.name)]
-        return [*targets, *(line for task in own for line in self._of_unseen(task))]
+        replays = [
+            line for replay in _replays(self._experiment) for line in self._of_replay(replay)
+        ]
+        return [*targets, *replays, *(line for task in own for line in self._of_unseen(task))]
 
     def bundled(self) -> list[str]:
         """Returns a line for each unseen task that is no file of a person's own: its oracle."""
@@ -87,7 +91,11 @@ class Preview:
         if any(task.task_feature_lengths is None for task in experiment.tasks):
             found["UNSEEN_FEATURE_LENGTHS"] = self._fitting_unseen
         stages = [stage for method in experiment.methods for stage in method.stages]
-        trained_on = {stage.mixture for stage in stages if stage.task_feature_lengths is None}
+        trained_on = {
+            generated.original(stage.mixture)
+            for stage in stages
+            if stage.task_feature_lengths is None
+        }
         if variants := sorted(trained_on - {*self._seen}):
             chosen = {stage.mixture for method in experiment.selected for stage in method.stages}
             try:
@@ -98,6 +106,14 @@ class Preview:
                     raise
         if len(experiment.targets) == 1 and (source := _source(experiment.targets[0].name)):
             found |= _bound_to(source, experiment.labels)
+        for replay in _replays(experiment):
+            if replay.task_feature_lengths is None:
+                found["REPLAY_FEATURE_LENGTHS"] = self._fitting_replay(replay)
+            own = generated.source(replay.task)
+            if source := _source((own and own.original) or replay.task):
+                path = f"{source.data.absolute().train}:{replay.share}"
+                found["REPLAY"] = f"self@{path}" if own else path
+                found["REPLAY_CHECKSUM"] = source.checksum
         if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:
             found["UNSEEN_FILES"] = tuple(f"{m}={s.data.absolute().test}" for m, s in own)
             found["UNSEEN_CHECKSUMS"] = tuple(source.checksum for _, source in own)
@@ -178,6 +194,53 @@ class Preview:
         warnings += _below(found, task.metric)
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
 
+    def _of_replay(self, replay: Replay) -> list[str]:
+        if (own := generated.source(replay.task)) is not None:
+            after = f" after inputs of {own.original}" if own.original else ""
+            share = f"{100 * replay.share:g} % of the rows of a batch, read without a prompt"
+            return [f"Replay: {len(own)} rows that the start model writes{after}, {share}", ""]
+        seen = self._replayed(replay)
+        sizes, lengths = [rows.sizes for rows in seen], self._fitting_replay(replay)
+        share = f"{100 * replay.share:g} % of the rows of a batch, read without a prompt"
+        lines = [f"Replay: {sum(map(len, seen))} rows of {replay.task}, {share}"]
+        for inputs, targets in seen[0].first:
+            lines += ["", f"  input   {_short(inputs)}", f"  target  {_short(targets)}"]
+        lines += ["", *_length_table(sizes, lengths), "", self._learnt(replay, sizes, lengths)]
+        warnings = [*_unknown(sizes), *self._beyond_context(sizes, lengths)]
+        return [*lines, *(f"warning: {text}" for text in warnings), ""]
+
+    def _learnt(self, replay: Replay, sizes: Sequence[Sizes], lengths: Mapping[str, int]) -> str:
+        """Says what share of the loss, which is a mean over tokens, is that of the replay."""
+        own = [splits["train"].sizes.lengths["targets"] for splits in self._seen.values()]
+        wanted = [t.task_feature_lengths or self._fitting_targets for t in self._experiment.targets]
+        target = (1 - replay.share) * _mean(own, [each["targets"] for each in wanted])
+        other = [size.lengths["targets"] for size in sizes]
+        replayed = replay.share * _mean(other, [lengths["targets"]] * len(other))
+        part = 100 * replayed / (replayed + target)
+        return f"  about {part:.0f} % of the tokens in targets are of these rows"
+
+    def _fitting_replay(self, replay: Replay) -> Mapping[str, int]:
+        if (own := generated.source(replay.task)) is not None:
+            return self._fitting_written(own)
+        longest = survey.LONGEST_CHAT if _chat(replay.tasks[0]) else survey.LONGEST
+        sizes = [rows.sizes for rows in self._replayed(replay)]
+        return replay.task_feature_lengths or survey.fitting(sizes, longest)
+
+    def _fitting_written(self, own: generated.Generated) -> Mapping[str, int]:
+        """Returns lengths that hold what the start model reads and writes."""
+        answer, inputs = own.asking.tokens, (own.writing.begin or 0) + 1
+        if own.original is not None and own.writing.begin is None:
+            fitting = self._fitting([own.original], ("train",))
+            # Of a conversation all is read that stands before the last answer.
+            inputs = sum(fitting.values()) if _chat(own.original) else fitting["inputs"]
+        return {
+            feature: survey.MULTIPLE * -(-length // survey.MULTIPLE)
+            for feature, length in (("inputs", inputs), ("targets", answer + 1))
+        }
+
+    def _replayed(self, replay: Replay) -> list[Survey]:
+        return [self._look(name, ("train",), 0)["train"] for name in replay.tasks]
+
     def _beyond_context(self, sizes: Iterable[Sizes], lengths: Mapping[str, int]) -> list[str]:
         """Warns of rows that the model's context does not hold, as they are after cutting."""
         stages = [stage for method in self._experiment.methods for stage in method.stages]
@@ -244,8 +307,19 @@ def needed(experiment: Experiment) -> bool:
       UserError: a target task that is not registered.
     """
     evaluated = [*experiment.targets, *experiment.tasks]
-    open_lengths = any(task.task_feature_lengths is None for task in evaluated)
-    return open_lengths or any(_source(task.name) for task in evaluated)
+    replays = _replays(experiment)
+    open_lengths = any(task.task_feature_lengths is None for task in [*evaluated, *replays])
+    names = [*(task.name for task in evaluated), *(replay.task for replay in replays)]
+    return open_lengths or any(map(_source, names))
+
+
+def _replays(experiment: Experiment) -> list[Replay]:
+    """Returns what the stages of an experiment replay, each once."""
+    found: list[Replay] = []
+    for stage in (stage for method in experiment.methods for stage in method.stages):
+        if stage.replay is not None and stage.replay not in found:
+            found.append(stage.replay)
+    return found
 
 
 def _source(task: str) -> Any | None:
@@ -306,6 +380,12 @@ def _length_table(sizes: Iterable[Sizes], lengths: Mapping[str, int]) -> list[st
         cells = f"{middle:>7.0f}{most:>7.0f}{counts.max():>7}{longest:>8}"
         lines.append(f"  {feature:<8}{cells}{(counts > longest).sum():>10}")
     return lines
+
+
+def _mean(lengths: Sequence[np.ndarray], longest: Sequence[int]) -> float:
+    """Returns the mean length of rows of several groups, each cut to its longest."""
+    cut = [np.minimum(*pair) for pair in zip(lengths, longest, strict=True)]
+    return float(np.concatenate(cut).mean())
 
 
 def _unknown(sizes: Iterable[Sizes]) -> list[str]:

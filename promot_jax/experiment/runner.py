@@ -15,6 +15,7 @@ from promot_jax.base import distributed, partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.progress import say
 from promot_jax.base.trees import Tree
+from promot_jax.data import generated
 from promot_jax.experiment import attachments, lineage, settings
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.experiment.measurements import Measurements
@@ -23,6 +24,7 @@ from promot_jax.experiment.run_facts import Facts
 from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.experiment.stage_folder import StageFolder
 from promot_jax.experiment.start import Start
+from promot_jax.experiment.written_rows import Author
 from promot_jax.models import Model
 from promot_jax.models.attached import in_force
 from promot_jax.models.networks.lora import Lora
@@ -61,6 +63,7 @@ class Runner:
         self.start = Start(experiment, self.mesh)
         self.measurements = Measurements(experiment, self.mesh, self.start)
         self.points = Points(experiment, self.folder, self.start, self.measurements)
+        self.author = Author(experiment.model, self.mesh)
         # Writes down how long the run has taken; a runner that only opens a run writes nothing.
         self._keep_time: Callable[[], None] = lambda: None
         probed = [probe.task for probe in experiment.probes if probe.task is not None]
@@ -69,6 +72,7 @@ class Runner:
             attachments.check_asked(method, experiment.targets)
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
+                attachments.check_replay(stage, experiment.model)
 
     def run(self, command: str, curve: Curve = ()) -> None:
         """Runs whatever is not finished yet and records it.
@@ -135,9 +139,12 @@ class Runner:
             params = attachments.add(params, stage, seed)
             own_seed = attachments.seed_of(seed, name)
             came_from = self._lineage(came_from, stage, own_seed, params)
+            folder = self._stage_folder(seed, name, came_from)
+            if distributed.by_main(folder.finished) is None:
+                self._write_rows(stage, seed)
             run = StageRun(
                 stage=stage,
-                folder=self._stage_folder(seed, name, came_from),
+                folder=folder,
                 lineage=came_from,
                 seed=own_seed,
                 label=f"seed {seed} {name}",
@@ -147,6 +154,11 @@ class Runner:
             trained = train_stage(run, stage.params(params, model), model, self.mesh, ended)
             params = trees.unflatten(trees.flatten(params) | trees.flatten(trained))
         return params
+
+    def _write_rows(self, stage: Stage, seed: int) -> None:
+        """Has the start model write the rows of a stage's tasks that are such."""
+        for name in filter(generated.source, stage.rates):
+            self.author.write(name, self.start.params(seed), self.start.lineage(seed))
 
     def _lineage(self, parent: str, stage: Stage, seed: int, params: Tree) -> str:
         experiment = self.experiment

@@ -10,13 +10,14 @@ import optax
 from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching
+from promot_jax.data import batching, tasks
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective, Reference, Start
+from promot_jax.training.replay import Replay
 from promot_jax.training.selections import MostChanged, Selection
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
@@ -35,7 +36,7 @@ class Stage:
       steps: optimizer steps of this stage.
       batches: how rows become batches.
       optimizer: returns the gradient transformation.
-      prompt: name of the soft prompt that is attached, or None; for a mixture, the name for each of
+      prompt: name of the soft prompt that is attached, or None; for a mixture, either for each of
         its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
         made is initialised by `prompt_init` with `prompt_length` rows.
       lora: low-rank adapters that are attached, or None. Those that no earlier stage made are added
@@ -66,6 +67,7 @@ class Stage:
         the start, such as "bfloat16"; None is as they are.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
+      replay: general rows that are mixed into the training rows, or None.
     """
 
     name: values.Text
@@ -75,7 +77,7 @@ class Stage:
     steps: values.Count
     batches: batching.Batches
     optimizer: Callable[[], optax.GradientTransformation]
-    prompt: values.Text | Mapping[str, values.Text] | None = None
+    prompt: values.Text | Mapping[str, values.Text | None] | None = None
     prompt_length: values.Whole = 0
     prompt_init: PromptInit | None = None
     lora: Lora | None = None
@@ -95,6 +97,7 @@ class Stage:
     selection: Annotated[Selection | None, values.LATER] = None
     objective: Annotated[Sequence[Objective], values.LATER] = ()
     reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
+    replay: Annotated[Replay | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -135,7 +138,7 @@ class Stage:
     def prompts(self) -> tuple[str, ...]:
         """Names of the attached soft prompts, each once."""
         if isinstance(self.prompt, Mapping):
-            return tuple(dict.fromkeys(self.prompt.values()))
+            return tuple(dict.fromkeys(filter(None, self.prompt.values())))
         return () if self.prompt is None else (self.prompt,)
 
     @property
@@ -149,6 +152,28 @@ class Stage:
             return self
         selection = dataclasses.replace(self.selection, seed=seed)
         return dataclasses.replace(self, selection=selection)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The share of each task among its training rows.
+
+        Raises:
+          UserError: a task that is not registered, or one that is replayed and in the mixture.
+        """
+        own = tasks.rates(self.mixture)
+        if self.replay is None:
+            return own
+        if twice := own.keys() & {*self.replay.tasks}:
+            raise UserError(
+                f"stage {self.name!r} trains on {min(twice)!r}, which cannot be its replay too; "
+                "name other rows"
+            )
+        return self.replay.among(own)
+
+    def lengths_of(self, task: str) -> values.Lengths:
+        """Returns the longest inputs and targets of the training rows of a task."""
+        own = self.replay.task_feature_lengths if self._replays(task) else None
+        return own or self.task_feature_lengths
 
     def adapters(self, model: Model) -> Lora | None:
         """Returns the low-rank adapters in force while it trains, given the bare model."""
@@ -214,12 +239,12 @@ class Stage:
         return tx if self.selection is None else self.selection.around(tx)
 
     def attached_for(self, task: str) -> Attached:
-        """Returns what is attached to the rows of a task of the mixture.
+        """Returns what is attached to the rows of a task of the mixture, or of its replay.
 
         Raises:
           UserError: prompts are given by task, and none for this one.
         """
-        prompt = self.prompt
+        prompt = None if self._replays(task) else self.prompt
         if isinstance(prompt, Mapping):
             if task not in prompt:
                 raise UserError(
@@ -228,6 +253,9 @@ class Stage:
                 )
             prompt = prompt[task]
         return Attached(prompt, self.lora)
+
+    def _replays(self, task: str) -> bool:
+        return self.replay is not None and task in self.replay.tasks
 
 
 @dataclasses.dataclass(frozen=True)

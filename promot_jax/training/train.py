@@ -317,13 +317,11 @@ def _is_over(run, course, rank, step) -> bool:
 
 
 def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
-    """Returns the place of its prompt in `prompts` for each task; None where none is attached."""
+    """Returns the place of its prompt in `prompts` for each task, -1 for none; None without any."""
     if stage.prompt is None:
         return None
-    return {
-        task: prompts.index(stage.attached_for(task).prompt)
-        for task in batching.task_names(stage.mixture)
-    }
+    places = {prompt: place for place, prompt in enumerate(prompts)} | {None: -1}
+    return {task: places[stage.attached_for(task).prompt] for task in stage.rates}
 
 
 @contextlib.contextmanager
@@ -332,10 +330,11 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
     stage, share = run.stage, partitioning.share(mesh)
     read = functools.partial(
         batching.train_batches,
-        stage.mixture,
+        stage.rates,
         stage.task_feature_lengths,
         stage.batches,
         seed=run.seed,
+        lengths_of={task: stage.lengths_of(task) for task in stage.rates},
         vocabulary=model.vocabulary,
         prompt_numbers=prompt_numbers,
         share=share,
@@ -395,6 +394,7 @@ def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
         "name": run.stage.name,
         "mixture": run.stage.mixture,
         "prompt": run.stage.prompt,
+        "replay": run.stage.replay and dataclasses.asdict(run.stage.replay),
         "lora": run.stage.lora and dataclasses.asdict(run.stage.lora),
         "steps": steps,
         "stopped": stopped,
