@@ -160,9 +160,9 @@ def curve(text: str) -> Any:
 
 
 def names(text: str) -> str:
-    """Returns names of methods that were given, such as `promot,fine_tuning`."""
-    if not re.fullmatch(r"\w+(,\w+)*", text):
-        raise argparse.ArgumentTypeError(f"= {text!r}: expected names such as promot,fine_tuning")
+    """Returns names of methods that were given, such as `promot,promot+kl`."""
+    if not re.fullmatch(r"\w+(\+\w+)*(,\w+(\+\w+)*)*", text):
+        raise argparse.ArgumentTypeError(f"= {text!r}: expected names such as promot,promot+kl")
     if len(set(text.split(","))) < len(text.split(",")):
         raise argparse.ArgumentTypeError(f"= {text!r} names a method twice; give each of them once")
     return text

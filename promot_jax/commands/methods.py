@@ -1,4 +1,4 @@
-"""`promot methods`: the methods that experiments can name, what they train and what they cost."""
+"""`promot methods`: the methods and parts that experiments can name, and what they cost."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,15 +18,18 @@ def add(commands) -> None:
         commands,
         "methods",
         _methods,
-        "List the methods of the catalogue: what trains in which stages, for how many steps.",
+        "List the methods of the catalogue, and the parts that can be added to them.",
         "The cost is training's, in units of standard fine-tuning. A step has three equal parts:\n"
         "the forward pass, the backward pass through the activations, and the gradients of the\n"
         "weights. Of the last it has the share of the model that trains: a stage that trains a\n"
         "prompt or adapters takes two thirds of a step. The cost is the sum over the stages of\n"
         "steps x (2 + share) / 3, divided by that of fine_tuning. Batches count as equally large,\n"
-        "and every stage counts in full, though one that two methods begin with trains once.\n\n"
+        "and every stage counts in full, though one that two methods begin with trains once.\n"
+        "A part that compares with the start model adds a forward pass: a third of a step.\n\n"
+        "A part is added to a method by +, such as promot+kl, and changes its last stage. Alone\n"
+        "it is added to fine_tuning. Its cost is that of fine_tuning with it.\n\n"
         "Without EXPERIMENT the steps are the paper's, and the model is the miniature.\n"
-        "A method is defined in gin/methods/, or in a gin file of your own.\n\n"
+        "Both are defined in gin/methods/, or in a gin file of your own.\n\n"
         "examples:\n"
         "  promot methods\n"
         "  promot methods mini\n"
@@ -72,11 +75,28 @@ def _methods(arguments, overrides) -> None:
         for method in experiment.methods
     ]
     print("\n".join(_aligned(rows)))
+    if unit and experiment.parts:
+        print(f"\n{'\n'.join(_aligned(_parts(experiment, unit)))}")
+
+
+def _parts(experiment, unit: float) -> list[tuple[str, ...]]:
+    """Returns the table of the parts; `unit` is the cost of standard fine-tuning."""
+    rows = [("part", "adds", "cost", "source")]
+    for part in experiment.parts:
+        cost = _cost(experiment.method(f"{REFERENCE}+{part.name}"), experiment.model)
+        rows.append((part.name, part.label, f"{cost / unit:.2f}", part.source))
+    return rows
 
 
 def _cost(method, model) -> float:
     """Returns the work of a method's training, in steps that train all of the model."""
-    return sum(stage.steps * (2 + share(stage, model)) / 3 for stage in method.stages)
+    return sum(stage.steps * _thirds(stage, model) / 3 for stage in method.stages)
+
+
+def _thirds(stage, model) -> float:
+    """Returns what a step of a stage costs, in thirds of one that trains all of the model."""
+    reference = any(objective.needs_reference for objective in stage.objective)
+    return 2 + share(stage, model) + reference
 
 
 def share(stage, model) -> float:

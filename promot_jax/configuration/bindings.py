@@ -13,6 +13,7 @@ from promot_jax.base.errors import UserError
 
 EXPERIMENT = "promot_jax.experiment.experiment.Experiment"
 METHOD = "promot_jax.training.stages.Method"
+PART = "promot_jax.training.parts.Part"
 MACRO = "gin.macro"
 
 # Parameters that are paths: of these `~` is expanded.
@@ -47,14 +48,15 @@ def reached(
     """Returns {(scope, selector): what it is} of all that a call can call in turn.
 
     Args:
-      root: scope and selector of what is called: the experiment or a method.
+      root: scope and selector of what is called: the experiment, a method or a part.
       left_out: says which references do not count; none, unless told otherwise.
     """
     from gin import config
     from promot_jax.experiment.experiment import Experiment
+    from promot_jax.training.parts import Part
     from promot_jax.training.stages import Method
 
-    what = {EXPERIMENT: Experiment, METHOD: Method}[root[1]]
+    what = {EXPERIMENT: Experiment, METHOD: Method, PART: Part}[root[1]]
     seen: dict[tuple[str, str], Call] = {}
     waiting = [(*root, Call(what, later=False))]
     while waiting:

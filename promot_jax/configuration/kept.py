@@ -15,6 +15,8 @@ from promot_jax.experiment.run_folder import RunFolder
 
 # Changing these does not make another run: they say where it lies and how much of it is done.
 FREE_MACROS = ("MODEL_DIR", "SEEDS", "METHODS", "PAPER_METHODS", "REUSE")
+# What there is to choose from.
+LISTS = ("experiment.Experiment.methods", "experiment.Experiment.parts")
 
 
 def keep(folder: pathlib.Path, config: str) -> None:
@@ -72,7 +74,9 @@ def _changed(ours: dict[str, str], theirs: dict[str, str]) -> str | None:
         scope, _, parameter = name.rpartition("/")
         selector = parameter.rpartition(".")[0]
         if name in theirs:
-            matters = value != theirs[name] and name != "experiment.Experiment.methods"
+            matters = value != theirs[name] and name not in LISTS
+        elif name in LISTS:
+            matters = False
         else:
             # A macro that the other has not is one that nothing there refers to.
             matters = bool(selector) and _applies(scope, called.get(selector, ()))

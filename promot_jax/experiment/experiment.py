@@ -11,6 +11,7 @@ from promot_jax.data import batching, metrics, tasks
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.probes.bench import Probe
 from promot_jax.models import Model, decoding
+from promot_jax.training.parts import Part, composed
 from promot_jax.training.stages import Method, Stage
 
 
@@ -24,10 +25,12 @@ class Experiment:
         last stage that trained on it attached to its rows.
       labels: the answers that a target task knows; their share elsewhere shows format leaks.
       tasks: unseen tasks, evaluated without any prompt; see `Method.unseen`.
-      methods: what to compare.
+      methods: what to compare; those that `only` puts together from parts are among them.
+      parts: what can be added to a method, see `training.parts`.
       reuse: further run folders; a stage that one of them finished with the same lineage (see
         `lineage`) is taken from there.
-      only: names of the methods to run now; None runs all. The results of later calls are added.
+      only: names of the methods to run now, such as `promot` or `promot+kl`; None runs all. The
+        results of later calls are added.
       seeds: each repeats every method with another order of data, dropout and prompt.
       initial_checkpoint: model that every method starts from, in any format that `interop` reads;
         None draws random parameters.
@@ -52,6 +55,7 @@ class Experiment:
     labels: Sequence[str]
     tasks: Sequence[EvalTask]
     methods: Annotated[Sequence[Method], values.SOME]
+    parts: Sequence[Part] = ()
     only: Annotated[Sequence[values.Text], values.SOME, values.DISTINCT] | None = None
     reuse: Sequence[values.Text] = ()
     seeds: Annotated[Sequence[values.Seed], values.SOME, values.DISTINCT] = (0,)
@@ -72,6 +76,9 @@ class Experiment:
 
     def __post_init__(self):
         values.check_fields(self)
+        known = {method.name for method in self.methods}
+        more = [self.method(name) for name in self.only or () if name not in known]
+        object.__setattr__(self, "methods", (*self.methods, *more))
         stages: dict[str, Stage] = {}
         # Not later, after minutes of other work.
         for stage in {id(s): s for method in self.methods for s in method.stages}.values():
@@ -82,7 +89,6 @@ class Experiment:
                     raise UserError(
                         f"two methods have different stages of the name {folder!r}; rename one"
                     )
-        _ = self.selected
 
     def check_tasks(self) -> None:
         """Checks that the tasks have the splits and metrics by which they are evaluated.
@@ -106,27 +112,27 @@ class Experiment:
 
     @property
     def selected(self) -> list[Method]:
-        """The methods to run now, in the order of the experiment.
-
-        Raises:
-          UserError: `only` names a method that there is not.
-        """
-        chosen = None if self.only is None else {self.method(name).name for name in self.only}
-        return [method for method in self.methods if chosen is None or method.name in chosen]
+        """The methods to run now, in the order of the experiment."""
+        return [method for method in self.methods if self.only is None or method.name in self.only]
 
     def method(self, name: str) -> Method:
-        """Returns a method by name.
+        """Returns a method by name, put together from parts if it is such a name.
 
         Raises:
-          UserError: there is none of that name.
+          UserError: there is none of that name, or its parts do not go together.
         """
-        for method in self.methods:
-            if method.name == name:
-                return method
-        known = [method.name for method in self.methods]
-        near = difflib.get_close_matches(name, known, 1)
+        methods = {method.name: method for method in self.methods}
+        parts = {part.name: part for part in self.parts}
+        if name in methods:
+            return methods[name]
+        try:
+            return composed(name, methods, parts)
+        except KeyError as error:
+            (unknown,) = error.args
+        known = [*methods, *parts]
+        near = difflib.get_close_matches(unknown, known, 1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no method {name!r} in this run{meant}; it has {', '.join(known)}")
+        raise UserError(f"no method {unknown!r} in this run{meant}; it has {', '.join(known)}")
 
 
 def _metrics(task) -> list[str]:
