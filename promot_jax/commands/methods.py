@@ -76,7 +76,8 @@ def _methods(arguments, overrides) -> None:
     ]
     print("\n".join(_aligned(rows)))
     if unit and experiment.parts:
-        print(f"\n{'\n'.join(_aligned(_parts(experiment, unit)))}")
+        print()
+        print("\n".join(_aligned(_parts(experiment, unit))))
 
 
 def _parts(experiment, unit: float) -> list[tuple[str, ...]]:
@@ -95,7 +96,7 @@ def _cost(method, model) -> float:
 
 def _thirds(stage, model) -> float:
     """Returns what a step of a stage costs, in thirds of one that trains all of the model."""
-    reference = any(objective.needs_reference for objective in stage.objective)
+    reference = any(objective.asks_reference for objective in stage.objective)
     return 2 + share(stage, model) + reference
 
 
@@ -129,7 +130,7 @@ def _kind(path: str) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Yields lines whose columns line up, numbers to the right."""
+    """Yields lines whose columns line up; the third is of numbers, to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, label, cost, *rest in rows:
         cells = [name.ljust(widths[0]), label.ljust(widths[1]), cost.rjust(widths[2])]

@@ -95,6 +95,7 @@ class Objective:
 
     Attributes:
       needs_reference: whether it compares with the model that the stage started from.
+      asks_reference: whether that is what the model says of targets: a forward pass more.
       needs_exact_reference: whether it also compares parameters with theirs, which must not be
         rounded then.
       batches: how many batches `measure` sees before the first step.
@@ -108,6 +109,11 @@ class Objective:
 
     def __post_init__(self):
         values.check_fields(self)
+
+    @property
+    def asks_reference(self) -> bool:
+        """See the class."""
+        return self.needs_reference
 
     @property
     def measures(self) -> bool:

@@ -46,6 +46,7 @@ class L2SP(Objective):
     """
 
     needs_reference = needs_exact_reference = True
+    asks_reference = False
     weight: values.Weight
 
     def check(self, model: Model, leaves: Tree) -> None:
