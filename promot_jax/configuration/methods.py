@@ -94,7 +94,7 @@ def _pieces(name: str) -> list[str]:
 def _complaint(name: str, methods: Sequence[str], known: Sequence[str]) -> str:
     if name in methods:
         parts = [part for part in known if part not in methods]
-        return f"{name!r} is a method, and is named first; behind + stands one of {', '.join(parts)}"
+        return f"{name!r} is a method, which comes first; parts follow it: {', '.join(parts)}"
     for selector, _ in _LISTED.values():
         scope = _defined(selector).get(name)
         if scope is not None and (missing := _missing(scope, selector)):
