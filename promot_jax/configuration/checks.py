@@ -65,11 +65,12 @@ def check_methods_read(flags: Sequence[str], usual: Sequence[str] | None) -> Non
     for name in map(set_by, flags):
         if "." in name or name in running or name not in every:
             continue
-        readers = [
-            method
-            for method in methods.listed()
-            if method and name in bindings.macros(methods.reached({method}))
-        ]
+        readers = []
+        for listed in (methods.listed(), methods.listed("parts")):
+            # A part reads what fine-tuning reads as well.
+            readers = readers or [
+                one for one in listed if one and name in bindings.macros(methods.reached({one}))
+            ]
         if readers:
             raise UserError(
                 f"no method that runs uses {name}; to run one that does, name it in --methods: "

@@ -94,8 +94,45 @@ def test_an_unknown_method_is_one_line_with_the_nearest_name_and_all_of_them():
     line = str(caught.value)
     assert line.startswith("METHODS = ('promt', 'fine_tuning'): no method 'promt' in this")
     assert "did you mean 'promot'? It has pretrained, fine_tuning, gentle_fine_tuning," in line
-    assert line.endswith("promot_lora_r4")
+    assert line.endswith("half_reset")
     assert "\n" not in line
+
+
+def test_parts_are_added_by_plus():
+    chosen = ("promot", "promot+kl+half_fine_tuning", "kl")
+    experiment = parsed("KL_WEIGHT=0.5", f"METHODS={chosen}")
+    assert names(experiment.selected) == [*chosen]
+    both, alone = experiment.selected[1:]
+    assert [stage.name for stage in both.stages] == ["prompt", "model_kl_half_fine_tuning"]
+    assert alone.stages[0].objective[0].weight == both.stages[1].objective[0].weight == 0.5
+    # Whoever opens a run may name others than the last call ran.
+    assert experiment.method("fine_tuning+dare").after
+    with pytest.raises(UserError, match="no method 'nope' in this run"):
+        experiment.method("promot+nope")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("promot+klx", "no method 'klx' in this experiment; did you mean 'kl'?"),
+        ("kl+promot", "'promot' is a method, which comes first; parts follow it: kl, reverse_kl,"),
+        ("promot+located", "no method 'located' in this experiment; it needs LOCATED_PATTERNS;"),
+        ("mofo", "choose one that does, such as algorithm = 'adamw'"),
+    ],
+)
+def test_parts_that_there_are_not_are_one_line(name, told):
+    with pytest.raises(UserError) as caught:
+        parsed(f"METHODS=('{name}',)")
+    assert told in str(caught.value)
+
+
+def test_a_value_that_only_parts_read_is_an_error():
+    with pytest.raises(UserError) as caught:
+        parsed("KL_WEIGHT=0.5")
+    assert str(caught.value) == (
+        "no method that runs uses KL_WEIGHT; to run one that does, name it in --methods: "
+        "kl, reverse_kl"
+    )
 
 
 def test_a_list_of_one_s_own_is_left_alone():
