@@ -3,28 +3,9 @@
 import dataclasses
 from collections.abc import Mapping
 
-from promot_jax.base import values
 from promot_jax.data import generated, tasks
 from promot_jax.data.generated import Asking, Rewriting
-from promot_jax.training.replay import Replay
 from promot_jax.training.stages import Stage
-
-
-def with_replay(
-    stage: Stage, task: str, share: float = 0.1, lengths: values.Lengths | None = None
-) -> Stage:
-    """Returns a stage that reads general rows beside its own, see `Replay`.
-
-    Args:
-      stage: one that trains the model, or adapters; a prompt alone would not see them.
-      task: registered task or mixture.
-      share: of the rows of a batch.
-      lengths: longest inputs and targets of these rows; None takes those of the stage.
-
-    Raises:
-      UserError: a share that is none.
-    """
-    return dataclasses.replace(stage, replay=Replay(task, share, lengths))
 
 
 def with_rewritten(

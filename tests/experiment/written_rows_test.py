@@ -16,6 +16,7 @@ from promot_jax.experiment.runner import Runner
 from promot_jax.experiment.written_rows import Author
 from promot_jax.tasks import mini
 from promot_jax.training import row_parts
+from promot_jax.training.replay import Replay
 from promot_jax.training.stages import Method
 from tests import tiny
 from tests.data.chat_template_test import CALLED, opened, turns
@@ -171,13 +172,11 @@ def test_parts_change_the_rows_and_nothing_else():
     alone = row_parts.with_rewritten(tiny.stage())
     (target,) = tiny.tiny_experiment().targets
     assert attachments.names_in(alone, target) == [alone.mixture]
-    replayed = row_parts.with_replay(tiny.stage(), "mini_triviaqa", 0.5)
-    assert dataclasses.replace(replayed, replay=None) == tiny.stage()
 
 
 def test_a_run_trains_on_what_its_start_model_wrote(tmp_path):
     replayed = generated.continued("mini_triviaqa", 10, asking=GREEDY)
-    stage = row_parts.with_replay(tiny.stage(steps=2), replayed, 0.5)
+    stage = tiny.stage(steps=2, replay=Replay(replayed, 0.5))
     stage = row_parts.with_rewritten(stage, asking=GREEDY)
     generated.source(stage.mixture)._count = 20
     experiment = tiny.tiny_experiment(methods=[Method("m", "M", [stage])], tasks=[])
