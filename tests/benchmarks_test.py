@@ -61,7 +61,7 @@ def run(monkeypatch, file, *flags):
     return json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("shape", ["tiny", "tiny_llama"])
+@pytest.mark.parametrize("shape", ["tiny", pytest.param("tiny_llama", marks=pytest.mark.slow)])
 def test_contenders_do_the_same_work(shape, here, monkeypatch, tmp_path, capsys):
     kinds = ("train" if shape == "tiny" else "uneven", "decode")
     content = run(

@@ -150,8 +150,9 @@ class Runner:
                 label=f"seed {seed} {name}",
                 evaluate=functools.partial(self._measure, method=method, stage=stage),
                 data_workers=self.experiment.data_workers,
+                ended=ended,
             )
-            trained = train_stage(run, stage.params(params, model), model, self.mesh, ended)
+            trained = train_stage(run, stage.params(params, model), model, self.mesh)
             params = trees.unflatten(trees.flatten(params) | trees.flatten(trained))
         return params
 

@@ -65,8 +65,10 @@ class DecoderOnlyModel(Model):
     def _joined(self, batch: Batch) -> dict[str, Any]:
         """Returns what the network reads of rows of their own."""
         inputs, valid = self._inputs(batch)
-        # The targets as they are read, which is not always as they are.
-        targets = batch["decoder_input_tokens"][:, 1:]
+        targets = batch["decoder_target_tokens"][:, :-1]
+        if "decoder_input_tokens" in batch:
+            # As they are read, which is not always as they are.
+            targets = batch["decoder_input_tokens"][:, 1:]
         # Padding behind the targets is after all that counts, where causal attention never looks.
         following = jnp.ones_like(targets)
         return {

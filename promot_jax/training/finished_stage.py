@@ -1,5 +1,6 @@
 """What a finished stage trained, read without its optimizer and without what writes checkpoints."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -27,12 +28,13 @@ def read(path: pathlib.Path, expected: Tree, ours: Mapping[str, Any], mend: str)
     Raises:
       UserError: it is damaged, or that of another step or stage.
     """
-    try:
+    with _reading(path, mend):
         kept = json.loads((path / "frozen" / "metadata").read_text())
         folder = epath.Path(path.absolute()) / "state"
         shapes, read_leaf = orbax_leaves.open_tree(folder, ("step", "trainable"))
         kept["step"] = int(read_leaf("step"))
-        check(path, kept, ours, mend)
+    check(path, kept, ours, mend)
+    with _reading(path, mend):
         wanted = trees.unstack_layers(expected)
         shapes = trees.unflatten({name: shapes[name] for name in shapes if name != "step"})
         if lines := trees.difference(wanted, shapes["trainable"]):
@@ -41,10 +43,6 @@ def read(path: pathlib.Path, expected: Tree, ours: Mapping[str, Any], mend: str)
             name: _placed(read_leaf(f"trainable/{name}"), want)
             for name, want in trees.flatten(wanted).items()
         }
-    except UserError:
-        raise
-    except Exception as error:
-        raise damaged(path, error, mend) from error
     if not trees.is_stacked(expected):
         return trees.unflatten(leaves)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, expected)
@@ -78,6 +76,14 @@ def check(path: pathlib.Path, kept: Mapping[str, Any], ours: Mapping[str, Any], 
 def damaged(path: pathlib.Path, error: Exception, mend: str) -> UserError:
     """Returns the error of a checkpoint that cannot be read."""
     return UserError(f"checkpoint {path} cannot be read ({first_line(error)}); {mend}")
+
+
+@contextlib.contextmanager
+def _reading(path, mend):
+    try:
+        yield
+    except Exception as error:
+        raise damaged(path, error, mend) from error
 
 
 def _placed(array: np.ndarray, want: jax.ShapeDtypeStruct) -> jax.Array:

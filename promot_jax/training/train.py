@@ -75,6 +75,8 @@ class StageRun:
       evaluate: measures parameters at each evaluation.
       lineage: what the stage comes from, in a few characters; written down when it begins.
       data_workers: processes that read and tokenise its rows; with 0 a thread of this one does.
+      ended: of a stage that rewinds, its trainable leaves as the stage before it left them. They
+        are deleted.
     """
 
     stage: Stage
@@ -84,6 +86,7 @@ class StageRun:
     evaluate: Evaluate
     lineage: str = ""
     data_workers: int = 0
+    ended: Tree | None = None
 
 
 def train_stage(
@@ -91,7 +94,6 @@ def train_stage(
     params: Tree,
     model: Model,
     mesh: jax.sharding.Mesh,
-    ended: Tree | None = None,
 ) -> Tree:
     """Trains one stage and returns its parameters as its best checkpoint has them.
 
@@ -104,8 +106,6 @@ def train_stage(
         leaves that it trains, so that the devices hold these once: they are deleted in `params`.
       model: bare model.
       mesh: devices.
-      ended: of a stage that rewinds, its trainable leaves as the stage before it left them; they
-        are deleted, too.
 
     Raises:
       UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
@@ -121,7 +121,7 @@ def train_stage(
         return trees.combine(_finished(run, summary, trainable, places, frozen, came_from), frozen)
     state = train_state.sharded_state(run.stage, params, model, mesh)
     with _checkpoints(run, state.trainable, frozen, came_from) as kept:
-        state, best = _continue(run, state, model, mesh, kept, came_from, ended)
+        state, best = _continue(run, state, model, mesh, kept, came_from)
         if best != int(state.step):
             state = kept.restore(best, state, _mend(run))
         return trees.combine(state.trainable, frozen)
@@ -170,7 +170,7 @@ def _checkpoints(run, trainable, frozen, came_from):
         yield kept
 
 
-def _continue(run, state, model, mesh, kept, came_from, ended) -> tuple[TrainState, int]:
+def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int]:
     """Trains from the latest checkpoint on; returns the last state and the best step."""
     course = run.folder.course() if distributed.is_main() else None
 
@@ -184,8 +184,8 @@ def _continue(run, state, model, mesh, kept, came_from, ended) -> tuple[TrainSta
             if best is not None:
                 kept.require(best, "the best one of this stage so far")
             state = kept.restore(latest, state)
-        elif ended is not None:
-            state = _chosen(run.stage, state, ended)
+        elif run.stage.rewinds:
+            state = _chosen(run.stage, state, run.ended)
         if course:
             course.resume(latest or 0)
         state = _train(run, state, model, mesh, kept, course)

@@ -158,6 +158,7 @@ def run(script, devices, *arguments):
     return np.load(arguments[-1])
 
 
+@pytest.mark.slow
 def test_three_meshes_of_eight_devices_equal_one_device(tmp_path):
     found = run(ON_MESHES, 8, tmp_path / "found.npz")
     names = [name.removeprefix("one:") for name in found.files if name.startswith("one:")]

@@ -152,6 +152,7 @@ def test_two_processes_do_what_one_does(alone, together):
     assert {path.name for path in parts} == {"ocdbt.process_0", "ocdbt.process_1"}
 
 
+@pytest.mark.slow
 def test_one_process_continues_what_two_began(alone, together, tmp_path):
     folder = interrupted(together, tmp_path / "run")
     run_mini(folder, 1)

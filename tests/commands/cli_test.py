@@ -202,6 +202,7 @@ def test_every_experiment_but_the_papers_is_tested():
     assert names == {"cpu_smoke", "mini", "mini_pretrain", "your_data", *real}
 
 
+@pytest.mark.slow
 def test_pretraining_runs_a_few_steps(tmp_path, monkeypatch):
     cached = (mini_pretrain.rows, mini_entailment.rows, mini_entailment.entailment_rows)
     for mixture in (mini_pretrain, mini_entailment):

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.long
 
 
 def listed(capsys, *words):
-    """Returns {method: its cells}, and the lines."""
+    """Returns {method: its cells}, and the lines of the methods."""
     assert cli.main(["methods", *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
     rows = [re.split(r" {2,}", line) for line in lines]
     return {name: cells for name, *cells in rows}, lines
 
@@ -103,3 +103,16 @@ def test_a_run_refuses_what_only_other_methods_read(capsys):
     assert cli.main(["run", "mini", "--preview", "--gin.GENTLE_LEARNING_RATE=0.1"]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("promot: no method that runs uses GENTLE_LEARNING_RATE; to run one")
+
+
+def test_every_part_of_the_catalogue_is_one_line(capsys):
+    assert cli.main(["methods", "mini"]) == 0
+    _, found = capsys.readouterr().out.split("\n\n")
+    head, *rows = [re.split(r" {2,}", line) for line in found.splitlines()]
+    assert head == ["part", "adds", "cost", "source"]
+    assert all(len(row) == 4 for row in rows)
+    costs = {name: cost for name, _, cost, _ in rows}
+    # A forward pass more, none, training twice, none at all.
+    assert [costs[name] for name in ("kl", "l2_sp", "sparse", "wise_ft")] == [
+        *("1.33", "1.00", "2.00", "1.00")
+    ]

@@ -75,6 +75,7 @@ def write_small_model(folder):
     pretrained.save(folder / "models" / "base", model, model.init(jax.random.key(0)), {})
 
 
+@pytest.mark.slow
 def test_your_task_runs(tmp_path, monkeypatch, capsys):
     def typed_here(line, flags=()):
         assert line.startswith("promot ")

@@ -185,6 +185,7 @@ def test_without_seqio_names_are_looked_up_among_ours():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize(
     "lines",

@@ -135,7 +135,14 @@ def test_prompt_tuning_without_its_prompt_is_the_pretrained_model(finished):
 
 
 @pytest.mark.parametrize(
-    "where", ["prompt step 4", "prompt-model step 4", "prompt save 2", "prompt-model save 4"]
+    "where",
+    [
+        "prompt-model save 4",
+        *(
+            pytest.param(where, marks=pytest.mark.slow)
+            for where in ("prompt step 4", "prompt-model step 4", "prompt save 2")
+        ),
+    ],
 )
 def test_a_killed_run_continues_to_the_same_bits(finished, tmp_path, where):
     killed = subprocess.run(

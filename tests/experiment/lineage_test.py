@@ -232,6 +232,7 @@ def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
         trained(tmp_path / "second", reuse, second={"steps": 1})
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_with_stacked_layers(tmp_path):
     layers = {"num_encoder_layers": 2, "num_decoder_layers": 2}
     first, prompt_folder = trained(tmp_path, model=tiny.model(**layers))

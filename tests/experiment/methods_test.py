@@ -176,6 +176,7 @@ def test_each_target_is_read_as_its_method_trained_on_it():
     }
 
 
+@pytest.mark.slow
 def test_results_of_later_calls_are_added(tmp_path):
     for only in (["shot"], ["multi", "adapted"], ["shot"]):
         Runner(small(only=only), tmp_path).run("test")
@@ -280,6 +281,7 @@ def test_the_model_says_how_a_task_is_tokenised():
     np.testing.assert_array_equal(theirs["encoder_input_tokens"][words], moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "decoder"])
 def test_rows_of_several_tasks_in_one_batch_are_as_in_batches_of_their_own(family):
     model = tiny.model() if family == "t5" else decoder_model()

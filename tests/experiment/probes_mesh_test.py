@@ -52,6 +52,7 @@ assert one["tuco/unseen"] > 10.0 and one["rank/shifted"] > 10.0, one
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
     subprocess.run([sys.executable, "-c", ON_A_MESH], env=environment, check=True)

@@ -321,6 +321,7 @@ for make in (probes_test.encoder_decoder, probes_test.decoder_only):
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     environment = {
         **os.environ,

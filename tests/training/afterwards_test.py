@@ -311,6 +311,7 @@ np.savez(sys.argv[1], **found)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_eight_devices_make_what_one_makes_and_leaves_stay_divided(tmp_path):
     found = run(ON_A_MESH, 8, tmp_path / "found.npz")

@@ -105,6 +105,7 @@ def host_batch():
     return batch | {"decoder_loss_weights": weights, "prompt_ids": np.zeros(8, np.int32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_microbatches_add_up_to_the_batch(scan_layers):
     layers = {"num_encoder_layers": 2, "num_decoder_layers": 2, "scan_layers": scan_layers}
@@ -259,6 +260,7 @@ np.savez(sys.argv[1], **found)
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
     file = tmp_path / "found.npz"

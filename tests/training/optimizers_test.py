@@ -140,6 +140,7 @@ def test_adafactor_is_that_of_optax(factored):
     assert (sizes < 5000) == factored
 
 
+@pytest.mark.slow
 def test_stacked_layers_move_as_they_would_alone():
     shapes = {
         f"decoder/layers_{i}/{name}": shape for i in range(3) for name, shape in SHAPES.items()

@@ -58,6 +58,7 @@ def test_a_prompt_gains_by_a_lower_loss(tmp_path):
     assert summary(tmp_path / "worse")["steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [1, 3, 4, 5])
 def test_a_stage_that_was_killed_ends_as_if_it_had_not(killed, tmp_path):
     whole = run_stage(tmp_path / "whole", patient(), scores=SCORES)

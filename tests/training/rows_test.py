@@ -68,6 +68,7 @@ def found(tmp_path_factory):
     return np.load(folder / "found.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 3])
 @pytest.mark.parametrize("kind", ["encoder-decoder", "decoder"])
 def test_six_rows_on_eight_devices_train_as_on_one(kind, microbatches, found):

@@ -45,6 +45,7 @@ def summary(folder):
     return json.loads((folder / "stage.json").read_text())["selected"]
 
 
+@pytest.mark.slow
 def test_a_rotated_half_is_resumed_between_two_draws(tmp_path):
     model, scanned = tiny.model(**LAYERS), tiny.model(**LAYERS, scan_layers=True)
     stage = selected(selections.Half(rotate_every=1))
@@ -64,6 +65,7 @@ def test_a_rotated_half_is_resumed_between_two_draws(tmp_path):
     assert moved(params, unrolled) == moved(params, whole)
 
 
+@pytest.mark.slow
 def test_entries_drawn_once_are_in_the_checkpoint(tmp_path):
     model, scanned = tiny.model(**LAYERS), tiny.model(**LAYERS, scan_layers=True)
     stage = selected(selections.RandomSparse(0.1))
@@ -119,6 +121,7 @@ def test_what_changed_most_trains_from_the_values_of_before(tmp_path):
     assert tiny.leaves_equal(after, again.trained(method, 0).params)
 
 
+@pytest.mark.slow
 def test_a_stage_that_rewinds_is_continued(tmp_path):
     found = []
     for name, steps in (("whole", (4,)), ("parts", (2, 4))):
@@ -202,6 +205,7 @@ np.savez(sys.argv[1], **found)
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_select_what_one_does(tmp_path):
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     path = tmp_path / "found.npz"
