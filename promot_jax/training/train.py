@@ -89,12 +89,7 @@ class StageRun:
     ended: Tree | None = None
 
 
-def train_stage(
-    run: StageRun,
-    params: Tree,
-    model: Model,
-    mesh: jax.sharding.Mesh,
-) -> Tree:
+def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Mesh) -> Tree:
     """Trains one stage and returns its parameters as its best checkpoint has them.
 
     A stage that was interrupted continues from its latest checkpoint and ends with the same bits
