@@ -111,6 +111,7 @@ def test_a_model_refuses_bad_input(folder, tmp_path):
     fails(f"{tmp_path} is no run folder", promot_jax.scores, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_is_what_the_command_makes(run, tmp_path, capsys):
     flags = [f"--gin.{name}={value!r}" for name, value in {**SMALL, "MODEL_DIR": str(run)}.items()]
     assert cli.main(["run", "mini", "--seeds=0", "--methods=promot", *flags]) == 0

@@ -115,6 +115,7 @@ def test_your_task_runs(tmp_path, monkeypatch, capsys):
         assert (tmp_path / "runs" / folder / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_your_model_runs(tmp_path):
     texts = dict(blocks("your_model.md"))
     write_rows(tmp_path, "train.jsonl", "dev.jsonl")

@@ -204,6 +204,7 @@ def trained(folder, reuse=(), seeds=(0,), second=None, model=None, **changes):
     return trees.flatten(params), folder / f"seed_{seeds[0]}/prompt"
 
 
+@pytest.mark.slow
 def test_a_prompt_trained_once_serves_later_runs_of_its_lineage_alone(tmp_path):
     path = "encoder/prompt/rte/prompt"
     first, kept = trained(tmp_path / "first")

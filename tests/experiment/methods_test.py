@@ -327,6 +327,7 @@ def test_rows_of_several_tasks_in_one_batch_are_as_in_batches_of_their_own(famil
     assert np.abs(np.asarray(other - logits))[batch["prompt_ids"] >= 0].max() > 1e-2
 
 
+@pytest.mark.slow
 def test_what_leaves_the_model_as_it_is_is_evaluated_once(tmp_path, monkeypatch):
     settings = tiny.tiny_experiment(seeds=(0, 1))
     run, calls = Runner(settings, tmp_path), itertools.count()
