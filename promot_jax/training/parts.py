@@ -90,6 +90,8 @@ def composed(name: str, methods: Mapping[str, Method], parts: Mapping[str, Part]
         method = methods[first]
     else:
         method, added = methods[USUAL], [first, *added]
+    if twice := next((part for part in added if added.count(part) > 1), None):
+        raise UserError(f"{name}: {twice} is there twice; name each part once")
     for part in added:
         method = parts[part].added_to(method)
     return dataclasses.replace(method, name=name)

@@ -117,7 +117,7 @@ def test_parts_are_added_by_plus():
         ("promot+klx", "no method 'klx' in this experiment; did you mean 'kl'?"),
         ("kl+promot", "'promot' is a method, which comes first; parts follow it: kl, reverse_kl,"),
         ("promot+located", "no method 'located' in this experiment; it needs LOCATED_PATTERNS;"),
-        ("mofo", "choose one that does, such as algorithm = 'adamw'"),
+        ("mofo", "choose one that does, such as OPTIMIZER = 'adamw'"),
     ],
 )
 def test_parts_that_there_are_not_are_one_line(name, told):

@@ -75,7 +75,8 @@ def test_what_goes_by_changes_trains_twice():
     [
         ("fine_tuning+half+few", "few chooses what moves, and so does a part before it"),
         ("pretrained+kl", "pretrained trains nothing that kl could change"),
-        ("fine_tuning+wise+wise", "two transforms of the name 'wise'"),
+        ("fine_tuning+wise+wise", "wise is there twice; name each part once"),
+        ("kl+half+kl", "kl is there twice; name each part once"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(name, told):

@@ -138,7 +138,7 @@ def test_the_filter_of_momenta_is_the_one_of_its_paper():
 
 def test_the_filter_needs_a_first_moment():
     stage = functools.partial(tiny.stage, selection=selections.MoFO())
-    with pytest.raises(UserError, match=r"first moment.*algorithm = 'adamw'"):
+    with pytest.raises(UserError, match=r"first moment.*OPTIMIZER = 'adamw'"):
         stage().transformation()
     stage(optimizer=optimizers.adamw, gradient_clip=1.0, schedule="linear").transformation()
 

@@ -109,6 +109,6 @@ def _first_moment(state: Any) -> Tree:
     if len(found) != 1:
         raise UserError(
             "selections.MoFO goes by the first moment, which this optimizer does not keep; choose "
-            "one that does, such as algorithm = 'adamw'"
+            "one that does, such as OPTIMIZER = 'adamw' (--optimizer adamw)"
         )
     return found[0]
