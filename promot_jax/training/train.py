@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import pathlib
 from collections.abc import Callable
-from concurrent import futures
 from typing import Any, Protocol
 
 import jax
@@ -226,10 +224,7 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     reading = _batches(run, model, mesh, first, numbers)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
-            batch = next(batches)
-            batches = itertools.chain([batch], batches)
-            with _compiling(lambda: step_fn.lower(state, batch, rng), mesh):
-                writer.write_scalars(0, run.evaluate(state.params))
+            writer.write_scalars(0, run.evaluate(state.params))
             if course:
                 course.note()
         step, over = first, _is_over(run, course, kept.rank, first)
@@ -261,23 +256,6 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
                 over = _is_over(run, course, kept.rank, step)
     writer.close()
     return state
-
-
-@contextlib.contextmanager
-def _compiling(lower, mesh):
-    """Compiles a step on cores that would idle meanwhile; jax finds it when it is called.
-
-    Args:
-      lower: traces it.
-      mesh: devices. Compilers for others than CPUs may need the devices for themselves.
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        yield
-        return
-    with futures.ThreadPoolExecutor(1) as other:
-        compiled = other.submit(lower().compile)
-        yield
-        compiled.result()
 
 
 def _with_measurements(run, state, model, mesh) -> TrainState:

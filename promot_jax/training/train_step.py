@@ -86,11 +86,7 @@ def make_train_step(
             moved, metrics = compiled(state.moving, state.frozen, state.reference, batch, rng)
         return moved.replace(frozen=state.frozen, reference=state.reference), metrics
 
-    def lower(state, batch, rng):
-        with partitioning.activate(mesh):
-            return compiled.lower(state.moving, state.frozen, state.reference, batch, rng)
-
-    step.compiled, step.lower = compiled, lower
+    step.compiled = compiled
     return step
 
 

@@ -133,25 +133,6 @@ def test_of_equal_checkpoints_a_model_takes_the_first_and_a_prompt_the_lowest_lo
     assert best == (4 if name == "prompt" else 2)
 
 
-def test_the_step_is_compiled_once_beside_the_measurement_of_the_start(tmp_path, monkeypatch):
-    happened, steps = [], []
-
-    def observed(*given):
-        step = train_step.make_train_step(*given)
-        lower = step.lower
-        step.lower = lambda *batch: happened.append("traced") or lower(*batch)
-        steps.append(step)
-        return step
-
-    monkeypatch.setattr(train, "make_train_step", observed)
-    run_stage(tmp_path, tiny.prompt_stage(), evaluations=happened)
-    # What is evaluated first is what was there before the first step.
-    assert happened[0] == "traced"
-    assert "traced" not in happened[1:]
-    assert tiny.leaves_equal(happened[1], params_with_prompt())
-    assert steps[0].compiled._cache_size() == 1
-
-
 def test_a_finished_stage_only_loads(tmp_path, monkeypatch):
     first = run_stage(tmp_path, tiny.stage())
     evaluations = []
