@@ -140,7 +140,7 @@ def train_batches(
     first_step: int = 0,
     lengths_of: Mapping[str, Lengths] | None = None,
     vocabulary: Vocabulary | None = None,
-    prompt_numbers: Mapping[str, int] | None = None,
+    marks: Mapping[str, Mapping[str, int]] | None = None,
     share: Share = WHOLE,
     workers: int = 0,
 ) -> Iterator[Batch]:
@@ -158,8 +158,9 @@ def train_batches(
       first_step: batches to skip.
       lengths_of: the same for single tasks of the mixture, whose rows have lengths of their own.
       vocabulary: of the tokens; None takes each task's own.
-      prompt_numbers: the number of its soft prompt for each task of the mixture, -1 for none;
-        batches then have a field `prompt_ids` [B].
+      marks: fields `[B]` that batches have beside, and what each says of the rows of each task:
+        `prompt_ids` the number of their soft prompt, -1 for none; `adapted` 0 where adapters do not
+        act, else 1.
       share: which part of each batch this process holds, see `partitioning.share`: B is then the
         number of its rows, equal for all processes; the last ones may have empty rows. All must
         read the same batches in the same order.
@@ -182,14 +183,14 @@ def train_batches(
     bounds = [*(tuple(map(min, bucket, longest)) for bucket in batches.buckets), longest]
     layout = batches.layout(bounds, lambda: _sample(stream, share))
     first, skipped = divmod(first_step, len(layout.sizes))
-    numbers = None if prompt_numbers is None else [prompt_numbers[part.name] for part in parts]
+    said = {field: [of[part.name] for part in parts] for field, of in (marks or {}).items()}
     read = prefetch.ahead(windows.Windows(stream, layout, seed, share), first, workers)
     with contextlib.closing(read):
         for found in itertools.islice(itertools.chain.from_iterable(read), skipped, None):
             whose, tokens = zip(*found, strict=True)
             batch = fields(tokens, _shape(tokens, bounds, share))
-            if numbers is not None:
-                batch["prompt_ids"] = np.array([numbers[task] for task in whose], np.int32)
+            for field, values in said.items():
+                batch[field] = np.array([values[task] for task in whose], np.int32)
             yield batch
 
 

@@ -16,6 +16,7 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_target_slots [R, U]   the slot from which each target is predicted
     decoder_target_tokens [R, U]
     decoder_loss_weights [R, U]   1 for a target
+    decoder_adapted [R, S]        1 for a row in which adapters act; where rows differ in it
 
 U counts the targets that have a weight; others are read, and nothing is predicted for them.
 
@@ -53,12 +54,14 @@ class Row(NamedTuple):
       targets: its target ids, at least one.
       learnt: numbers of the targets that count, the last one among them.
       prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
+      adapted: what `decoder_adapted` says of all its slots; None where it says nothing.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     learnt: np.ndarray
     prompt: np.ndarray
+    adapted: int | None = None
 
     @property
     def size(self) -> int:
@@ -133,7 +136,7 @@ class Packer:
                 own = shape._replace(lines=shape.lines // self._share[1])
                 lines = divide(rows, own)
                 if all(agreed(lines is not None, self._share)):
-                    return pack(lines, own)
+                    return pack(lines, own, "adapted" in batch)
         return batch
 
     def _rows(self, batch: Batch) -> list[Row]:
@@ -141,6 +144,7 @@ class Packer:
         lengths = (batch["encoder_segment_ids"] > 0).sum(axis=1)
         counts = target_lengths(batch["decoder_loss_weights"])
         prompts = batch.get("prompt_ids", np.full(len(lengths), -1))
+        adapted = batch.get("adapted", [None] * len(lengths))
         rows = []
         for number in np.flatnonzero(counts):
             ids = batch["encoder_input_tokens"][number]
@@ -153,7 +157,7 @@ class Packer:
             learnt = np.flatnonzero(batch["decoder_loss_weights"][number])
             places = np.arange(self._prompt_length * (prompts[number] >= 0))
             prompt = prompts[number] * self._prompt_length + places
-            rows.append(Row(np.array(inputs), targets, learnt, prompt))
+            rows.append(Row(np.array(inputs), targets, learnt, prompt, adapted[number]))
         return rows
 
     def _padded(self, batch: Batch) -> Shape:
@@ -211,16 +215,19 @@ def divide(rows: Sequence[Row], shape: Shape) -> list[list[Row]] | None:
     return lines if slots <= shape.slots and targets <= shape.targets else None
 
 
-def pack(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
+def pack(lines: Sequence[Sequence[Row]], shape: Shape, adapted: bool = False) -> Batch:
     """Returns lines of rows as a packed batch, see the module.
 
     Args:
       lines: what `divide` returns.
       shape: of the batch.
+      adapted: whether rows say if adapters act in them.
     """
     names = ("tokens", "segment_ids", "positions", "prefix", "prompts")
     found = {f"decoder_{name}": np.zeros(shape[:2], np.int32) for name in names}
     found["decoder_prompts"] -= 1
+    if adapted:
+        found["decoder_adapted"] = np.zeros(shape[:2], np.int32)
     for name in ("target_slots", "target_tokens", "loss_weights"):
         found[f"decoder_{name}"] = np.zeros((shape.lines, shape.targets), np.int32)
     for number, line in enumerate(lines):
@@ -243,6 +250,8 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_positions"][slot:end] = np.arange(row.size)
     fields["decoder_prefix"][slot:known] = 1
     fields["decoder_prompts"][slot:begin] = row.prompt
+    if row.adapted is not None:
+        fields["decoder_adapted"][slot:end] = row.adapted
     targets = slice(target, target + len(row.learnt))
     fields["decoder_target_slots"][targets] = known - 1 + row.learnt
     fields["decoder_target_tokens"][targets] = row.targets[row.learnt]

@@ -149,27 +149,21 @@ def check(stage: Stage, targets: Sequence[EvalTask], probed: Sequence[str]) -> N
 
 
 def check_replay(stage: Stage, model: Model) -> None:
-    """Checks that what a stage trains is at work where rows are replayed with nothing attached.
+    """Checks that something that a stage trains is at work where rows are replayed.
 
     Args:
       stage: the stage.
       model: bare model.
 
     Raises:
-      UserError: prompts alone train, or adapters are attached that stand still.
+      UserError: prompts alone train.
     """
     if stage.replay is None:
         return
     shapes, _ = stage.model(model).shapes_and_axes()
-    trained, frozen = trees.partition(shapes, stage.trainable)
+    trained, _ = trees.partition(shapes, stage.trainable)
     if all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
         raise UserError(
             f"stage {stage.name!r} trains prompts alone, and replayed rows are read without any; "
             "leave out its replay (REPLAY)"
-        )
-    if stage.lora and lora.adapters(frozen):
-        raise UserError(
-            f"stage {stage.name!r} has adapters attached that do not train, and replayed rows "
-            "cannot be read without them; leave out its replay (REPLAY), or the methods with "
-            "adapters (promot_lora) from METHODS (--methods)"
         )

@@ -31,7 +31,7 @@ class Model(abc.ABC):
 
     A batch that carries `prompt_ids` [B] runs with soft prompts attached: row i with prompt number
     `prompt_ids[i]` of `network.config.prompt_names`, or with none where it is -1. A batch without
-    `prompt_ids` runs without.
+    `prompt_ids` runs without. Adapters act in all rows, or in those whose `adapted` [B] is 1.
     """
 
     network: nn.Module

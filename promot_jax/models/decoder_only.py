@@ -12,6 +12,7 @@ from promot_jax.base.values import Whole
 from promot_jax.data import packing
 from promot_jax.models import decoding
 from promot_jax.models.base import Batch, Model
+from promot_jax.models.networks import adapted
 from promot_jax.models.networks import decoder as decoder_network
 
 
@@ -51,16 +52,17 @@ class DecoderOnlyModel(Model):
     ) -> jax.Array:
         """See `Model`."""
         if "decoder_tokens" in batch:
-            fields = packing.network_inputs(batch, self.prefix_lm)
+            fields, rows = packing.network_inputs(batch, self.prefix_lm), "decoder_adapted"
         else:
-            fields = self._joined(batch)
-        return self.network.apply(
-            {"params": params},
-            **fields,
-            enable_dropout=dropout_rng is not None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-            project=project,
-        )
+            fields, rows = self._joined(batch), "adapted"
+        with adapted.only_in(batch.get(rows)):
+            return self.network.apply(
+                {"params": params},
+                **fields,
+                enable_dropout=dropout_rng is not None,
+                rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+                project=project,
+            )
 
     def _joined(self, batch: Batch) -> dict[str, Any]:
         """Returns what the network reads of rows of their own."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from promot_jax.base.trees import Tree
 from promot_jax.models import decoding
 from promot_jax.models.base import Batch, Model
-from promot_jax.models.networks import t5
+from promot_jax.models.networks import adapted, t5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +36,17 @@ class EncoderDecoderModel(Model):
         project: bool = True,
     ) -> jax.Array:
         """See `Model`."""
-        return self.network.apply(
-            {"params": params},
-            batch["encoder_input_tokens"],
-            decoding.started(batch["decoder_input_tokens"], self.start_id),
-            batch["decoder_target_tokens"],
-            prompt_ids=batch.get("prompt_ids"),
-            enable_dropout=dropout_rng is not None,
-            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-            project=project,
-        )
+        with adapted.only_in(batch.get("adapted")):
+            return self.network.apply(
+                {"params": params},
+                batch["encoder_input_tokens"],
+                decoding.started(batch["decoder_input_tokens"], self.start_id),
+                batch["decoder_target_tokens"],
+                prompt_ids=batch.get("prompt_ids"),
+                enable_dropout=dropout_rng is not None,
+                rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+                project=project,
+            )
 
     def predict_batch(
         self,

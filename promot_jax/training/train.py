@@ -17,6 +17,7 @@ from promot_jax.base.trees import Tree
 from promot_jax.data import batching
 from promot_jax.data.path import DATA_PATH
 from promot_jax.models import Model
+from promot_jax.models.networks import lora
 from promot_jax.training import finished_stage, measured, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
@@ -212,7 +213,7 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     stage, first = run.stage, int(state.step)
     state = _with_measurements(run, state, model, mesh)
     bare, model = model, stage.model(model)
-    numbers = _prompt_numbers(stage, model.network.config.prompt_names)
+    marks = _marks(stage, model.network.config.prompt_names, state.trainable)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     tx = stage.transformation()
     step_fn = make_train_step(bare, stage, tx, mesh, shardings)
@@ -221,7 +222,7 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
     pending, kept_targets = [], []
-    reading = _batches(run, model, mesh, first, numbers)
+    reading = _batches(run, model, mesh, first, marks)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
             writer.write_scalars(0, run.evaluate(state.params))
@@ -289,16 +290,26 @@ def _is_over(run, course, rank, step) -> bool:
     return distributed.by_main(waited) >= run.stage.patience
 
 
-def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
-    """Returns the place of its prompt in `prompts` for each task, -1 for none; None without any."""
-    if stage.prompt is None:
-        return None
-    places = {prompt: place for place, prompt in enumerate(prompts)} | {None: -1}
-    return {task: places[stage.attached_for(task).prompt] for task in stage.rates}
+def _marks(stage, prompts, trained) -> dict[str, dict[str, int]]:
+    """Returns what batches say of the rows of each task, see `batching.train_batches`.
+
+    Args:
+      stage: the stage.
+      prompts: names of the model's prompts, in order.
+      trained: the leaves that it trains. Adapters among them act in replayed rows too.
+    """
+    marks = {}
+    if stage.prompt is not None:
+        places = {prompt: place for place, prompt in enumerate(prompts)} | {None: -1}
+        prompt_of = {task: stage.attached_for(task).prompt for task in stage.rates}
+        marks["prompt_ids"] = {task: places[prompt] for task, prompt in prompt_of.items()}
+    if stage.lora and stage.replay and not lora.adapters(trained):
+        marks["adapted"] = {task: int(task not in stage.replay.tasks) for task in stage.rates}
+    return marks
 
 
 @contextlib.contextmanager
-def _batches(run, model, mesh, first_step, prompt_numbers):
+def _batches(run, model, mesh, first_step, marks):
     """Gives placed batches from `first_step` on, its prompt's number in every row."""
     stage, share = run.stage, partitioning.share(mesh)
     read = functools.partial(
@@ -309,7 +320,7 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
         seed=run.seed,
         lengths_of={task: stage.lengths_of(task) for task in stage.rates},
         vocabulary=model.vocabulary,
-        prompt_numbers=prompt_numbers,
+        marks=marks,
         share=share,
     )
     pack = None

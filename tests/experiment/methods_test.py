@@ -234,7 +234,7 @@ def test_an_unknown_method_is_an_error():
 def test_rows_of_a_mixture_carry_the_number_of_their_prompt():
     numbers = {"mini_rte": 1, "mini_wmt_enfr": 0}
     lengths = {"inputs": 64, "targets": 16}
-    options = {"seed": 0, "prompt_numbers": numbers}
+    options = {"seed": 0, "marks": {"prompt_ids": numbers}}
     batches = batching.train_batches(
         "mini_rte_wmt_enfr", lengths, batching.FixedBatches(64, ((40, 8),)), **options
     )

@@ -15,6 +15,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.data import batching
 from promot_jax.data.order import Order
 from promot_jax.experiment import attachments, lineage
+from promot_jax.models.networks import lora
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import train
 from promot_jax.training.replay import Replay
@@ -33,6 +34,13 @@ KINDS = [
 
 
 MODELS = {"encoder-decoder": tiny.model, "decoder": decoder_model}
+# Every kind of place that adapters have: the projection to the vocabulary too.
+EVERYWHERE = Lora(".*/kernel", 2, 4.0)
+# Its adapters are attached and stand still.
+ADAPTED = tiny.stage(
+    trainable=("(?!.*/lora_).*",), lora=EVERYWHERE, replay=REPLAY, dropout_rate=0.0
+)
+SCANNED = {"scan_layers": True, "remat": "full"}
 
 
 def params_of(bare):
@@ -40,12 +48,24 @@ def params_of(bare):
     return trees.add_prompt(params, "rte", np.full((3, 16), 0.1, np.float32))
 
 
+def adapted_params_of(bare):
+    """Returns parameters with adapters that are far from zero, also where layers are stacked."""
+    params = trees.flatten(lora.add(bare.init(jax.random.key(0)), EVERYWHERE, jax.random.key(1)))
+    for path in params:
+        if path.endswith("lora_b"):
+            params[path] = params[path] + 0.5
+    return trees.unflatten(params)
+
+
 def read(stage, count, first=0, bare=None):
     """Returns the first placed batches of a stage, as host arrays."""
     bare = stage.model(bare or tiny.model())
     run = train.StageRun(stage, None, seed=3, label="", evaluate=None)
-    numbers = train._prompt_numbers(stage, bare.network.config.prompt_names)
-    with train._batches(run, bare, partitioning.make_mesh(), first, numbers) as batches:
+    # Patterns of tiny stages are those of an encoder-decoder.
+    leaves = bare.shapes_and_axes()[0] if stage.lora else {}
+    trained = trees.partition(leaves, stage.trainable)[0] if leaves else {}
+    marks = train._marks(stage, bare.network.config.prompt_names, trained)
+    with train._batches(run, bare, partitioning.make_mesh(), first, marks) as batches:
         return jax.device_get(list(itertools.islice(batches, count)))
 
 
@@ -118,12 +138,41 @@ def test_replayed_rows_are_read_by_the_bare_model(family):
     assert (np.abs(mixed[~apart] - alone[~apart]) > 1e-3).all()
 
 
-def test_packed_rows_are_the_same_rows():
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("encoder-decoder", SCANNED), ("decoder", SCANNED), ("decoder", {})],
+    ids=["encoder-decoder, scanned", "decoder, scanned", "decoder"],
+)
+def test_frozen_adapters_act_in_no_replayed_row(family, options):
+    bare = MODELS[family](**options)
+    params = adapted_params_of(bare)
+    (batch,) = read(dataclasses.replace(ADAPTED, pack=False), 1, bare=bare)
+    apart = batch["adapted"] == 0
+    assert 0 < apart.sum() < len(apart)
+    plain = {name: array for name, array in batch.items() if name != "adapted"}
+    mixed = quick_jit(ADAPTED.model(bare).score_batch)(params, batch)
+    everywhere = quick_jit(ADAPTED.model(bare).score_batch)(params, plain)
+    alone = quick_jit(bare.score_batch)(lora.remove(params), plain)
+    np.testing.assert_allclose(mixed[apart], alone[apart], rtol=1e-5)
+    np.testing.assert_allclose(mixed[~apart], everywhere[~apart], rtol=1e-5)
+    assert np.abs(alone - everywhere).mean() > 0.02 * np.abs(alone).mean()
+
+
+def test_adapters_that_train_act_in_replayed_rows_too():
+    stage = dataclasses.replace(ADAPTED, trainable=(".*/lora_[ab]",))
+    assert "adapted" not in read(stage, 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("stage", "params_of"), [(STAGE, params_of), (ADAPTED, adapted_params_of)],
+    ids=["prompt", "adapters"],
+)  # fmt: skip
+def test_packed_rows_are_the_same_rows(stage, params_of):
     bare = decoder_model()
     params = params_of(bare)
     losses = []
     for pack in (False, True):
-        stage = dataclasses.replace(STAGE, pack=pack, batches=batching.FixedBatches(8))
+        stage = dataclasses.replace(stage, pack=pack, batches=batching.FixedBatches(8))
         found = read(stage, 4, bare=bare)
         assert pack == ("decoder_prompts" in found[0])
         loss = quick_jit(functools.partial(stage.model(bare).loss_fn, dropout_rng=None))
@@ -179,12 +228,6 @@ def test_what_cannot_be_replayed_is_said():
     alone = tiny.prompt_stage(replay=REPLAY)
     with pytest.raises(UserError, match="trains prompts alone"):
         attachments.check_replay(alone, tiny.model())
-    bare = ("(?!.*/(prompt/|lora_)).*",)
-    frozen = tiny.stage(trainable=bare, lora=Lora(".*query/kernel", 2, 4.0), replay=REPLAY)
-    with pytest.raises(UserError, match="adapters attached that do not train"):
-        attachments.check_replay(frozen, tiny.model())
-    trained = dataclasses.replace(frozen, trainable=(".*/lora_[ab]",))
-    attachments.check_replay(trained, tiny.model())
     attachments.check_replay(STAGE, tiny.model())
 
 
@@ -193,5 +236,5 @@ def test_a_task_of_a_mixture_may_have_no_prompt():
         mixture="mini_rte_wmt_enfr", prompt={"mini_rte": "rte", "mini_wmt_enfr": None}
     )
     assert stage.prompts == ("rte",)
-    assert train._prompt_numbers(stage, ("rte",)) == {"mini_rte": 0, "mini_wmt_enfr": -1}
+    assert train._marks(stage, ("rte",), {}) == {"prompt_ids": {"mini_rte": 0, "mini_wmt_enfr": -1}}
     assert {*np.concatenate([batch["prompt_ids"] for batch in read(stage, 8)])} == {-1, 0}

@@ -24,7 +24,7 @@ from flax.linen import partitioning
 
 from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
-from promot_jax.models.networks import layers, masks, rotary, stack
+from promot_jax.models.networks import adapted, layers, masks, rotary, stack
 from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Lora
 from promot_jax.models.networks.parameters import Initializer
@@ -273,9 +273,11 @@ class Decoder(nn.Module):
         x = dropout(x, deterministic=deterministic)
         if config.logits_via_embedding or not project:
             return x
-        return layers.Dense(
+        head = layers.Dense(
             config.vocab_size, ("embed", "vocab"), lora=config.lora, name="logits_dense"
-        )(x)
+        )
+        with adapted.only_at(target_slots):
+            return head(x)
 
     def _create(self, valid: jax.Array, positions: jax.Array, max_decode_length: int | None) -> int:
         """Creates what a decoding step needs to know; returns the number of slots."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
+from promot_jax.models.networks import adapted
 from promot_jax.models.networks.parameters import parameter
 
 KERNEL = "kernel"
@@ -58,13 +59,16 @@ def low_rank(
 ) -> jax.Array:
     """Returns `scale * (x @ lora_a) @ lora_b`, to be called in the compact method of `module`.
 
+    Zero in rows in which adapters do not act, see `adapted`.
+
     Declares float32 `lora_a` [in, r] and, zero at first, `lora_b` [r, features] there. `axes` are
     those of the kernel.
     """
     a = parameter(module, "lora_a", init_a, (x.shape[-1], lora.rank), (axes[0], "lora"))
     zeros = nn.initializers.zeros
     b = parameter(module, "lora_b", zeros, (lora.rank, features), ("lora", axes[1]))
-    return jnp.dot(jnp.dot(x, a.astype(x.dtype)), b.astype(x.dtype)) * lora.scale
+    change = jnp.dot(jnp.dot(x, a.astype(x.dtype)), b.astype(x.dtype)) * lora.scale
+    return adapted.changed(change)
 
 
 def add(params: Tree, lora: Lora, rng: jax.Array) -> Tree:
