@@ -210,7 +210,7 @@ def _forward(settings, hidden, kernel, targets, *, pull):
     other, entropy = _smoothing(smoothing, vocab_size)
 
     def fold(number, carry):
-        maximum, total, target, summed, pulled = carry
+        maximum, total, target, summed, added, pulled = carry
         chunk = chunks.read(number)
         logits = chunks.logits(hidden, chunk)
         ids, new = chunks.places(number)
@@ -226,14 +226,18 @@ def _forward(settings, hidden, kernel, targets, *, pull):
         total = total * shrink + jnp.sum(weights, axis=(2, 3))
         if pull:
             pulled = pulled * shrink[..., None] + chunks.mean(weights, chunk)
-        return higher, total, target, summed, pulled
+            if smoothing:
+                added += jnp.sum(jnp.where(new.reshape(-1), chunk, 0.0), axis=1)
+        return higher, total, target, summed, added, pulled
 
     zeros = jnp.zeros(targets.shape, jnp.float32)
     pulled = jnp.zeros(hidden.shape, jnp.float32) if pull else None
+    added = jnp.zeros(hidden.shape[-1], jnp.float32)
     # Finite, since a chunk may hold nothing but the target.
     lowest = jnp.full(targets.shape, jnp.finfo(jnp.float32).min)
-    carry = (lowest, zeros, zeros, zeros, pulled)
-    maximum, total, target, summed, pulled = jax.lax.fori_loop(0, chunks.count, fold, carry)
+    carry = (lowest, zeros, zeros, zeros, added, pulled)
+    carry = jax.lax.fori_loop(0, chunks.count, fold, carry)
+    maximum, total, target, summed, added, pulled = carry
     # Log-odds against the target: all that follows is exact however certain it is.
     against = maximum + jnp.log(total) - target
     surprise = jax.nn.softplus(against)
@@ -250,8 +254,11 @@ def _forward(settings, hidden, kernel, targets, *, pull):
     columns = jnp.take(kernel, targets, axis=vocab_axis, mode="clip").astype(jnp.float32)
     columns = jnp.moveaxis(columns, 0, -1) if vocab_axis else columns
     if smoothing:
-        pulled -= other * jnp.sum(kernel, axis=vocab_axis, dtype=jnp.float32)
+        pulled -= other * added
     pulled += (on_target + other)[..., None] * columns
+    # What follows waits for this last reading of the kernel, so that an optimizer can update it in
+    # place: where the order is open, XLA copies all of it. A column of NaN has made log Z one too.
+    log_z = jnp.where(columns[..., 0] == columns[..., 0], log_z, jnp.nan)
     return loss, surprise, log_z, correct, on_target, pulled
 
 

@@ -1,13 +1,13 @@
 """Adafactor (Shazeer & Stern 2018), in as few passes over large parameters as it takes.
 
-It computes what `optax.adafactor` does without momentum. Three things differ. Squares of gradients
-are never stored. Sums over columns run on a CPU as a tree of additions: XLA's own take a second for
-a kernel of 128 million elements. And the layers of a scanned model, stacked along the first axis of
-each leaf, are treated one by one without being taken apart.
+It computes what `optax.adafactor` does without momentum. Two things differ. On a CPU, sums over a
+parameter run through blocks of its rows: XLA's own store the squares of all of it first, and those
+over columns take a second for 128 million elements. And the layers of a scanned model, stacked
+along the first axis of each leaf, are treated one by one without being taken apart.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ SMALLEST_SCALE = 1e-3
 SMALLEST_FACTORED = 128
 # Slices that are added at a time.
 BRANCHES = 8
+# Elements of a block, about: they stay in the cache of a core.
+BLOCK = 2**20
 
 
 class AdafactorState(NamedTuple):
@@ -95,16 +97,19 @@ def adafactor(
             # Axes of one layer's parameter.
             axes = tuple(range(len(lead), param.ndim))
             if factored and _is_factored(shape):
-                for kind, mean in enumerate((_row_means(gradient), _column_means(gradient))):
+                for kind, mean in enumerate(_square_means(gradient)):
                     moved[kind][path] = decay * slots[kind][path] + (1.0 - decay) * mean
                 rows, columns = moved[0][path], moved[1][path]
-                step = gradient * (rows / jnp.mean(rows, axis=-1, keepdims=True))[..., None] ** -0.5
-                step *= columns[..., None, :] ** -0.5
+                rows = (rows / jnp.mean(rows, axis=-1, keepdims=True)) ** -0.5
+                columns = columns**-0.5
+                step = gradient * rows[..., None] * columns[..., None, :]
+                size = jnp.sqrt(_square_mean(gradient, rows, columns))[..., None, None]
             else:
                 square = jnp.square(gradient) + EPSILON
                 moved[2][path] = decay * slots[2][path] + (1.0 - decay) * square
                 step = gradient * moved[2][path] ** -0.5
-            step /= jnp.maximum(1.0, _root_mean_square(step, axes) / clipping_threshold)
+                size = _root_mean_square(step, axes)
+            step /= jnp.maximum(1.0, size / clipping_threshold)
             step *= rate
             if scale_by_parameter:
                 step *= jnp.maximum(_root_mean_square(param, axes), SMALLEST_SCALE)
@@ -149,26 +154,68 @@ def _root_mean_square(values: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.square(values), axis=axes, keepdims=True))
 
 
-def _row_means(gradient: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.square(gradient) + EPSILON, axis=-1)
+def _square_means(gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns means of squares along the last axis `[..., in]` and the one before `[..., out]`."""
 
-
-def _column_means(gradient: jax.Array) -> jax.Array:
     def plain(gradient):
-        return jnp.mean(jnp.square(gradient) + EPSILON, axis=-2)
+        squares = jnp.square(gradient) + EPSILON
+        return jnp.mean(squares, axis=-1), jnp.mean(squares, axis=-2)
 
-    def tree(gradient):
-        total = _add_slices(gradient, lambda part: jnp.square(part) + EPSILON)
-        while total.shape[-2] % BRANCHES == 0:
-            total = _add_slices(total, lambda part: part)
-        return jnp.sum(total, axis=-2) / gradient.shape[-2]
+    def in_blocks(gradient):
+        def fold(total, block):
+            squares = jnp.square(block) + EPSILON
+            return total + _column_sums(squares), jnp.mean(squares, axis=-1)
 
+        total, rows = jax.lax.scan(fold, jnp.zeros(gradient.shape[1]), _blocks(gradient))
+        return rows.reshape(-1), total / len(gradient)
+
+    return _on_cpu(in_blocks, plain, gradient)
+
+
+def _square_mean(gradient: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns the mean of squares `[...]` of a gradient times a factor a row and one a column."""
+
+    def plain(gradient, rows, columns):
+        return jnp.mean(
+            jnp.square(gradient * rows[..., None] * columns[..., None, :]), axis=(-2, -1)
+        )
+
+    def in_blocks(gradient, rows, columns):
+        def fold(total, part):
+            block, factors = part
+            return total + jnp.sum(jnp.square(block * factors[:, None] * columns)), None
+
+        blocks = _blocks(gradient)
+        parts = blocks, rows.reshape(blocks.shape[:2])
+        return jax.lax.scan(fold, jnp.zeros(()), parts)[0] / gradient.size
+
+    return _on_cpu(in_blocks, plain, gradient, rows, columns)
+
+
+def _on_cpu(in_blocks: Callable, plain: Callable, gradient: jax.Array, *others: jax.Array) -> Any:
+    """Calls what goes through the blocks of one matrix on a CPU, else what takes all as it is."""
     if gradient.shape[-2] % BRANCHES:
-        return plain(gradient)
-    return jax.lax.platform_dependent(gradient, cpu=tree, default=plain)
+        return plain(gradient, *others)
+    if gradient.ndim > 2:
+        layers = in_blocks
+
+        def in_blocks(*arrays):
+            return jax.lax.map(lambda part: layers(*part), arrays)
+
+    return jax.lax.platform_dependent(gradient, *others, cpu=in_blocks, default=plain)
 
 
-def _add_slices(values: jax.Array, of: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Adds up groups of `BRANCHES` neighbouring rows."""
-    groups = values.reshape(*values.shape[:-2], -1, BRANCHES, values.shape[-1])
-    return sum(of(groups[..., number, :]) for number in range(BRANCHES))
+def _blocks(matrix: jax.Array) -> jax.Array:
+    """Returns `[in, out]` as blocks of rows `[count, in / count, out]`."""
+    groups = matrix.shape[0] // BRANCHES
+    counts = [count for count in range(1, groups + 1) if groups % count == 0]
+    enough = (count for count in counts if matrix.size <= count * BLOCK)
+    return matrix.reshape(next(enough, groups), -1, matrix.shape[1])
+
+
+def _column_sums(values: jax.Array) -> jax.Array:
+    """Returns the sums `[out]` of `[in, out]` as a tree of additions."""
+    while values.shape[0] % BRANCHES == 0:
+        groups = values.reshape(-1, BRANCHES, values.shape[1])
+        values = sum(groups[:, number] for number in range(BRANCHES))
+    return jnp.sum(values, axis=0)

@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from promot_jax.models import architectures, chunked_loss, losses
 from promot_jax.models.chunked_loss import Head
 from promot_jax.models.networks import lora
+from promot_jax.training import adafactor
 from tests import tiny
 from tests.models.losses_test import reference
 from tests.quick import quick_jit
@@ -352,6 +354,36 @@ def test_a_frozen_projection_is_not_copied(vocab_axis):
     lowered = jax.jit(jax.grad(loss)).lower(hidden, kernel, tokens)
     program = lowered.compile(compiler_options=usual)
     assert program.memory_analysis().temp_size_in_bytes < kernel.size * 4 // 4
+
+
+def test_a_projection_is_updated_in_place(monkeypatch):
+    """Beside its gradient, nothing of its size exists in a step that gives its memory away."""
+    monkeypatch.setattr(chunked_loss, "CHUNK", 2**18)
+    tx = adafactor.adafactor(1e-3)
+
+    def step(params, slots, hidden, targets):
+        def loss(params):
+            head = Head(params["kernel"], 1)
+            found = jnp.tanh(hidden @ params["before"])
+            options = {"label_smoothing": 0.1, "z_loss": 1e-4}
+            return chunked_loss.token_losses(found, head, targets, **options).loss.sum()
+
+        updates, slots = tx.update(jax.grad(loss)(params), slots, params)
+        return optax.apply_updates(params, updates), slots
+
+    def shaped(*shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    kernel = shaped(256, 32768)
+    params = {"before": shaped(256, 256), "kernel": kernel}
+    arguments = (
+        params,
+        jax.eval_shape(tx.init, params),
+        shaped(8, 16, 256),
+        shaped(8, 16, dtype=int),
+    )
+    program = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
+    assert program.memory_analysis().temp_size_in_bytes < kernel.size * 4 * 1.5
 
 
 def test_an_adapted_projection_takes_whole_logits():
