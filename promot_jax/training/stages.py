@@ -11,8 +11,9 @@ from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, tasks
-from promot_jax.models import Model, attached
+from promot_jax.models import Batch, Model, attached
 from promot_jax.models.attached import BARE, Attached
+from promot_jax.models.networks import lora
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
@@ -68,6 +69,8 @@ class Stage:
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
       replay: general rows that are mixed into the training rows, or None.
+      teacher: what is attached to the start model where it teaches, see `objectives.Distillation`;
+        None is what the stage attaches itself and does not train.
     """
 
     name: values.Text
@@ -98,6 +101,7 @@ class Stage:
     objective: Annotated[Sequence[Objective], values.LATER] = ()
     reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
     replay: Annotated[Replay | None, values.LATER] = None
+    teacher: Annotated[Attached | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -111,7 +115,16 @@ class Stage:
                 "warmup",
                 "steps",
             )
-        if self.prompt is not None and self.prompt_length < 1:
+        for own in ("prompt", "lora") if self.teacher else ():
+            theirs = self.teacher.prompt if own == "prompt" else self.teacher.adapters
+            if theirs is not None and getattr(self, own) not in (None, theirs):
+                raise values.Misfit(
+                    self,
+                    f"stage {self.name!r}: {{{own}}}, and its teacher has another one; give both "
+                    "the same, or leave out that of the stage",
+                    own,
+                )
+        if (self.prompt is not None or self.prompts) and self.prompt_length < 1:
             raise values.Misfit(
                 self,
                 f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
@@ -136,10 +149,10 @@ class Stage:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Names of the attached soft prompts, each once."""
-        if isinstance(self.prompt, Mapping):
-            return tuple(dict.fromkeys(filter(None, self.prompt.values())))
-        return () if self.prompt is None else (self.prompt,)
+        """Names of the soft prompts that it or its teacher attaches, each once."""
+        own = self.prompt.values() if isinstance(self.prompt, Mapping) else (self.prompt,)
+        taught = None if self.teacher is None else self.teacher.prompt
+        return tuple(dict.fromkeys(filter(None, (*own, taught))))
 
     @property
     def rewinds(self) -> bool:
@@ -184,13 +197,29 @@ class Stage:
 
         Of a model that is complete already this is the same one.
         """
+        return self._prompted(bare, self.adapters(bare)).with_dropout(self.dropout_rate)
+
+    def whole(self, bare: Model) -> Model:
+        """Returns the model that has all its parameters: adapters of its teacher, too."""
+        taught = None if self.teacher is None else self.teacher.adapters
+        return self._prompted(bare, attached.in_force(bare, self.lora or taught))
+
+    def _prompted(self, bare: Model, adapters: Lora | None) -> Model:
         prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
-        model = bare.with_lora(self.adapters(bare)).with_prompts(prompts)
-        return model.with_dropout(self.dropout_rate)
+        return bare.with_lora(adapters).with_prompts(prompts)
 
     def params(self, params: Tree, model: Model) -> Tree:
-        """Returns the parameters of its model: what it does not attach is left out."""
-        return attached.only(params, self.prompts, self.adapters(model))
+        """Returns its parameters: what neither it nor its teacher attaches is left out."""
+        return attached.only(params, self.prompts, self.whole(model).network.config.lora)
+
+    def read(self, batch: Batch) -> Batch:
+        """Returns a batch as its model reads it: without prompts that only its teacher has."""
+        return attached.bare_batch(batch) if self.prompt is None and self.prompts else batch
+
+    def taught(self, batch: Batch) -> Batch:
+        """Returns a batch as its teacher reads it."""
+        without = self.teacher is not None and self.teacher.prompt is None
+        return attached.bare_batch(batch) if without else batch
 
     def reference(self, params: Tree, model: Model) -> Tree:
         """Returns those leaves that it trains and the bare model has, empty if none compares.
@@ -206,6 +235,8 @@ class Stage:
         leaves = attached.BARE.params(model, trained)
         for objective in self.objective:
             objective.check(model, leaves)
+            if objective.asks_teacher:
+                self._check_teacher(params, trained)
         needed = any(objective.needs_reference for objective in self.objective)
         return leaves if needed else {}
 
@@ -219,6 +250,35 @@ class Stage:
         """
         params = attached.BARE.params(model, frozen)
         return Start(attached.BARE.model(model, params), reference.leaves, params)
+
+    def start_that_teaches(self, reference: Reference, frozen: Tree, model: Model) -> Start:
+        """Returns the same with what its teacher attaches."""
+        adapters = attached.in_force(model, self._adapters_of_teacher(frozen))
+        params = attached.only(frozen, self.prompts, adapters)
+        return Start(self._prompted(model, adapters), reference.leaves, params)
+
+    def _adapters_of_teacher(self, frozen: Tree) -> Lora | None:
+        if self.teacher is not None:
+            return self.teacher.adapters
+        return self.lora if lora.adapters(frozen) else None
+
+    def _check_teacher(self, params: Tree, trained: Tree) -> None:
+        """Checks that something is attached to the start model that teaches, and stands still."""
+        own = self.prompts if self.teacher is None else (self.teacher.prompt,)
+        moving = [f"the prompt {name!r}" for name in trees.prompts_of(trained) if name in own]
+        if self.teacher is not None and self.teacher.adapters and lora.adapters(trained):
+            moving.append("the adapters")
+        if moving:
+            raise UserError(
+                f"stage {self.name!r} trains {moving[0]} that its teacher has attached, which must "
+                "stand still; leave that out of trainable"
+            )
+        _, frozen = trees.partition(params, self.trainable)
+        if not self.prompts and not self._adapters_of_teacher(frozen):
+            raise UserError(
+                f"stage {self.name!r} attaches nothing that could teach it; add the part to a "
+                "method with a prompt, such as promot, or take KL"
+            )
 
     def transformation(self) -> optax.GradientTransformation:
         """Returns its optimizer, which takes stacked layers one by one where it can.
@@ -254,6 +314,12 @@ class Stage:
             prompt = prompt[task]
         return Attached(prompt, self.lora)
 
+    def prompt_of(self, task: str) -> str | None:
+        """Returns the prompt that batches have in front of the rows of a task, if any."""
+        if self.prompt is None and self.teacher is not None and not self._replays(task):
+            return self.teacher.prompt
+        return self.attached_for(task).prompt
+
     def _replays(self, task: str) -> bool:
         return self.replay is not None and task in self.replay.tasks
 
@@ -285,6 +351,8 @@ class Method:
       after: what is made of the start and of what the last stage hands on, see `afterwards`; each
         of its points is evaluated as that is.
       asked: how targets are asked that no stage trains on; others are asked as they are.
+      targets: what targets are read with at the end; None is what the last stage that trained on
+        one attached to it.
     """
 
     name: values.Text
@@ -293,6 +361,7 @@ class Method:
     unseen: Attached = BARE
     after: Sequence[Transform] = ()
     asked: Sequence[Asked] = ()
+    targets: Attached | None = None
 
     def __post_init__(self):
         names = [transform.name for transform in self.after]

@@ -109,7 +109,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
     trainable, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
     if summary is not None:
-        _, axes = run.stage.model(model).shapes_and_axes()
+        _, axes = run.stage.whole(model).shapes_and_axes()
         places = partitioning.params_sharding(mesh, axes, trainable)
         return trees.combine(_finished(run, summary, trainable, places, frozen, came_from), frozen)
     state = train_state.sharded_state(run.stage, params, model, mesh)
@@ -262,7 +262,8 @@ def _with_measurements(run, state, model, mesh) -> TrainState:
     """Lets the objectives measure what the stage started from."""
 
     def read(mixture):
-        stage = dataclasses.replace(run.stage, mixture=mixture, prompt=None, pack=False)
+        bare = {"prompt": None, "teacher": None, "pack": False}
+        stage = dataclasses.replace(run.stage, mixture=mixture, **bare)
         return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
 
     return measured.with_measurements(run.stage, state, model, mesh, run.seed, read)
@@ -291,10 +292,10 @@ def _is_over(run, course, rank, step) -> bool:
 
 def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
     """Returns the place of its prompt in `prompts` for each task, -1 for none; None without any."""
-    if stage.prompt is None:
+    if stage.prompt is None and not stage.prompts:
         return None
     places = {prompt: place for place, prompt in enumerate(prompts)} | {None: -1}
-    return {task: places[stage.attached_for(task).prompt] for task in stage.rates}
+    return {task: places[stage.prompt_of(task)] for task in stage.rates}
 
 
 @contextlib.contextmanager
@@ -313,7 +314,7 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
         share=share,
     )
     pack = None
-    if stage.pack and model.packs:
+    if stage.pack and model.packs and not any(each.samples for each in stage.objective):
         # By the rows of the beginning, so that a resumed stage has the shapes that it had.
         with contextlib.closing(read()) as beginning:
             sample = _first_rows(beginning, SAMPLE // share[1])

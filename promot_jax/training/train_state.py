@@ -175,13 +175,13 @@ def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> Train
       model: bare model.
       mesh: devices, which need not be here.
     """
-    shapes, _ = stage.model(model).shapes_and_axes()
+    shapes, _ = stage.whole(model).shapes_and_axes()
     return _abstract(stage, shapes, model, mesh)
 
 
 def _abstract(stage, params, model, mesh) -> TrainState:
     tx = stage.transformation()
-    _, axes = stage.model(model).shapes_and_axes()
+    _, axes = stage.whole(model).shapes_and_axes()
     shapes = jax.eval_shape(
         lambda params: begin(params, stage.trainable, tx, stage.frozen_dtype), params
     )

@@ -10,7 +10,7 @@ import optax
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.models import Batch, Model, attached, losses
+from promot_jax.models import Batch, Model, attached, decoding, losses
 from promot_jax.training import objectives
 from promot_jax.training.objectives import Tokens
 from promot_jax.training.stages import Stage
@@ -20,7 +20,7 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 # Keys of what objectives draw are numbered from here on, above those of microbatches.
-READING = 2**31
+READING, WRITING = 2**31, 2**31 + 2**16
 
 
 def make_train_step(
@@ -43,7 +43,9 @@ def make_train_step(
 
     def train_step(state, frozen, reference, batch, rng):
         step_rng = jax.random.fold_in(rng, state.step)
+        batch = _as_written(stage, model, trees.combine(state.trainable, frozen), batch, step_rng)
         start = stage.start(reference, frozen, bare)
+        teacher = stage.start_that_teaches(reference, frozen, bare)
         count = jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32))
 
         def mean_loss(trainable, part, rng):
@@ -59,7 +61,12 @@ def make_train_step(
             metrics = {"loss": loss.total / count, "accuracy": loss.correct / count}
             if not stage.objective:
                 return metrics["loss"], metrics
-            tokens = Tokens(part, scored, lambda: start.scored(attached.bare_batch(part)))
+            tokens = Tokens(
+                part,
+                scored,
+                start=lambda: start.scored(attached.bare_batch(part)),
+                teacher=lambda: teacher.scored(stage.taught(part)),
+            )
             total, further = objectives.total(
                 stage.objective, tokens, trainable, reference, count, stage.microbatches
             )
@@ -90,8 +97,42 @@ def make_train_step(
     return step
 
 
+def _as_written(stage, model, params, batch, rng):
+    """Returns a batch with targets that the model writes, where objectives ask for such."""
+    for number, objective in enumerate(stage.objective):
+        if objective.samples:
+            own_rng = jax.random.fold_in(rng, WRITING + number)
+            sample = functools.partial(_sampled, stage, model, params, batch)
+            batch = objective.written(batch, sample, own_rng)
+    return batch
+
+
+def _sampled(stage, model, params, batch, temperature, rng):
+    """Returns answers that the model draws to the rows of a batch, and their tokens' places.
+
+    Both are int32 `[B, U]`; an answer ends with its end-of-sequence token, or is cut. Nothing of
+    it is random but the draws: there is no dropout.
+    """
+    names = ("encoder_input_tokens", "encoder_segment_ids", "prompt_ids")
+    asked = {name: array for name, array in stage.read(batch).items() if name in names}
+    width = batch["decoder_target_tokens"].shape[1]
+
+    def of_part(number):
+        part = microbatch(asked, stage.microbatches, number)
+        own_rng = jax.random.fold_in(rng, number)
+        return model.predict_batch(params, part, decoding.Sample(temperature), width, own_rng)
+
+    # Part by part, as gradients are taken: no more answers are in memory at once.
+    found = jax.lax.map(of_part, jnp.arange(stage.microbatches))
+    tokens = jnp.swapaxes(found, 0, 1).reshape(-1, width)
+    ends = jnp.isin(tokens, jnp.array(model.ends)).astype(jnp.int32)
+    held = (jnp.cumsum(ends, axis=1) - ends == 0).astype(jnp.int32)
+    return tokens * held, held
+
+
 def _as_read(stage, batch, step, rng):
     """Returns a batch as the model reads it, after what objectives do to it."""
+    batch = stage.read(batch)
     for number, objective in enumerate(stage.objective):
         own_rng = jax.random.fold_in(rng, READING + number)
         batch = objective.read(batch, step / stage.steps, own_rng)

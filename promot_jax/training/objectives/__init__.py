@@ -5,7 +5,15 @@ add up: their weights are multiplied, their penalties summed. Many compare with 
 is the model that the stage started from, with nothing attached.
 """
 
-from promot_jax.training.objectives.interface import Objective, Reference, Start, Tokens, total
+from promot_jax.training.objectives.distillation import Distillation, OnPolicy
+from promot_jax.training.objectives.interface import (
+    Objective,
+    Reference,
+    Sample,
+    Start,
+    Tokens,
+    total,
+)
 from promot_jax.training.objectives.masked_thought import MaskedThought
 from promot_jax.training.objectives.own_losses import ASFT, DFT, OTR
 from promot_jax.training.objectives.penalties import EWC, KL, L2SP
@@ -20,10 +28,13 @@ __all__ = [
     "L2SP",
     "OTR",
     "STM",
+    "Distillation",
     "MaskedThought",
     "Objective",
+    "OnPolicy",
     "Reference",
     "SSToken",
+    "Sample",
     "Start",
     "Tokens",
     "total",

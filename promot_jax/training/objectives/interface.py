@@ -15,6 +15,10 @@ from promot_jax.models import Batch, Model, losses
 from promot_jax.models.losses import Direction
 from promot_jax.models.scored import Scored
 
+# (temperature, key) -> answers that the model draws to the rows of a batch, and which of their
+# places hold tokens: int32 [B, U] both.
+Sample = Callable[[float, jax.Array], tuple[jax.Array, jax.Array]]
+
 
 @flax.struct.dataclass
 class Reference:
@@ -31,10 +35,10 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The model that a stage started from, with nothing attached.
+    """The model that a stage started from, with nothing attached, or with what teaches.
 
     Attributes:
-      model: bare model.
+      model: as it reads.
       leaves: those that the stage trains, as they were.
       frozen: all others.
     """
@@ -44,7 +48,7 @@ class Start:
     frozen: Tree
 
     def scored(self, batch: Batch) -> Scored:
-        """Returns what it says of the targets of a batch that attaches nothing."""
+        """Returns what it says of the targets of a batch, which has the prompts that it reads."""
         return self.model.scored(trees.combine(self.leaves, self.frozen), batch)
 
 
@@ -56,11 +60,13 @@ class Tokens:
       batch: as the data has it.
       scored: what the model says that trains.
       start: returns what the reference says; it is computed where an objective asks for it.
+      teacher: likewise of the reference with what teaches attached.
     """
 
     batch: Batch
     scored: Scored
     start: Callable[[], Scored]
+    teacher: Callable[[], Scored] | None = None
 
     @property
     def counted(self) -> jax.Array:
@@ -85,6 +91,11 @@ class Tokens:
         """What the reference says."""
         return self.start()
 
+    @functools.cached_property
+    def taught(self) -> Scored:
+        """What the reference says with what teaches attached."""
+        return self.teacher()
+
     def divergence(self, direction: Direction) -> jax.Array:
         """Returns the divergence of each prediction from the reference's, float32 `[B, U]`."""
         return self.scored.divergence(self.reference, direction)
@@ -96,14 +107,21 @@ class Objective:
     Attributes:
       needs_reference: whether it compares with the model that the stage started from.
       asks_reference: whether that is what the model says of targets: a forward pass more.
+      asks_teacher: the same of the reference with what the stage's teacher attaches.
+      teaches: whether targets are learnt from its penalty, whatever weights they have.
       needs_exact_reference: whether it also compares parameters with theirs, which must not be
         rounded then.
+      samples: whether it is about targets that the model itself writes, see `written`. Rows of
+        their own are needed for that: such a stage does not pack them.
       batches: how many batches `measure` sees before the first step.
       mixture: where these come from; None is the stage's own.
     """
 
     needs_reference: ClassVar[bool] = False
     needs_exact_reference: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = False
+    teaches: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
     batches: ClassVar[int] = 0
     mixture: ClassVar[str | None] = None
 
@@ -134,6 +152,16 @@ class Objective:
         Args:
           batch: as the data has it.
           progress: share of the stage's steps that are done.
+          rng: a key that depends on the step.
+        """
+        return batch
+
+    def written(self, batch: Batch, sample: Sample, rng: jax.Array) -> Batch:
+        """Returns the batch with targets that the model writes.
+
+        Args:
+          batch: as the data has it, of rows of their own.
+          sample: see `Sample`.
           rng: a key that depends on the step.
         """
         return batch
@@ -192,7 +220,7 @@ def total(
 
     Returns:
       The number, and scalars whose sums over the microbatches are of the whole batch: `kept`, the
-      share of targets with a weight above 0, `weight`, the mean weight, and `penalty`.
+      share of targets that are learnt from, `weight`, the mean weight, and `penalty`.
     """
     mask = tokens.batch["decoder_loss_weights"].astype(jnp.float32)
     weights, of_tokens, of_leaves = jnp.ones_like(mask), jnp.zeros_like(mask), jnp.float32(0)
@@ -203,8 +231,9 @@ def total(
     weights = jax.lax.stop_gradient(weights)
     penalty = jnp.sum(of_tokens * mask) / count + of_leaves / parts
     loss = losses.summed(tokens.scored.losses, weights * mask).total / count
+    taught = any(objective.teaches for objective in objectives)
     return loss + penalty, {
-        "kept": jnp.sum((weights > 0) * mask) / count,
+        "kept": jnp.sum(((weights > 0) | taught) * mask) / count,
         "weight": jnp.sum(weights * mask) / count,
         "penalty": penalty,
     }
