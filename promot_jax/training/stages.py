@@ -314,6 +314,11 @@ class Stage:
             prompt = prompt[task]
         return Attached(prompt, self.lora)
 
+    def teacher_of(self, task: str) -> Attached:
+        """Returns what its teacher reads the rows of a task with."""
+        taught = self.lora if self.teacher is None else self.teacher.adapters
+        return Attached(self.prompt_of(task), taught)
+
     def prompt_of(self, task: str) -> str | None:
         """Returns the prompt that batches have in front of the rows of a task, if any."""
         if self.prompt is None and self.teacher is not None and not self._replays(task):
