@@ -100,7 +100,10 @@ def _thirds(stage, model) -> float:
     asked = [any(each.asks_reference for each in stage.objective)]
     asked += [any(each.asks_teacher for each in stage.objective)]
     asked += [any(each.samples for each in stage.objective)]
-    return 2 + share(stage, model) + sum(asked)
+    # Rows beside those of the stage pass as these do, and pass the start model.
+    rows = sum(each.size for each in stage.objective if each.rows)
+    beside = rows / getattr(stage.batches, "size", rows or 1)
+    return 2 + share(stage, model) + sum(asked) + (3 + share(stage, model)) * beside
 
 
 def share(stage, model) -> float:

@@ -166,7 +166,7 @@ class Runner:
           params: what the stage starts from, with what its teacher attaches.
           came_from: the lineage of that.
         """
-        for name in filter(generated.source, stage.rates):
+        for name in filter(generated.source, stage.read_tasks):
             if generated.source(name).origin == generated.TEACHER:
                 self.author.write(name, params, came_from, stage.teacher_of(name))
             else:

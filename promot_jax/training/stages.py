@@ -1,6 +1,7 @@
 """`Stage` and `Method`: an experiment is an ordered list of stages."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
@@ -183,6 +184,25 @@ class Stage:
             )
         return self.replay.among(own)
 
+    @property
+    def read_tasks(self) -> list[str]:
+        """Names of all tasks whose training rows it reads, those beside its own, too."""
+        others = [tasks.rates(each.rows) for each in self.objective if each.rows]
+        return list(dict.fromkeys([*self.rates, *itertools.chain(*others)]))
+
+    def beside(self, objective: Objective) -> "Stage":
+        """Returns what reads the rows that an objective has of its own as a stage reads its own."""
+        return dataclasses.replace(
+            self,
+            mixture=objective.rows,
+            task_feature_lengths=objective.task_feature_lengths or self.task_feature_lengths,
+            batches=batching.FixedBatches(objective.size),
+            pack=False,
+            prompt=None,
+            teacher=None,
+            replay=None,
+        )
+
     def lengths_of(self, task: str) -> values.Lengths:
         """Returns the longest inputs and targets of the training rows of a task."""
         own = self.replay.task_feature_lengths if self._replays(task) else None
@@ -212,6 +232,15 @@ class Stage:
         """Returns its parameters: what neither it nor its teacher attaches is left out."""
         return attached.only(params, self.prompts, self.whole(model).network.config.lora)
 
+    def model_of_others(self, bare: Model, trainable: Tree) -> Model:
+        """Returns the model that it trains as it reads rows in front of which nothing stands.
+
+        Adapters that do not train are not attached then.
+        """
+        adapters = self.lora if lora.adapters(trainable) else None
+        model = bare.with_lora(attached.in_force(bare, adapters))
+        return model.with_dropout(self.dropout_rate)
+
     def read(self, batch: Batch) -> Batch:
         """Returns a batch as its model reads it: without prompts that only its teacher has."""
         return attached.bare_batch(batch) if self.prompt is None and self.prompts else batch
@@ -235,6 +264,11 @@ class Stage:
         leaves = attached.BARE.params(model, trained)
         for objective in self.objective:
             objective.check(model, leaves)
+            if objective.rows and all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
+                raise UserError(
+                    f"stage {self.name!r} trains prompts alone, and the rows of {objective.rows!r} "
+                    f"are read without any; leave out {type(objective).__name__}.rows"
+                )
             if objective.asks_teacher:
                 self._check_teacher(params, trained)
         needed = any(objective.needs_reference for objective in self.objective)

@@ -221,7 +221,7 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
     pending, kept_targets = [], []
-    reading = _batches(run, model, mesh, first, numbers)
+    reading = _batches_and_others(run, model, mesh, first, numbers)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
             writer.write_scalars(0, run.evaluate(state.params))
@@ -296,6 +296,26 @@ def _prompt_numbers(stage, prompts) -> dict[str, int] | None:
         return None
     places = {prompt: place for place, prompt in enumerate(prompts)} | {None: -1}
     return {task: places[stage.prompt_of(task)] for task in stage.rates}
+
+
+@contextlib.contextmanager
+def _batches_and_others(run, model, mesh, first_step, prompt_numbers):
+    """Gives placed batches, in each those of objectives that have rows of their own."""
+    with contextlib.ExitStack() as stack:
+        reading = stack.enter_context(_batches(run, model, mesh, first_step, prompt_numbers))
+        others = {}
+        for number, objective in enumerate(run.stage.objective):
+            if objective.rows is not None:
+                own = dataclasses.replace(run, stage=run.stage.beside(objective))
+                found = _batches(own, model, mesh, first_step, None)
+                others[str(number)] = stack.enter_context(found)
+        if not others:
+            yield reading
+        else:
+            yield (
+                batch | {"beside": {number: next(each) for number, each in others.items()}}
+                for batch in reading
+            )
 
 
 @contextlib.contextmanager

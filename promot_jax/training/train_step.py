@@ -20,7 +20,7 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 # Keys of what objectives draw are numbered from here on, above those of microbatches.
-READING, WRITING = 2**31, 2**31 + 2**16
+READING, WRITING, BESIDE = 2**31, 2**31 + 2**16, 2**31 + 2**17
 
 
 def make_train_step(
@@ -46,7 +46,8 @@ def make_train_step(
         batch = _as_written(stage, model, trees.combine(state.trainable, frozen), batch, step_rng)
         start = stage.start(reference, frozen, bare)
         teacher = stage.start_that_teaches(reference, frozen, bare)
-        count = jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32))
+        count = _count(batch)
+        counts = {number: _count(others) for number, others in batch.get("beside", {}).items()}
 
         def mean_loss(trainable, part, rng):
             read, part = part
@@ -67,8 +68,9 @@ def make_train_step(
                 start=lambda: start.scored(attached.bare_batch(part)),
                 teacher=lambda: teacher.scored(stage.taught(part)),
             )
+            beside = _beside(stage, bare, trainable, frozen, start, part, counts, rng)
             total, further = objectives.total(
-                stage.objective, tokens, trainable, reference, count, stage.microbatches
+                stage.objective, tokens, trainable, reference, count, stage.microbatches, beside
             )
             return total, metrics | further
 
@@ -95,6 +97,21 @@ def make_train_step(
 
     step.compiled = compiled
     return step
+
+
+def _count(batch) -> jax.Array:
+    return jnp.sum(batch["decoder_loss_weights"].astype(jnp.float32))
+
+
+def _beside(stage, bare, trainable, frozen, start, batch, counts, rng):
+    """Returns the tokens of rows that objectives have of their own, and their count, by number."""
+    model, found = stage.model_of_others(bare, trainable), {}
+    for number, others in batch.get("beside", {}).items():
+        own_rng = None if rng is None else jax.random.fold_in(rng, BESIDE + int(number))
+        scored = model.scored(trees.combine(trainable, frozen), others, own_rng)
+        tokens = Tokens(others, scored, start=functools.partial(start.scored, others))
+        found[int(number)] = tokens, counts[number]
+    return found
 
 
 def _as_written(stage, model, params, batch, rng):
@@ -168,14 +185,14 @@ def microbatch(batch: Tree, microbatches: int, number: int | jax.Array) -> Tree:
     Raises:
       UserError: M does not divide B.
     """
-    rows = len(jax.tree.leaves(batch)[0])
-    if rows % microbatches:
-        raise UserError(
-            f"a batch of {rows} rows cannot be divided into {microbatches} microbatches; choose a "
-            "divisor"
-        )
 
     def cut(array):
+        rows = len(array)
+        if rows % microbatches:
+            raise UserError(
+                f"a batch of {rows} rows cannot be divided into {microbatches} microbatches; "
+                "choose a divisor"
+            )
         return array.reshape(rows // microbatches, microbatches, *array.shape[1:])[:, number]
 
     return jax.tree.map(cut, batch)

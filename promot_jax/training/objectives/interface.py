@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import flax.struct
@@ -113,6 +114,10 @@ class Objective:
         rounded then.
       samples: whether it is about targets that the model itself writes, see `written`. Rows of
         their own are needed for that: such a stage does not pack them.
+      rows: a task whose rows its penalty is of, in place of the stage's; they are read beside these
+        in each step, with nothing attached.
+      size: how many of them in a step.
+      task_feature_lengths: of them; None takes those of the stage.
       batches: how many batches `measure` sees before the first step.
       mixture: where these come from; None is the stage's own.
     """
@@ -122,6 +127,9 @@ class Objective:
     asks_teacher: ClassVar[bool] = False
     teaches: ClassVar[bool] = False
     samples: ClassVar[bool] = False
+    rows: ClassVar[str | None] = None
+    size: ClassVar[int] = 1
+    task_feature_lengths: ClassVar[values.Lengths | None] = None
     batches: ClassVar[int] = 0
     mixture: ClassVar[str | None] = None
 
@@ -204,6 +212,7 @@ def total(
     reference: Reference,
     count: jax.Array,
     parts: int,
+    beside: Mapping[int, tuple[Tokens, jax.Array]] = types.MappingProxyType({}),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns what to differentiate: this microbatch's share of the mean over a batch.
 
@@ -217,6 +226,7 @@ def total(
       reference: of the stage.
       count: targets of the whole batch.
       parts: microbatches of it.
+      beside: for the number of each objective that has rows of its own, their tokens and count.
 
     Returns:
       The number, and scalars whose sums over the microbatches are of the whole batch: `kept`, the
@@ -224,12 +234,19 @@ def total(
     """
     mask = tokens.batch["decoder_loss_weights"].astype(jnp.float32)
     weights, of_tokens, of_leaves = jnp.ones_like(mask), jnp.zeros_like(mask), jnp.float32(0)
-    for objective, measured in zip(objectives, reference.measured, strict=True):
+    of_others = jnp.float32(0)
+    for number, objective in enumerate(objectives):
+        measured = reference.measured[number]
         weights *= objective.weights(tokens, measured)
-        of_tokens += objective.token_penalty(tokens, measured)
+        if number in beside:
+            others, whole = beside[number]
+            found = objective.token_penalty(others, measured)
+            of_others += jnp.sum(found * others.counted) / whole
+        else:
+            of_tokens += objective.token_penalty(tokens, measured)
         of_leaves += objective.leaf_penalty(leaves, reference.leaves, measured)
     weights = jax.lax.stop_gradient(weights)
-    penalty = jnp.sum(of_tokens * mask) / count + of_leaves / parts
+    penalty = jnp.sum(of_tokens * mask) / count + of_others + of_leaves / parts
     loss = losses.summed(tokens.scored.losses, weights * mask).total / count
     taught = any(objective.teaches for objective in objectives)
     return loss + penalty, {
