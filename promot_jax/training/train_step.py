@@ -115,12 +115,11 @@ def _beside(stage, bare, trainable, frozen, start, batch, counts, rng):
 
 
 def _as_written(stage, model, params, batch, rng):
-    """Returns a batch with targets that the model writes, where objectives ask for such."""
+    """Returns a batch after what objectives write into it, such as answers of the model."""
     for number, objective in enumerate(stage.objective):
-        if objective.samples:
-            own_rng = jax.random.fold_in(rng, WRITING + number)
-            sample = functools.partial(_sampled, stage, model, params, batch)
-            batch = objective.written(batch, sample, own_rng)
+        own_rng = jax.random.fold_in(rng, WRITING + number)
+        sample = functools.partial(_sampled, stage, model, params, batch)
+        batch = objective.written(batch, sample, own_rng)
     return batch
 
 

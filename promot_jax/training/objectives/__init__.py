@@ -17,6 +17,7 @@ from promot_jax.training.objectives.interface import (
 from promot_jax.training.objectives.masked_thought import MaskedThought
 from promot_jax.training.objectives.own_losses import ASFT, DFT, OTR
 from promot_jax.training.objectives.penalties import EWC, KL, L2SP
+from promot_jax.training.objectives.quadrants import QTuning
 from promot_jax.training.objectives.start_losses import FLOW, STM, SSToken
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "MaskedThought",
     "Objective",
     "OnPolicy",
+    "QTuning",
     "Reference",
     "SSToken",
     "Sample",

@@ -165,10 +165,10 @@ class Objective:
         return batch
 
     def written(self, batch: Batch, sample: Sample, rng: jax.Array) -> Batch:
-        """Returns the batch with targets that the model writes.
+        """Returns the batch with what the step draws: targets that the model writes, or numbers.
 
         Args:
-          batch: as the data has it, of rows of their own.
+          batch: as the data has it; of rows of their own, if it `samples`.
           sample: see `Sample`.
           rng: a key that depends on the step.
         """

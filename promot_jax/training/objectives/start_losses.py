@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from promot_jax.base import values
 from promot_jax.base.trees import Tree
 from promot_jax.models import Batch
-from promot_jax.training.objectives.interface import Objective, Start, Tokens
+from promot_jax.training.objectives.interface import Objective, Sample, Start, Tokens
 from promot_jax.training.objectives.rows import places, row_means, row_sums
+
+_TARGETS = "decoder_target_tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +29,32 @@ class STM(Objective):
 
     Attributes:
       perplexity: largest one of a target that is learnt.
+      leaves_out: "surprising" ones, or for comparison as many "random" ones of a microbatch, drawn
+        in each step, or its most "expected" ones.
     """
 
     needs_reference = True
     perplexity: Annotated[
         float, values.Range("a number above 1", lambda perplexity: perplexity > 1)
     ] = 2.5
+    leaves_out: Annotated[Literal["surprising", "random", "expected"], values.LATER] = "surprising"
+
+    def written(self, batch: Batch, sample: Sample, rng: jax.Array) -> Batch:
+        """See `Objective`."""
+        if self.leaves_out != "random":
+            return batch
+        return batch | {"drawn_places": jax.random.uniform(rng, batch[_TARGETS].shape)}
 
     def weights(self, tokens: Tokens, measured: Tree) -> jax.Array:
         """See `Objective`."""
-        return tokens.reference.losses.surprise <= math.log(self.perplexity)
+        surprise = tokens.reference.losses.surprise
+        keeps = surprise <= math.log(self.perplexity)
+        if self.leaves_out == "surprising":
+            return keeps
+        order = -surprise if self.leaves_out == "expected" else tokens.batch["drawn_places"]
+        counted = tokens.counted.reshape(1, -1)
+        found = places(order.reshape(1, -1), counted, jnp.zeros(counted.shape, jnp.int32))
+        return (found >= jnp.sum(~keeps & tokens.counted)).reshape(keeps.shape)
 
 
 @dataclasses.dataclass(frozen=True)
