@@ -7,6 +7,8 @@ import pytest
 from promot_jax import configuration
 from promot_jax.base.errors import UserError
 from promot_jax.configuration import methods
+from promot_jax.models.attached import Attached
+from promot_jax.training import objectives
 
 HALF = """
 half_fine_tuning/stages.Method:
@@ -109,6 +111,19 @@ def test_parts_are_added_by_plus():
     assert experiment.method("fine_tuning+dare").after
     with pytest.raises(UserError, match="no method 'nope' in this run"):
         experiment.method("promot+nope")
+
+
+def test_a_prompt_teaches_by_methods_and_by_parts():
+    chosen = ("prompt_distillation", "on_policy_distillation", "promot+on_policy+bare")
+    given, drawn, attached = parsed("DISTILLATION_WEIGHT=0.5", f"METHODS={chosen}").selected
+    for method in (given, drawn):
+        first, last = method.stages
+        assert (first.name, last.prompt, last.teacher) == ("prompt", None, Attached("rte"))
+        assert last.prompts == first.prompts
+    assert given.stages[1].objective == (objectives.Distillation(0.5),)
+    assert drawn.stages[1].objective == (objectives.OnPolicy(0.5),)
+    (_, last), targets = attached.stages, attached.targets
+    assert (last.prompt, last.teacher, targets) == ("rte", None, Attached())
 
 
 @pytest.mark.parametrize(

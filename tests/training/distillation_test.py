@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -260,3 +263,48 @@ def test_a_row_has_room_for_one_prompt():
         stage(Distillation(), prompt="other")
     with pytest.raises(UserError, match="prompt_length = 0"):
         stage(Distillation(), prompt_length=0)
+
+
+# A step that draws answers, and reads rows beside its own, on one device and on a mesh.
+ON_MESHES = """
+import sys
+import jax, numpy as np, optax
+from promot_jax.base import partitioning, trees
+from promot_jax.models import chunked_loss
+from promot_jax.training import objectives, train_state, train_step
+from tests import tiny
+from tests.training import distillation_test, rows_beside_test
+from tests.training.objective_stages_test import host_batch
+
+chunked_loss.CHUNK, chunked_loss.FEWEST_COLUMNS = 1, 32
+found, model = {}, tiny.model()
+stage = distillation_test.stage(
+    objectives.OnPolicy(share=0.5, gold="all"), rows_beside_test.KL, microbatches=2,
+    optimizer=lambda: optax.sgd(1.0),
+)
+for name, devices, sizes in (("one", 1, (1, 1)), ("eight", 8, (2, 2))):
+    mesh = partitioning.make_mesh(*sizes, jax.devices()[:devices])
+    params = jax.tree.map(jax.numpy.copy, stage.params(distillation_test.strong_params(), model))
+    state = train_state.sharded_state(stage, params, model, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = train_step.make_train_step(model, stage, stage.transformation(), mesh, shardings)
+    batch = partitioning.shard_batch(mesh, host_batch())
+    batch["beside"] = {"1": partitioning.shard_batch(mesh, rows_beside_test.other_batch())}
+    state, metrics = step(state, batch, jax.random.key(0))
+    for what, leaf in {**metrics, **trees.flatten(state.trainable)}.items():
+        found[f"{name}:{what}"] = np.asarray(leaf)
+np.savez(sys.argv[1], **found)
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one(tmp_path):
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
+    file = tmp_path / "found.npz"
+    subprocess.run([sys.executable, "-c", ON_MESHES, file], env=environment, check=True)
+    found = np.load(file)
+    names = [name.removeprefix("one:") for name in found.files if name.startswith("one:")]
+    assert found["one:penalty"] > 1e-4
+    for name in names:
+        options = {"rtol": 1e-3, "atol": 1e-5, "err_msg": name}
+        np.testing.assert_allclose(found[f"one:{name}"], found[f"eight:{name}"], **options)
