@@ -16,10 +16,11 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_target_slots [R, U]   the slot from which each target is predicted
     decoder_target_tokens [R, U]
     decoder_loss_weights [R, U]   1 for a target
+    decoder_loss_scales [R, U]    float32, where rows have them
 
 U counts the targets that have a weight; others are read, and nothing is predicted for them.
 
-all of them int32.
+all others of them int32.
 """
 
 import heapq
@@ -32,6 +33,7 @@ from promot_jax.data.shares import WHOLE, Share, agreed
 
 Batch = dict[str, np.ndarray]
 
+SCALES = "decoder_loss_scales"
 # Shapes of a stage at most; one that saves less than this share of the work is not worth compiling.
 MOST = 4
 LEAST_GAIN = 0.02
@@ -53,12 +55,14 @@ class Row(NamedTuple):
       targets: its target ids, at least one.
       learnt: numbers of the targets that count, the last one among them.
       prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
+      scales: what the losses of the targets that count are multiplied by, None for nothing.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     learnt: np.ndarray
     prompt: np.ndarray
+    scales: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -133,7 +137,7 @@ class Packer:
                 own = shape._replace(lines=shape.lines // self._share[1])
                 lines = divide(rows, own)
                 if all(agreed(lines is not None, self._share)):
-                    return pack(lines, own)
+                    return pack(lines, own, SCALES in batch)
         return batch
 
     def _rows(self, batch: Batch) -> list[Row]:
@@ -153,7 +157,8 @@ class Packer:
             learnt = np.flatnonzero(batch["decoder_loss_weights"][number])
             places = np.arange(self._prompt_length * (prompts[number] >= 0))
             prompt = prompts[number] * self._prompt_length + places
-            rows.append(Row(np.array(inputs), targets, learnt, prompt))
+            scales = batch[SCALES][number, learnt] if SCALES in batch else None
+            rows.append(Row(np.array(inputs), targets, learnt, prompt, scales))
         return rows
 
     def _padded(self, batch: Batch) -> Shape:
@@ -211,18 +216,21 @@ def divide(rows: Sequence[Row], shape: Shape) -> list[list[Row]] | None:
     return lines if slots <= shape.slots and targets <= shape.targets else None
 
 
-def pack(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
+def pack(lines: Sequence[Sequence[Row]], shape: Shape, scaled: bool = False) -> Batch:
     """Returns lines of rows as a packed batch, see the module.
 
     Args:
       lines: what `divide` returns.
       shape: of the batch.
+      scaled: whether rows have scales.
     """
     names = ("tokens", "segment_ids", "positions", "prefix", "prompts")
     found = {f"decoder_{name}": np.zeros(shape[:2], np.int32) for name in names}
     found["decoder_prompts"] -= 1
     for name in ("target_slots", "target_tokens", "loss_weights"):
         found[f"decoder_{name}"] = np.zeros((shape.lines, shape.targets), np.int32)
+    if scaled:
+        found[SCALES] = np.ones((shape.lines, shape.targets), np.float32)
     for number, line in enumerate(lines):
         fields = {name: array[number] for name, array in found.items()}
         slot = target = 0
@@ -247,6 +255,8 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_target_slots"][targets] = known - 1 + row.learnt
     fields["decoder_target_tokens"][targets] = row.targets[row.learnt]
     fields["decoder_loss_weights"][targets] = 1
+    if row.scales is not None:
+        fields[SCALES][targets] = row.scales
 
 
 def _divide(rows: Sequence[Row | Extent], lines: int) -> list[list[Any]]:

@@ -28,6 +28,7 @@ from promot_jax.experiment.written_rows import Author
 from promot_jax.models import Model
 from promot_jax.models.attached import in_force
 from promot_jax.models.networks.lora import Lora
+from promot_jax.training import teaching
 from promot_jax.training.stages import Method, Stage
 from promot_jax.training.train import StageRun, train_stage
 
@@ -168,7 +169,8 @@ class Runner:
         """
         for name in filter(generated.source, stage.read_tasks):
             if generated.source(name).origin == generated.TEACHER:
-                self.author.write(name, params, came_from, stage.teacher_of(name))
+                attached = teaching.attached_for(stage, name)
+                self.author.write(name, params, came_from, attached)
             else:
                 self.author.write(name, self.start.params(seed), self.start.lineage(seed))
 

@@ -12,7 +12,8 @@ from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, tasks
-from promot_jax.models import Batch, Model, attached
+from promot_jax.data.token_weights import TokenWeights
+from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks import lora
 from promot_jax.models.networks.lora import Lora
@@ -131,6 +132,13 @@ class Stage:
                 f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
                 "prompt_length",
             )
+        if sum(each.token_weights is not None for each in self.objective) > 1:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r}: more than one of {{objective}} finds weights in rows; leave "
+                "one",
+                "objective",
+            )
         exact = [type(each).__name__ for each in self.objective if each.needs_exact_reference]
         if exact and self.reference_dtype is not None:
             raise values.Misfit(
@@ -190,6 +198,12 @@ class Stage:
         others = [tasks.rates(each.rows) for each in self.objective if each.rows]
         return list(dict.fromkeys([*self.rates, *itertools.chain(*others)]))
 
+    @property
+    def weights_in_rows(self) -> dict[str, TokenWeights]:
+        """What finds weights of targets in the rows of its mixture, where an objective asks."""
+        found = [each.token_weights for each in self.objective if each.token_weights]
+        return dict.fromkeys(tasks.rates(self.mixture), found[0]) if found else {}
+
     def beside(self, objective: Objective) -> "Stage":
         """Returns what reads the rows that an objective has of its own as a stage reads its own."""
         return dataclasses.replace(
@@ -201,6 +215,7 @@ class Stage:
             prompt=None,
             teacher=None,
             replay=None,
+            objective=(),
         )
 
     def lengths_of(self, task: str) -> values.Lengths:
@@ -217,14 +232,15 @@ class Stage:
 
         Of a model that is complete already this is the same one.
         """
-        return self._prompted(bare, self.adapters(bare)).with_dropout(self.dropout_rate)
+        return self.prompted(bare, self.adapters(bare)).with_dropout(self.dropout_rate)
 
     def whole(self, bare: Model) -> Model:
         """Returns the model that has all its parameters: adapters of its teacher, too."""
         taught = None if self.teacher is None else self.teacher.adapters
-        return self._prompted(bare, attached.in_force(bare, self.lora or taught))
+        return self.prompted(bare, attached.in_force(bare, self.lora or taught))
 
-    def _prompted(self, bare: Model, adapters: Lora | None) -> Model:
+    def prompted(self, bare: Model, adapters: Lora | None) -> Model:
+        """Returns the model with the prompts of its rows, in order of names, and with adapters."""
         prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
         return bare.with_lora(adapters).with_prompts(prompts)
 
@@ -240,15 +256,6 @@ class Stage:
         adapters = self.lora if lora.adapters(trainable) else None
         model = bare.with_lora(attached.in_force(bare, adapters))
         return model.with_dropout(self.dropout_rate)
-
-    def read(self, batch: Batch) -> Batch:
-        """Returns a batch as its model reads it: without prompts that only its teacher has."""
-        return attached.bare_batch(batch) if self.prompt is None and self.prompts else batch
-
-    def taught(self, batch: Batch) -> Batch:
-        """Returns a batch as its teacher reads it."""
-        without = self.teacher is not None and self.teacher.prompt is None
-        return attached.bare_batch(batch) if without else batch
 
     def reference(self, params: Tree, model: Model) -> Tree:
         """Returns those leaves that it trains and the bare model has, empty if none compares.
@@ -269,8 +276,6 @@ class Stage:
                     f"stage {self.name!r} trains prompts alone, and the rows of {objective.rows!r} "
                     f"are read without any; leave out {type(objective).__name__}.rows"
                 )
-            if objective.asks_teacher:
-                self._check_teacher(params, trained)
         needed = any(objective.needs_reference for objective in self.objective)
         return leaves if needed else {}
 
@@ -284,35 +289,6 @@ class Stage:
         """
         params = attached.BARE.params(model, frozen)
         return Start(attached.BARE.model(model, params), reference.leaves, params)
-
-    def start_that_teaches(self, reference: Reference, frozen: Tree, model: Model) -> Start:
-        """Returns the same with what its teacher attaches."""
-        adapters = attached.in_force(model, self._adapters_of_teacher(frozen))
-        params = attached.only(frozen, self.prompts, adapters)
-        return Start(self._prompted(model, adapters), reference.leaves, params)
-
-    def _adapters_of_teacher(self, frozen: Tree) -> Lora | None:
-        if self.teacher is not None:
-            return self.teacher.adapters
-        return self.lora if lora.adapters(frozen) else None
-
-    def _check_teacher(self, params: Tree, trained: Tree) -> None:
-        """Checks that something is attached to the start model that teaches, and stands still."""
-        own = self.prompts if self.teacher is None else (self.teacher.prompt,)
-        moving = [f"the prompt {name!r}" for name in trees.prompts_of(trained) if name in own]
-        if self.teacher is not None and self.teacher.adapters and lora.adapters(trained):
-            moving.append("the adapters")
-        if moving:
-            raise UserError(
-                f"stage {self.name!r} trains {moving[0]} that its teacher has attached, which must "
-                "stand still; leave that out of trainable"
-            )
-        _, frozen = trees.partition(params, self.trainable)
-        if not self.prompts and not self._adapters_of_teacher(frozen):
-            raise UserError(
-                f"stage {self.name!r} attaches nothing that could teach it; add the part to a "
-                "method with a prompt, such as promot, or take KL"
-            )
 
     def transformation(self) -> optax.GradientTransformation:
         """Returns its optimizer, which takes stacked layers one by one where it can.
@@ -347,11 +323,6 @@ class Stage:
                 )
             prompt = prompt[task]
         return Attached(prompt, self.lora)
-
-    def teacher_of(self, task: str) -> Attached:
-        """Returns what its teacher reads the rows of a task with."""
-        taught = self.lora if self.teacher is None else self.teacher.adapters
-        return Attached(self.prompt_of(task), taught)
 
     def prompt_of(self, task: str) -> str | None:
         """Returns the prompt that batches have in front of the rows of a task, if any."""

@@ -262,7 +262,7 @@ def _with_measurements(run, state, model, mesh) -> TrainState:
     """Lets the objectives measure what the stage started from."""
 
     def read(mixture):
-        bare = {"prompt": None, "teacher": None, "pack": False}
+        bare = {"prompt": None, "teacher": None, "pack": False, "objective": ()}
         stage = dataclasses.replace(run.stage, mixture=mixture, **bare)
         return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
 
@@ -331,6 +331,7 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
         lengths_of={task: stage.lengths_of(task) for task in stage.rates},
         vocabulary=model.vocabulary,
         prompt_numbers=prompt_numbers,
+        weights=stage.weights_in_rows,
         share=share,
     )
     pack = None

@@ -11,6 +11,7 @@ import optax
 from promot_jax.base import partitioning, trees
 from promot_jax.base.trees import Tree
 from promot_jax.models import Model
+from promot_jax.training import teaching
 from promot_jax.training.objectives import Reference
 from promot_jax.training.stages import Stage
 
@@ -185,6 +186,7 @@ def _abstract(stage, params, model, mesh) -> TrainState:
     shapes = jax.eval_shape(
         lambda params: begin(params, stage.trainable, tx, stage.frozen_dtype), params
     )
+    teaching.check(stage, shapes.params)
     reference = jax.eval_shape(lambda leaves: refer(stage, leaves), stage.reference(params, model))
     shapes = shapes.replace(reference=reference)
     return jax.tree.map(

@@ -11,7 +11,7 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.models import Batch, Model, attached, decoding, losses
-from promot_jax.training import objectives
+from promot_jax.training import objectives, teaching
 from promot_jax.training.objectives import Tokens
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
@@ -45,7 +45,7 @@ def make_train_step(
         step_rng = jax.random.fold_in(rng, state.step)
         batch = _as_written(stage, model, trees.combine(state.trainable, frozen), batch, step_rng)
         start = stage.start(reference, frozen, bare)
-        teacher = stage.start_that_teaches(reference, frozen, bare)
+        teacher = teaching.teacher(stage, reference, frozen, bare)
         count = _count(batch)
         counts = {number: _count(others) for number, others in batch.get("beside", {}).items()}
 
@@ -66,7 +66,7 @@ def make_train_step(
                 part,
                 scored,
                 start=lambda: start.scored(attached.bare_batch(part)),
-                teacher=lambda: teacher.scored(stage.taught(part)),
+                teacher=lambda: teacher.scored(teaching.as_teacher_reads(stage, part)),
             )
             beside = _beside(stage, bare, trainable, frozen, start, part, counts, rng)
             total, further = objectives.total(
@@ -130,7 +130,8 @@ def _sampled(stage, model, params, batch, temperature, rng):
     it is random but the draws: there is no dropout.
     """
     names = ("encoder_input_tokens", "encoder_segment_ids", "prompt_ids")
-    asked = {name: array for name, array in stage.read(batch).items() if name in names}
+    read = teaching.as_student_reads(stage, batch)
+    asked = {name: array for name, array in read.items() if name in names}
     width = batch["decoder_target_tokens"].shape[1]
 
     def of_part(number):
@@ -148,7 +149,7 @@ def _sampled(stage, model, params, batch, temperature, rng):
 
 def _as_read(stage, batch, step, rng):
     """Returns a batch as the model reads it, after what objectives do to it."""
-    batch = stage.read(batch)
+    batch = teaching.as_student_reads(stage, batch)
     for number, objective in enumerate(stage.objective):
         own_rng = jax.random.fold_in(rng, READING + number)
         batch = objective.read(batch, step / stage.steps, own_rng)

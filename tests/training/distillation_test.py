@@ -17,7 +17,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.models import attached
 from promot_jax.models.attached import Attached
 from promot_jax.models.networks import lora
-from promot_jax.training import objectives, train_state
+from promot_jax.training import objectives, teaching
 from promot_jax.training.objectives import Distillation, OnPolicy, Reference, Tokens
 from tests import tiny
 from tests.models.chunked_loss_test import network
@@ -255,7 +255,7 @@ def test_what_cannot_teach_is_one_line(changes, message):
     chosen = stage(Distillation(), **changes)
     params = chosen.params(params_with_prompt(), tiny.model())
     with pytest.raises(UserError, match=message):
-        train_state.refer(chosen, chosen.reference(params, tiny.model()))
+        teaching.check(chosen, params)
 
 
 def test_a_row_has_room_for_one_prompt():

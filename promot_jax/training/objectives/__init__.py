@@ -15,7 +15,7 @@ from promot_jax.training.objectives.interface import (
     total,
 )
 from promot_jax.training.objectives.masked_thought import MaskedThought
-from promot_jax.training.objectives.own_losses import ASFT, DFT, OTR
+from promot_jax.training.objectives.own_losses import ASFT, DFT, OTR, RowWeights
 from promot_jax.training.objectives.penalties import EWC, KL, L2SP
 from promot_jax.training.objectives.quadrants import QTuning
 from promot_jax.training.objectives.start_losses import FLOW, STM, SSToken
@@ -35,6 +35,7 @@ __all__ = [
     "OnPolicy",
     "QTuning",
     "Reference",
+    "RowWeights",
     "SSToken",
     "Sample",
     "Start",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from promot_jax.base import trees, values
 from promot_jax.base.trees import Tree
+from promot_jax.data.token_weights import TokenWeights
 from promot_jax.models import Batch, Model, losses
 from promot_jax.models.losses import Direction
 from promot_jax.models.scored import Scored
@@ -118,6 +119,7 @@ class Objective:
         in each step, with nothing attached.
       size: how many of them in a step.
       task_feature_lengths: of them; None takes those of the stage.
+      token_weights: what finds weights of targets in rows, see `RowWeights`.
       batches: how many batches `measure` sees before the first step.
       mixture: where these come from; None is the stage's own.
     """
@@ -130,6 +132,7 @@ class Objective:
     rows: ClassVar[str | None] = None
     size: ClassVar[int] = 1
     task_feature_lengths: ClassVar[values.Lengths | None] = None
+    token_weights: ClassVar[TokenWeights | None] = None
     batches: ClassVar[int] = 0
     mixture: ClassVar[str | None] = None
 
