@@ -16,7 +16,7 @@ from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.models import attached
 from promot_jax.models.attached import Attached
-from promot_jax.models.networks import lora
+from promot_jax.models.networks import lora, prompt
 from promot_jax.training import objectives, teaching
 from promot_jax.training.objectives import Distillation, OnPolicy, Reference, Tokens
 from tests import tiny
@@ -24,6 +24,8 @@ from tests.models.chunked_loss_test import network
 from tests.training.objective_stages_test import host_batch, one_step
 from tests.training.objectives_test import padded_and_packed, random_logits, scored
 from tests.training.train_test import RISING, params_with_prompt, run_stage
+
+pytestmark = pytest.mark.long
 
 PROMPT = "encoder/prompt/rte/prompt"
 TAUGHT = Attached("rte")
@@ -164,9 +166,8 @@ def test_resumed_equals_never_interrupted(tmp_path):
 
 def decoder_case():
     model = network("decoder", num_layers=2)
-    rng = np.random.default_rng(0)
-    prompt = rng.normal(size=(3, 16)).astype(np.float32)
-    return model, trees.add_prompt(model.init(jax.random.key(0)), "rte", prompt)
+    rows = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
+    return model, trees.add_prompt(model.init(jax.random.key(0)), "rte", rows)
 
 
 def test_packed_rows_are_taught_as_rows_of_their_own():
@@ -181,6 +182,37 @@ def test_packed_rows_are_taught_as_rows_of_their_own():
     found = ((own, first.trainable), (shared, second.trainable))
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["t5", "decoder"])
+def test_a_text_as_prompt_teaches_what_the_text_in_front_does(family):
+    model = tiny.model() if family == "t5" else decoder_case()[0]
+    params, batch = model.init(jax.random.key(0)), host_batch()
+    ids = np.array([5, 9, 300, 7], np.int32)
+
+    class Words:
+        def encode(self, text):
+            return ids.tolist()
+
+    table = params["token_embedder"]["embedding"]
+    rows = prompt.from_text(table, len(ids), jax.random.key(0), "words", Words())
+    side = "encoder" if family == "t5" else "decoder"
+    whole = trees.combine(params, {side: {"prompt": {"context": {"prompt": rows}}}})
+    front = np.tile(ids, (8, 1))
+    longer = batch | {
+        name: np.concatenate([front if "tokens" in name else front * 0 + 1, batch[name]], axis=1)
+        for name in ("encoder_input_tokens", "encoder_segment_ids")
+    }
+
+    @jax.jit
+    def surprises(params, whole):
+        prompted = model.with_prompts({"context": len(ids)})
+        one = prompted.scored(whole, batch).losses.surprise
+        return one, model.scored(params, attached.bare_batch(longer)).losses.surprise
+
+    one, other = surprises(params, whole)
+    counted = batch["decoder_loss_weights"] > 0
+    np.testing.assert_allclose(one[counted], other[counted], rtol=2e-5)
 
 
 @pytest.mark.parametrize("family", ["t5", "decoder"])

@@ -18,6 +18,8 @@ from tests import tiny
 from tests.training.objective_stages_test import host_batch
 from tests.training.train_test import RISING, params_with_prompt, run_stage
 
+pytestmark = pytest.mark.long
+
 KL = objectives.KL(0.5, rows="mini_triviaqa", size=4)
 ADAPTERS = lora.Lora(".*attention/(query|value)/kernel", 2, 4.0)
 
