@@ -25,7 +25,8 @@ def add(commands) -> None:
         "prompt or adapters takes two thirds of a step. The cost is the sum over the stages of\n"
         "steps x (2 + share) / 3, divided by that of fine_tuning. Batches count as equally large,\n"
         "and every stage counts in full, though one that two methods begin with trains once.\n"
-        "A part that compares with the start model adds a forward pass: a third of a step.\n\n"
+        "A part that compares with the start model adds a forward pass: a third of a step. So\n"
+        "does a part whose teacher has a prompt, and one that samples answers in each step.\n\n"
         "A part is added to a method by +, such as promot+kl, and changes its last stage. Alone\n"
         "it is added to fine_tuning. Its cost is that of fine_tuning with it.\n\n"
         "Without EXPERIMENT the steps are the paper's, and the model is the miniature.\n"
@@ -96,8 +97,13 @@ def _cost(method, model) -> float:
 
 def _thirds(stage, model) -> float:
     """Returns what a step of a stage costs, in thirds of one that trains all of the model."""
-    reference = any(objective.asks_reference for objective in stage.objective)
-    return 2 + share(stage, model) + reference
+    asked = [any(each.asks_reference for each in stage.objective)]
+    asked += [any(each.asks_teacher for each in stage.objective)]
+    asked += [any(each.samples for each in stage.objective)]
+    # Rows beside those of the stage pass as these do, and pass the start model.
+    rows = sum(each.size for each in stage.objective if each.rows)
+    beside = rows / getattr(stage.batches, "size", rows or 1)
+    return 2 + share(stage, model) + sum(asked) + (3 + share(stage, model)) * beside
 
 
 def share(stage, model) -> float:

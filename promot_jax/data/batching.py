@@ -28,6 +28,7 @@ from promot_jax.data import packing, prefetch, tasks, windows
 from promot_jax.data.order import Order
 from promot_jax.data.shares import WHOLE, Share, agreed
 from promot_jax.data.tasks import Lengths, Row, Tokens
+from promot_jax.data.token_weights import TokenWeights
 from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.data.windows import Bucket, Layout
 
@@ -141,6 +142,7 @@ def train_batches(
     lengths_of: Mapping[str, Lengths] | None = None,
     vocabulary: Vocabulary | None = None,
     marks: Mapping[str, Mapping[str, int]] | None = None,
+    weights: Mapping[str, TokenWeights] | None = None,
     share: Share = WHOLE,
     workers: int = 0,
 ) -> Iterator[Batch]:
@@ -161,6 +163,8 @@ def train_batches(
       marks: fields `[B]` that batches have beside, and what each says of the rows of each task:
         `prompt_ids` the number of their soft prompt, -1 for none; `adapted` 0 where adapters do not
         act, else 1.
+      weights: what finds, for rows of a task, what the losses of targets are multiplied by;
+        batches then have a field `decoder_loss_scales`, float32 [B, U].
       share: which part of each batch this process holds, see `partitioning.share`: B is then the
         number of its rows, equal for all processes; the last ones may have empty rows. All must
         read the same batches in the same order.
@@ -179,7 +183,7 @@ def train_batches(
         empty = next(name for name, count in zip(rates, counts, strict=True) if not count)
         raise UserError(f"task {empty!r} has no training row")
     order = Order(counts, list(rates.values()), seed)
-    stream = windows.Rows(parts, rows, order, lengths, vocabulary)
+    stream = windows.Rows(parts, rows, order, lengths, vocabulary, weights or {})
     bounds = [*(tuple(map(min, bucket, longest)) for bucket in batches.buckets), longest]
     layout = batches.layout(bounds, lambda: _sample(stream, share))
     first, skipped = divmod(first_step, len(layout.sizes))
@@ -188,7 +192,10 @@ def train_batches(
     with contextlib.closing(read):
         for found in itertools.islice(itertools.chain.from_iterable(read), skipped, None):
             whose, tokens = zip(*found, strict=True)
-            batch = fields(tokens, _shape(tokens, bounds, share))
+            shape = _shape(tokens, bounds, share)
+            batch = fields(tokens, shape)
+            if weights:
+                batch["decoder_loss_scales"] = _scales(tokens, shape)
             for field, values in said.items():
                 batch[field] = np.array([values[task] for task in whose], np.int32)
             yield batch
@@ -240,6 +247,15 @@ def fields(rows: Sequence[Tokens | None], shape: Bucket) -> Batch:
         "decoder_target_tokens": targets,
         "decoder_loss_weights": weights,
     }
+
+
+def _scales(rows: Sequence[Tokens | None], shape: Bucket) -> np.ndarray:
+    """Returns what the losses of rows are multiplied by, float32 [B, U]; 1 for padding."""
+    found = np.ones((len(rows), shape[1]), np.float32)
+    for place, row in enumerate(rows):
+        if row is not None and row.scales is not None:
+            found[place, : len(row.scales)] = row.scales
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

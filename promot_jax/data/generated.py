@@ -1,4 +1,6 @@
-"""Tasks whose training rows a model writes: the one that a stage starts from, before it trains.
+"""Tasks whose training rows a model writes, before a stage trains on them.
+
+It is the model that all starts from, with nothing attached, or the stage's teacher.
 
 Such a task is registered as others are. Its source says what the model is asked and what becomes of
 the answers; whoever has the model gets them and binds the rows, which cannot be read before. Their
@@ -8,7 +10,7 @@ number is known.
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
@@ -16,6 +18,8 @@ from promot_jax.data import metrics, row_store, scoring, tasks
 from promot_jax.data.tasks import Row, Rows, Task
 from promot_jax.data.vocabularies import ByteVocabulary, Vocabulary
 
+# Who writes rows.
+START, TEACHER = "the start model", "the teacher"
 # An answer that speaks of what it was asked instead of answering.
 ABOUT_ITSELF = re.compile(r"reference answer|\b(my|your)( own)? (response|turn)\b", re.IGNORECASE)
 
@@ -94,12 +98,37 @@ class Continuation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rewriting:
-    """The model says a target in its own words (self-distillation, Yang et al. 2024).
+class Answering:
+    """The model answers rows as they are, and the answer takes the place of a target if as right.
 
-    An answer takes the place of the target if it is as right: by metrics of labels and of exact
-    answers if it scores 100, by others also if it holds the target. Else the target stays. Of a
-    conversation it is the last answer.
+    By metrics of labels and of exact answers it is if it scores 100, by others also if it holds the
+    target. Else the target stays. Of a conversation it is the last answer.
+    """
+
+    def asked(self, row: Row, words: Vocabulary) -> Row:
+        """See `Writing`."""
+        if "messages" in row:
+            return {**row, "turns": "last"}
+        return {"inputs": row["inputs"], "targets": ""}
+
+    def rows(
+        self, task: Task | None, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
+    ) -> list[dict[str, Any]]:
+        """See `Writing`."""
+        found = []
+        for row, answer in zip(rows, answers, strict=True):
+            kept = _as_right(task, row, answer.strip(), words)
+            # The model's own answer stands where the target stood: behind the same space.
+            target = row["targets"]
+            space = target[: len(target) - len(target.lstrip())]
+            new = _answered(row, space + answer.strip()) if kept else {**row}
+            found.append(new | {"kept": kept})
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewriting(Answering):
+    """The model says a target in its own words (self-distillation, Yang et al. 2024).
 
     Attributes:
       template: what the model is asked; `{input}` and `{target}` stand for those of the row.
@@ -125,20 +154,6 @@ class Rewriting:
             return {**row, "turns": "last"}
         before[-1] = {**before[-1], "content": self._filled(*pair)}
         return {**row, "messages": [*before, answer], "turns": "last"}
-
-    def rows(
-        self, task: Task | None, rows: Sequence[Row], answers: Sequence[str], words: Vocabulary
-    ) -> list[dict[str, Any]]:
-        """See `Writing`."""
-        found = []
-        for row, answer in zip(rows, answers, strict=True):
-            kept = _as_right(task, row, answer.strip(), words)
-            # The model's own answer stands where the target stood: behind the same space.
-            target = row["targets"]
-            space = target[: len(target) - len(target.lstrip())]
-            new = _answered(row, space + answer.strip()) if kept else {**row}
-            found.append(new | {"kept": kept})
-        return found
 
     def _filled(self, given: str, target: str) -> str:
         # One after the other would fill in what stands in the input, too.
@@ -175,14 +190,20 @@ class Generated:
     Attributes:
       writing, asking: what it is asked, and how.
       original: the task whose training rows it reads; None for none.
-      origin: see `tasks.Source`.
+      origin: see `tasks.Source`; the model that writes them, in words.
     """
 
-    origin = "the start model"
-
-    def __init__(self, writing: Writing, asking: Asking, original: str | None, count: int | None):
+    def __init__(
+        self,
+        writing: Writing,
+        asking: Asking,
+        original: str | None,
+        count: int | None,
+        origin: Literal["the start model", "the teacher"] = START,
+    ):
         """Takes what it is asked and the number of rows; None takes all of the original."""
         self.writing, self.asking, self.original = writing, asking, original
+        self.origin = origin
         self._count = count
         self._bound: Rows | None = None
 
@@ -213,7 +234,7 @@ class Generated:
         """See `tasks.Source`."""
         if split != "train":
             return tasks.task(self.original).rows(split)
-        return _Unwritten(len(self)) if self._bound is None else self._bound
+        return _Unwritten(len(self), self.origin) if self._bound is None else self._bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,12 +242,13 @@ class _Unwritten:
     """Rows of which no more than their number is known."""
 
     count: int
+    origin: str
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int, /) -> NoReturn:
-        raise UserError("the start model has not written these rows; a run has them written first")
+        raise UserError(f"{self.origin} has not written these rows; a run has them written first")
 
 
 def source(name: str) -> Generated | None:
@@ -236,12 +258,12 @@ def source(name: str) -> Generated | None:
 
 
 def original(name: str) -> str:
-    """Returns the task whose targets a model rewrites, given that of the rewritten ones.
+    """Returns the task whose targets a model's answers replace, given that with the answers.
 
     Of any other task or mixture it is the name itself.
     """
     found = source(name)
-    return found.original if found and isinstance(found.writing, Rewriting) else name
+    return found.original if found and isinstance(found.writing, Answering) else name
 
 
 def continued(
@@ -278,16 +300,35 @@ def rewritten(
     return _registered(f"{original}_rewritten", rewriting or Rewriting(), asking, original, None)
 
 
+def answered(original: str, asking: Asking | None = None) -> str:
+    """Registers a task whose training targets are a teacher's answers, where these are right.
+
+    It is sequence-level distillation (Kim & Rush 2016), or of a start model by itself the
+    self-output of Wu et al. 2025.
+
+    Args:
+      original: the task.
+      asking: how the teacher is asked; None takes the most probable of 64 tokens.
+
+    Returns:
+      The name of the task; its other splits are the original's.
+    """
+    asking = asking or Asking(temperature=None)
+    return _registered(f"{original}_answered", Answering(), asking, original, None, TEACHER)
+
+
 def digest(*about) -> str:
     """Returns 8 letters and digits by which names of tasks tell settings apart."""
     return row_store.fingerprint(*about)[:8]
 
 
-def _registered(begins: str, writing, asking: Asking, original: str | None, count) -> str:
+def _registered(
+    begins: str, writing, asking: Asking, original: str | None, count, origin=START
+) -> str:
     about = [repr(writing), repr(asking), original, count]
     name = f"{begins}_{digest(*about)}"
     if name not in tasks.names():
-        found = Generated(writing, asking, original, count)
+        found = Generated(writing, asking, original, count, origin)
         if original is None:
             task = Task(name, found, tasks.as_it_is, (), ByteVocabulary)
         else:

@@ -16,15 +16,16 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_target_slots [R, U]   the slot from which each target is predicted
     decoder_target_tokens [R, U]
     decoder_loss_weights [R, U]   1 for a target
+    decoder_loss_scales [R, U]    float32, where rows have them
     decoder_adapted [R, S]        1 for a row in which adapters act; where rows differ in it
 
 U counts the targets that have a weight; others are read, and nothing is predicted for them.
 
-all of them int32.
+all others of them int32.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from promot_jax.data.shares import WHOLE, Share, agreed
 
 Batch = dict[str, np.ndarray]
 
+SCALES = "decoder_loss_scales"
 # Shapes of a stage at most; one that saves less than this share of the work is not worth compiling.
 MOST = 4
 LEAST_GAIN = 0.02
@@ -55,6 +57,7 @@ class Row(NamedTuple):
       learnt: numbers of the targets that count, the last one among them.
       prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
       adapted: what `decoder_adapted` says of all its slots; None where it says nothing.
+      scales: what the losses of the targets that count are multiplied by, None for nothing.
     """
 
     inputs: np.ndarray
@@ -62,6 +65,7 @@ class Row(NamedTuple):
     learnt: np.ndarray
     prompt: np.ndarray
     adapted: int | None = None
+    scales: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -136,7 +140,7 @@ class Packer:
                 own = shape._replace(lines=shape.lines // self._share[1])
                 lines = divide(rows, own)
                 if all(agreed(lines is not None, self._share)):
-                    return pack(lines, own, "adapted" in batch)
+                    return pack(lines, own, {SCALES, "adapted"} & batch.keys())
         return batch
 
     def _rows(self, batch: Batch) -> list[Row]:
@@ -157,7 +161,9 @@ class Packer:
             learnt = np.flatnonzero(batch["decoder_loss_weights"][number])
             places = np.arange(self._prompt_length * (prompts[number] >= 0))
             prompt = prompts[number] * self._prompt_length + places
-            rows.append(Row(np.array(inputs), targets, learnt, prompt, adapted[number]))
+            scales = batch[SCALES][number, learnt] if SCALES in batch else None
+            own = prompt, adapted[number], scales
+            rows.append(Row(np.array(inputs), targets, learnt, *own))
         return rows
 
     def _padded(self, batch: Batch) -> Shape:
@@ -215,21 +221,23 @@ def divide(rows: Sequence[Row], shape: Shape) -> list[list[Row]] | None:
     return lines if slots <= shape.slots and targets <= shape.targets else None
 
 
-def pack(lines: Sequence[Sequence[Row]], shape: Shape, adapted: bool = False) -> Batch:
+def pack(lines: Sequence[Sequence[Row]], shape: Shape, marks: Container[str] = ()) -> Batch:
     """Returns lines of rows as a packed batch, see the module.
 
     Args:
       lines: what `divide` returns.
       shape: of the batch.
-      adapted: whether rows say if adapters act in them.
+      marks: `adapted` where rows say if adapters act in them, `SCALES` where they have scales.
     """
     names = ("tokens", "segment_ids", "positions", "prefix", "prompts")
     found = {f"decoder_{name}": np.zeros(shape[:2], np.int32) for name in names}
     found["decoder_prompts"] -= 1
-    if adapted:
+    if "adapted" in marks:
         found["decoder_adapted"] = np.zeros(shape[:2], np.int32)
     for name in ("target_slots", "target_tokens", "loss_weights"):
         found[f"decoder_{name}"] = np.zeros((shape.lines, shape.targets), np.int32)
+    if SCALES in marks:
+        found[SCALES] = np.ones((shape.lines, shape.targets), np.float32)
     for number, line in enumerate(lines):
         fields = {name: array[number] for name, array in found.items()}
         slot = target = 0
@@ -256,6 +264,8 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_target_slots"][targets] = known - 1 + row.learnt
     fields["decoder_target_tokens"][targets] = row.targets[row.learnt]
     fields["decoder_loss_weights"][targets] = 1
+    if row.scales is not None:
+        fields[SCALES][targets] = row.scales
 
 
 def _divide(rows: Sequence[Row | Extent], lines: int) -> list[list[Any]]:

@@ -54,11 +54,13 @@ class Tokens(NamedTuple):
       inputs: int32 [T], with the end of sequence that closes them.
       targets: int32 [U], likewise.
       weights: int32 [U], 1 for a target that counts in the loss; None where all do.
+      scales: float32 [U], what its loss is multiplied by; None is 1, see `token_weights`.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray | None = None
+    scales: np.ndarray | None = None
 
 
 def encode_texts(rows: Sequence[Row], vocabulary: Vocabulary, lengths: Lengths) -> list[Tokens]:

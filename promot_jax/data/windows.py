@@ -10,7 +10,7 @@ rows of a batch needs to know their lanes alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from promot_jax.base.values import Count
 from promot_jax.data import tasks
 from promot_jax.data.order import Order
 from promot_jax.data.tasks import Tokens
+from promot_jax.data.token_weights import TokenWeights
 from promot_jax.data.vocabularies import Vocabulary
 
 # Longest inputs T and targets U, in tokens.
@@ -55,6 +56,7 @@ class Rows:
       order: of the stream.
       lengths: longest `inputs` and `targets` of each task, in tokens.
       vocabulary: of the tokens; None takes each task's own.
+      weights: what finds, for rows of a task, what the losses of targets are multiplied by.
     """
 
     parts: Sequence[tasks.Task]
@@ -62,6 +64,7 @@ class Rows:
     order: Order
     lengths: Sequence[tasks.Lengths]
     vocabulary: Vocabulary | None
+    weights: Mapping[str, TokenWeights] = dataclasses.field(default_factory=dict)
 
     def read(self, begin: int, count: int) -> list[tuple[int, Tokens]]:
         """Returns the task and the tokens of the places from `begin` on."""
@@ -82,6 +85,11 @@ class Rows:
                 texts = [rows[number] for number in numbers[mine].tolist()]
             words = self.vocabulary or part.vocabulary()
             encoded = part.encode(texts, words, lengths)
+            if weights := self.weights.get(part.name):
+                encoded = [
+                    tokens._replace(scales=weights(text, tokens, words))
+                    for text, tokens in zip(texts, encoded, strict=True)
+                ]
             for place, tokens in zip(mine, encoded, strict=True):
                 found[place] = task, tokens
         return found

@@ -37,7 +37,7 @@ def add(params: Tree, stage: Stage, seed: int) -> Tree:
     """Adds, initialised, the prompts and adapters of a stage that no earlier one made.
 
     Raises:
-      UserError: a prompt is there with another number of rows.
+      UserError: a prompt is there with another number of rows, or nothing makes what teaches.
     """
     embedding = params["token_embedder"]["embedding"]
     for name in stage.prompts:
@@ -47,10 +47,21 @@ def add(params: Tree, stage: Stage, seed: int) -> Tree:
                 f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
                 f"{stage.prompt_length}; set PROMPT_LENGTH to {rows}"
             )
+        if rows is None and stage.prompt_init is None:
+            raise UserError(
+                f"stage {stage.name!r} reads rows with the prompt {name!r}, which no stage before "
+                "it trained; put one that does before it, or give prompt_init"
+            )
         if rows is None:
             rng = jax.random.key(seed_of(seed, name))
             prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
             params = trees.add_prompt(params, name, prompt)
+    taught = stage.teacher and stage.teacher.adapters
+    if taught and not lora.adapters(params):
+        raise UserError(
+            f"stage {stage.name!r} has a teacher with adapters, which no stage before it trained; "
+            "put one that does before it"
+        )
     if stage.lora and not lora.adapters(params):
         params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     return params
@@ -61,13 +72,14 @@ def of_target(method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
 
     That is the task under the name, with the lengths, and with the prompt or adapters of the last
     stage whose mixture holds it. Where no stage does, it is the target as the method asks it, and
-    nothing.
+    nothing. `Method.targets` may say what else it is read with.
     """
     for stage in reversed(method.stages):
         if names := names_in(stage, target):
+            attached = method.targets or stage.attached_for(names[0])
             if names[0] == target.name:
-                return target, stage.attached_for(target.name)
-            return as_in(stage, target, names[0]), stage.attached_for(names[0])
+                return target, attached
+            return as_in(stage, target, names[0]), attached
     for asked in method.asked:
         if asked.target == target.name:
             return as_in(asked, target, asked.task), BARE
@@ -160,10 +172,16 @@ def check_replay(stage: Stage, model: Model) -> None:
     """
     if stage.replay is None:
         return
-    shapes, _ = stage.model(model).shapes_and_axes()
-    trained, _ = trees.partition(shapes, stage.trainable)
+    shapes, _ = stage.whole(model).shapes_and_axes()
+    trained, frozen = trees.partition(shapes, stage.trainable)
     if all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
         raise UserError(
             f"stage {stage.name!r} trains prompts alone, and replayed rows are read without any; "
             "leave out its replay (REPLAY)"
+        )
+    samples = any(each.samples for each in stage.objective)
+    if samples and stage.lora and lora.adapters(frozen):
+        raise UserError(
+            f"stage {stage.name!r} writes answers with adapters attached that do not train, and to "
+            "replayed rows cannot write without them; leave out its replay (REPLAY)"
         )

@@ -28,6 +28,7 @@ from promot_jax.experiment.written_rows import Author
 from promot_jax.models import Model
 from promot_jax.models.attached import in_force
 from promot_jax.models.networks.lora import Lora
+from promot_jax.training import teaching
 from promot_jax.training.stages import Method, Stage
 from promot_jax.training.train import StageRun, train_stage
 
@@ -138,10 +139,11 @@ class Runner:
                 params = self._trained_params(begun, seed)
             params = attachments.add(params, stage, seed)
             own_seed = attachments.seed_of(seed, name)
+            before = came_from
             came_from = self._lineage(came_from, stage, own_seed, params)
             folder = self._stage_folder(seed, name, came_from)
             if distributed.by_main(folder.finished) is None:
-                self._write_rows(stage, seed)
+                self._write_rows(stage, seed, params, before)
             run = StageRun(
                 stage=stage,
                 folder=folder,
@@ -156,10 +158,21 @@ class Runner:
             params = trees.unflatten(trees.flatten(params) | trees.flatten(trained))
         return params
 
-    def _write_rows(self, stage: Stage, seed: int) -> None:
-        """Has the start model write the rows of a stage's tasks that are such."""
-        for name in filter(generated.source, stage.rates):
-            self.author.write(name, self.start.params(seed), self.start.lineage(seed))
+    def _write_rows(self, stage: Stage, seed: int, params: Tree, came_from: str) -> None:
+        """Has the start model, or the stage's teacher, write the rows of its tasks that are such.
+
+        Args:
+          stage: the stage.
+          seed: of the start model.
+          params: what the stage starts from, with what its teacher attaches.
+          came_from: the lineage of that.
+        """
+        for name in filter(generated.source, stage.read_tasks):
+            if generated.source(name).origin == generated.TEACHER:
+                attached = teaching.attached_for(stage, name)
+                self.author.write(name, params, came_from, attached)
+            else:
+                self.author.write(name, self.start.params(seed), self.start.lineage(seed))
 
     def _lineage(self, parent: str, stage: Stage, seed: int, params: Tree) -> str:
         experiment = self.experiment

@@ -1,4 +1,4 @@
-"""Rows that the start model writes: asked for part by part, and kept on disk for the next run.
+"""Rows that a model writes: asked for part by part, and kept on disk for the next run.
 
 A part is kept as soon as it is whole, under what its rows depend on: the model bit for bit, what it
 is asked and how. A run that is killed has lost no more than the part that it was at.
@@ -20,7 +20,7 @@ from promot_jax.data.generated import Asking
 from promot_jax.data.row_store import Stored
 from promot_jax.data.tasks import Tokens
 from promot_jax.models import Model, decoding
-from promot_jax.models.attached import BARE
+from promot_jax.models.attached import BARE, Attached
 
 # Of what is kept; another number is written anew.
 VERSION = 1
@@ -34,27 +34,29 @@ READ = ("inputs", "targets", "answers", "messages", "tools")
 
 
 class Author:
-    """A bare model that writes the rows of tasks."""
+    """A model that writes the rows of tasks."""
 
     def __init__(self, model: Model, mesh: jax.sharding.Mesh):
         self._model, self._mesh = model, mesh
 
-        def predict(params, batch, rng, decoder, max_length):
-            return model.predict_batch(params, batch, decoder, max_length, rng)
+        def predict(params, batch, rng, decoder, max_length, attached):
+            own = attached.model(model, params)
+            return own.predict_batch(params, batch, decoder, max_length, rng)
 
         self._predict = jax.jit(
             predict,
-            static_argnames=("decoder", "max_length"),
+            static_argnames=("decoder", "max_length", "attached"),
             out_shardings=partitioning.replicated(mesh),
         )
 
-    def write(self, name: str, params: Tree, lineage: str) -> None:
+    def write(self, name: str, params: Tree, lineage: str, attached: Attached = BARE) -> None:
         """Writes the training rows of a task that has none yet, or reads them, and binds them.
 
         Args:
           name: registered task; one whose rows no model writes is left alone.
-          params: of the start model; what is attached to it is not used.
-          lineage: of the start model, see `lineage.of_model`.
+          params: of the model.
+          lineage: of the model, see `lineage`.
+          attached: what it reads rows with; the rest of what it has is not used.
 
         Raises:
           UserError: rows that cannot be read, or a disk that cannot be written.
@@ -62,23 +64,26 @@ class Author:
         source = generated.source(name)
         if source is None:
             return
-        params = BARE.params(self._model, params)
+        params = attached.params(self._model, params)
         parts = []
-        with Progress(f"start model writes {name}", -(-len(source) // BATCH)) as progress:
+        with Progress(f"{source.origin} writes {name}", -(-len(source) // BATCH)) as progress:
             for start in range(0, len(source), PART):
                 numbers = range(start, min(start + PART, len(source)))
-                parts.append(self._part(source, numbers, params, lineage, progress))
+                parts.append(self._part(source, numbers, params, lineage, attached, progress))
         rows = Parts(parts)
         source.bind(rows)
-        if isinstance(source.writing, generated.Rewriting):
+        if isinstance(source.writing, generated.Answering):
             kept = sum(part.facts["kept"] for part in parts)
             share = 100 * kept / len(rows)
             say(f"{name}: {kept} of {len(rows)} targets ({share:.1f} %) are the model's own words")
 
-    def _part(self, source, numbers: range, params: Tree, lineage: str, progress) -> Stored:
+    def _part(
+        self, source, numbers: range, params: Tree, lineage: str, attached: Attached, progress
+    ) -> Stored:
         rows, words = source.read(numbers), self._model.vocabulary
         known = [[row.get(name) for name in READ] for row in rows]
-        about = [lineage, repr(source.asking), repr(source.writing), source.original]
+        about = [lineage, *([] if attached == BARE else [repr(attached)])]
+        about += [repr(source.asking), repr(source.writing), source.original]
         key = row_store.fingerprint("start", VERSION, *about, numbers[0], known)
         # All processes compute together, or none does.
         if all(distributed.gathered(row_store.holds(key))):
@@ -90,7 +95,8 @@ class Author:
         for place in range(0, len(rows), BATCH):
             asked = [source.writing.asked(row, words) for row in rows[place : place + BATCH]]
             encoded = encode(asked, words, UNCUT)
-            answers += self._answers(source.asking, encoded, numbers[place], params)
+            found = self._answers(source.asking, encoded, numbers[place], params, attached)
+            answers += found
             progress.advance()
         # Of conversations, an answer ends where the template ends it.
         answers = [*map(getattr(encode, "said", str), answers)]
@@ -104,7 +110,12 @@ class Author:
         return row_store.cached(key, write)
 
     def _answers(
-        self, asking: Asking, rows: Sequence[Tokens], number: int, params: Tree
+        self,
+        asking: Asking,
+        rows: Sequence[Tokens],
+        number: int,
+        params: Tree,
+        attached: Attached,
     ) -> list[str]:
         """Returns the answer to each row; it depends on its number, not on what else is asked."""
         sample = asking.temperature and decoding.Sample(asking.temperature)
@@ -116,10 +127,11 @@ class Author:
             [*rows, *[None] * (count - len(rows))], (-(-width // MULTIPLE) * MULTIPLE, 1)
         )
         batch = {name: found[name] for name in ("encoder_input_tokens", "encoder_segment_ids")}
+        batch = attached.batch(batch)
         rng = jax.random.fold_in(jax.random.key(asking.seed), number)
         with partitioning.activate(self._mesh):
             placed = partitioning.shard_batch(self._mesh, batch)
-            ids = self._predict(params, placed, rng, decoder, asking.tokens)
+            ids = self._predict(params, placed, rng, decoder, asking.tokens, attached)
         return self._model.texts(np.asarray(ids)[: len(rows)])
 
 

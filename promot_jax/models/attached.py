@@ -50,14 +50,18 @@ BARE = Attached()
 
 
 def bare_batch(batch: Batch) -> Batch:
-    """Returns a training batch, packed or not, without what is attached to its rows.
+    """Returns a training batch, packed or not, for a model with nothing attached."""
+    marks = ("adapted", "decoder_adapted")
+    return without_prompts({name: array for name, array in batch.items() if name not in marks})
+
+
+def without_prompts(batch: Batch) -> Batch:
+    """Returns a training batch, packed or not, without the prompts of its rows.
 
     In a packed one the slots of prompts become padding, and positions count from behind them.
     """
-    marks = ("prompt_ids", "adapted", "decoder_adapted")
-    batch = {name: array for name, array in batch.items() if name not in marks}
     if "decoder_prompts" not in batch:
-        return batch
+        return {name: array for name, array in batch.items() if name != "prompt_ids"}
     held = (batch["decoder_prompts"] >= 0).astype(jnp.int32)
     positions = batch["decoder_positions"]
     # Of each slot: the prompt's slots up to it, less those before its row.

@@ -1,8 +1,10 @@
 """What a model says of the targets of a batch: their losses, and how far others are from it."""
 
+import math
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from promot_jax.models import chunked_divergence, losses
 from promot_jax.models.chunked_loss import Head
@@ -23,6 +25,9 @@ class Scored(Protocol):
     def divergence(self, reference: "Scored", direction: Direction) -> jax.Array:
         """Returns how far each prediction is from a reference's, float32 `[B, U]`, in nats."""
 
+    def entropy(self) -> jax.Array:
+        """Returns the entropy of each prediction, float32 `[B, U]` in nats, without gradient."""
+
 
 class Whole(NamedTuple):
     """Predictions as logits, where these are small."""
@@ -33,6 +38,11 @@ class Whole(NamedTuple):
     def divergence(self, reference: Scored, direction: Direction) -> jax.Array:
         """See `Scored`."""
         return losses.divergence(self.logits, reference.logits, direction)
+
+    def entropy(self) -> jax.Array:
+        """See `Scored`."""
+        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(self.logits).astype(jnp.float32))
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
 
 class InChunks(NamedTuple):
@@ -56,3 +66,14 @@ class InChunks(NamedTuple):
         return chunked_divergence.divergence(
             self.hidden, self.head, self.losses.log_z, theirs, direction
         )
+
+    def entropy(self) -> jax.Array:
+        """See `Scored`; it is what is missing to equal probabilities, those of hidden states 0."""
+        hidden = jax.lax.stop_gradient(self.hidden)
+        head = self.head._replace(kernel=jax.lax.stop_gradient(self.head.kernel))
+        largest = math.log(head.kernel.shape[head.vocab_axis])
+        even = jnp.zeros_like(hidden), head, jnp.full_like(self.losses.log_z, largest)
+        missing = chunked_divergence.divergence(
+            hidden, head, self.losses.log_z, even, direction="reverse"
+        )
+        return largest - missing

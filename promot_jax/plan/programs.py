@@ -150,6 +150,8 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
         step = make_train_step(bare, stage, tx, mesh, shardings)
         placed = partitioning.divisible(mesh, rows, stage.microbatches)
         batch = _batch(mesh, placed, inputs, targets, bool(stage.prompts))
+        if others := _beside(mesh, stage):
+            batch["beside"] = others
         with partitioning.activate(mesh):
             traced = step.compiled.trace(
                 state.moving, state.frozen, state.reference, batch, _abstract_key(mesh)
@@ -217,6 +219,18 @@ def _abstract_params(model, mesh) -> Tree:
         shapes,
         shardings,
     )
+
+
+def _beside(mesh, stage) -> dict[str, Any]:
+    """Returns the shapes of the rows that objectives of a stage have of their own."""
+    found = {}
+    for number, objective in enumerate(stage.objective):
+        if objective.rows is not None:
+            own = stage.beside(objective)
+            placed = partitioning.divisible(mesh, objective.size, stage.microbatches)
+            lengths = [own.task_feature_lengths[side] for side in ("inputs", "targets")]
+            found[str(number)] = _batch(mesh, placed, *lengths, False)
+    return found
 
 
 def _batch(mesh, rows, inputs, targets, prompted) -> dict[str, jax.ShapeDtypeStruct]:

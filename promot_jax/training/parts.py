@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from promot_jax.base import values
 from promot_jax.base.errors import UserError
+from promot_jax.models.attached import Attached
 from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective
 from promot_jax.training.selections import Selection
@@ -25,6 +26,7 @@ class Part:
       objective: what is added to the loss.
       selection: which elements of the trainable leaves move.
       after: what is done with the parameters once they are trained.
+      targets: what targets are read with at the end, see `Method.targets`.
     """
 
     name: values.Text
@@ -34,6 +36,7 @@ class Part:
     objective: Sequence[Objective] = ()
     selection: Selection | None = None
     after: Sequence[Transform] = ()
+    targets: Attached | None = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -57,6 +60,7 @@ class Part:
             label=f"{method.label} + {self.label}",
             stages=stages,
             after=(*method.after, *self.after),
+            targets=self.targets or method.targets,
         )
 
     def _changed(self, stage: Stage, whole: str) -> Stage:

@@ -1,7 +1,8 @@
 """Parts of methods that change which rows a stage reads, and nothing else of it."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 from promot_jax.data import generated, tasks
 from promot_jax.data.generated import Asking, Rewriting
@@ -21,11 +22,33 @@ def with_rewritten(
     Raises:
       UserError: its mixture is not registered.
     """
+    rewritten = functools.partial(generated.rewritten, rewriting=rewriting)
+    return _reading(stage, rewritten, asking)
+
+
+def with_answers(stage: Stage, asking: Asking | None = None) -> Stage:
+    """Returns a stage whose training targets are its teacher's answers, where these are right.
+
+    The teacher is the model that the stage starts from, with what `Stage.teacher` says, or with
+    what the stage attaches; without either it is that model itself.
+
+    Args:
+      stage: of any kind.
+      asking: as for `with_rewritten`.
+
+    Raises:
+      UserError: its mixture is not registered.
+    """
+    return _reading(stage, generated.answered, asking)
+
+
+def _reading(stage: Stage, written: Callable[..., str], asking: Asking | None) -> Stage:
+    """Returns a stage that reads other tasks than its own, those that `written` registers."""
     rates = tasks.rates(stage.mixture)
     if asking is None:
         most = (stage.task_feature_lengths or {"targets": 64})["targets"]
         asking = Asking(tokens=most, temperature=None)
-    names = {name: generated.rewritten(name, rewriting, asking) for name in rates}
+    names = {name: written(name, asking=asking) for name in rates}
     mixture = names.get(stage.mixture)
     if mixture is None:
         mixture = f"{stage.mixture}_{generated.digest(*names.values())}"

@@ -1,6 +1,7 @@
 """`Stage` and `Method`: an experiment is an ordered list of stages."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
@@ -11,8 +12,10 @@ from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, tasks
+from promot_jax.data.token_weights import TokenWeights
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
+from promot_jax.models.networks import lora
 from promot_jax.models.networks.lora import Lora
 from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
@@ -68,6 +71,8 @@ class Stage:
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
       replay: general rows that are mixed into the training rows, or None.
+      teacher: what is attached to the start model where it teaches, see `objectives.Distillation`;
+        None is what the stage attaches itself and does not train.
     """
 
     name: values.Text
@@ -98,6 +103,7 @@ class Stage:
     objective: Annotated[Sequence[Objective], values.LATER] = ()
     reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
     replay: Annotated[Replay | None, values.LATER] = None
+    teacher: Annotated[Attached | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -111,11 +117,27 @@ class Stage:
                 "warmup",
                 "steps",
             )
-        if self.prompt is not None and self.prompt_length < 1:
+        for own in ("prompt", "lora") if self.teacher else ():
+            theirs = self.teacher.prompt if own == "prompt" else self.teacher.adapters
+            if theirs is not None and getattr(self, own) not in (None, theirs):
+                raise values.Misfit(
+                    self,
+                    f"stage {self.name!r}: {{{own}}}, and its teacher has another one; give both "
+                    "the same, or leave out that of the stage",
+                    own,
+                )
+        if (self.prompt is not None or self.prompts) and self.prompt_length < 1:
             raise values.Misfit(
                 self,
                 f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
                 "prompt_length",
+            )
+        if sum(each.token_weights is not None for each in self.objective) > 1:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r}: more than one of {{objective}} finds weights in rows; leave "
+                "one",
+                "objective",
             )
         exact = [type(each).__name__ for each in self.objective if each.needs_exact_reference]
         if exact and self.reference_dtype is not None:
@@ -136,10 +158,10 @@ class Stage:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Names of the attached soft prompts, each once."""
-        if isinstance(self.prompt, Mapping):
-            return tuple(dict.fromkeys(filter(None, self.prompt.values())))
-        return () if self.prompt is None else (self.prompt,)
+        """Names of the soft prompts that it or its teacher attaches, each once."""
+        own = self.prompt.values() if isinstance(self.prompt, Mapping) else (self.prompt,)
+        taught = None if self.teacher is None else self.teacher.prompt
+        return tuple(dict.fromkeys(filter(None, (*own, taught))))
 
     @property
     def rewinds(self) -> bool:
@@ -170,6 +192,32 @@ class Stage:
             )
         return self.replay.among(own)
 
+    @property
+    def read_tasks(self) -> list[str]:
+        """Names of all tasks whose training rows it reads, those beside its own, too."""
+        others = [tasks.rates(each.rows) for each in self.objective if each.rows]
+        return list(dict.fromkeys([*self.rates, *itertools.chain(*others)]))
+
+    @property
+    def weights_in_rows(self) -> dict[str, TokenWeights]:
+        """What finds weights of targets in the rows of its mixture, where an objective asks."""
+        found = [each.token_weights for each in self.objective if each.token_weights]
+        return dict.fromkeys(tasks.rates(self.mixture), found[0]) if found else {}
+
+    def beside(self, objective: Objective) -> "Stage":
+        """Returns what reads the rows that an objective has of its own as a stage reads its own."""
+        return dataclasses.replace(
+            self,
+            mixture=objective.rows,
+            task_feature_lengths=objective.task_feature_lengths or self.task_feature_lengths,
+            batches=batching.FixedBatches(objective.size),
+            pack=False,
+            prompt=None,
+            teacher=None,
+            replay=None,
+            objective=(),
+        )
+
     def lengths_of(self, task: str) -> values.Lengths:
         """Returns the longest inputs and targets of the training rows of a task."""
         own = self.replay.task_feature_lengths if self._replays(task) else None
@@ -184,13 +232,30 @@ class Stage:
 
         Of a model that is complete already this is the same one.
         """
+        return self.prompted(bare, self.adapters(bare)).with_dropout(self.dropout_rate)
+
+    def whole(self, bare: Model) -> Model:
+        """Returns the model that has all its parameters: adapters of its teacher, too."""
+        taught = None if self.teacher is None else self.teacher.adapters
+        return self.prompted(bare, attached.in_force(bare, self.lora or taught))
+
+    def prompted(self, bare: Model, adapters: Lora | None) -> Model:
+        """Returns the model with the prompts of its rows, in order of names, and with adapters."""
         prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
-        model = bare.with_lora(self.adapters(bare)).with_prompts(prompts)
-        return model.with_dropout(self.dropout_rate)
+        return bare.with_lora(adapters).with_prompts(prompts)
 
     def params(self, params: Tree, model: Model) -> Tree:
-        """Returns the parameters of its model: what it does not attach is left out."""
-        return attached.only(params, self.prompts, self.adapters(model))
+        """Returns its parameters: what neither it nor its teacher attaches is left out."""
+        return attached.only(params, self.prompts, self.whole(model).network.config.lora)
+
+    def model_of_others(self, bare: Model, trainable: Tree) -> Model:
+        """Returns the model that it trains as it reads rows in front of which nothing stands.
+
+        Adapters that do not train are not attached then.
+        """
+        adapters = self.lora if lora.adapters(trainable) else None
+        model = bare.with_lora(attached.in_force(bare, adapters))
+        return model.with_dropout(self.dropout_rate)
 
     def reference(self, params: Tree, model: Model) -> Tree:
         """Returns those leaves that it trains and the bare model has, empty if none compares.
@@ -206,6 +271,11 @@ class Stage:
         leaves = attached.BARE.params(model, trained)
         for objective in self.objective:
             objective.check(model, leaves)
+            if objective.rows and all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
+                raise UserError(
+                    f"stage {self.name!r} trains prompts alone, and the rows of {objective.rows!r} "
+                    f"are read without any; leave out {type(objective).__name__}.rows"
+                )
         needed = any(objective.needs_reference for objective in self.objective)
         return leaves if needed else {}
 
@@ -254,6 +324,12 @@ class Stage:
             prompt = prompt[task]
         return Attached(prompt, self.lora)
 
+    def prompt_of(self, task: str) -> str | None:
+        """Returns the prompt that batches have in front of the rows of a task, if any."""
+        if self.prompt is None and self.teacher is not None and not self._replays(task):
+            return self.teacher.prompt
+        return self.attached_for(task).prompt
+
     def _replays(self, task: str) -> bool:
         return self.replay is not None and task in self.replay.tasks
 
@@ -285,6 +361,8 @@ class Method:
       after: what is made of the start and of what the last stage hands on, see `afterwards`; each
         of its points is evaluated as that is.
       asked: how targets are asked that no stage trains on; others are asked as they are.
+      targets: what targets are read with at the end; None is what the last stage that trained on
+        one attached to it.
     """
 
     name: values.Text
@@ -293,6 +371,7 @@ class Method:
     unseen: Attached = BARE
     after: Sequence[Transform] = ()
     asked: Sequence[Asked] = ()
+    targets: Attached | None = None
 
     def __post_init__(self):
         names = [transform.name for transform in self.after]

@@ -110,7 +110,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
     trainable, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
     if summary is not None:
-        _, axes = run.stage.model(model).shapes_and_axes()
+        _, axes = run.stage.whole(model).shapes_and_axes()
         places = partitioning.params_sharding(mesh, axes, trainable)
         return trees.combine(_finished(run, summary, trainable, places, frozen, came_from), frozen)
     state = train_state.sharded_state(run.stage, params, model, mesh)
@@ -222,7 +222,7 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
     # Before the first checkpoint there is nothing to continue, not even the evaluation at step 0.
     writer = metric_writers.create(run.folder.metrics, resume_from=first or -1)
     pending, kept_targets = [], []
-    reading = _batches(run, model, mesh, first, marks)
+    reading = _batches_and_others(run, model, mesh, first, marks)
     with Progress(run.label, stage.steps, first) as progress, reading as batches:
         if first == 0:
             writer.write_scalars(0, run.evaluate(state.params))
@@ -263,7 +263,8 @@ def _with_measurements(run, state, model, mesh) -> TrainState:
     """Lets the objectives measure what the stage started from."""
 
     def read(mixture):
-        stage = dataclasses.replace(run.stage, mixture=mixture, prompt=None, pack=False)
+        bare = {"prompt": None, "teacher": None, "pack": False, "objective": ()}
+        stage = dataclasses.replace(run.stage, mixture=mixture, **bare)
         return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
 
     return measured.with_measurements(run.stage, state, model, mesh, run.seed, read)
@@ -299,13 +300,33 @@ def _marks(stage, prompts, trained) -> dict[str, dict[str, int]]:
       trained: the leaves that it trains. Adapters among them act in replayed rows too.
     """
     marks = {}
-    if stage.prompt is not None:
+    if stage.prompts:
         places = {prompt: place for place, prompt in enumerate(prompts)} | {None: -1}
-        prompt_of = {task: stage.attached_for(task).prompt for task in stage.rates}
-        marks["prompt_ids"] = {task: places[prompt] for task, prompt in prompt_of.items()}
-    if stage.lora and stage.replay and not lora.adapters(trained):
+        marks["prompt_ids"] = {task: places[stage.prompt_of(task)] for task in stage.rates}
+    adapted = stage.lora or (stage.teacher and stage.teacher.adapters)
+    if adapted and stage.replay and not lora.adapters(trained):
         marks["adapted"] = {task: int(task not in stage.replay.tasks) for task in stage.rates}
     return marks
+
+
+@contextlib.contextmanager
+def _batches_and_others(run, model, mesh, first_step, marks):
+    """Gives placed batches, in each those of objectives that have rows of their own."""
+    with contextlib.ExitStack() as stack:
+        reading = stack.enter_context(_batches(run, model, mesh, first_step, marks))
+        others = {}
+        for number, objective in enumerate(run.stage.objective):
+            if objective.rows is not None:
+                own = dataclasses.replace(run, stage=run.stage.beside(objective))
+                found = _batches(own, model, mesh, first_step, None)
+                others[str(number)] = stack.enter_context(found)
+        if not others:
+            yield reading
+        else:
+            yield (
+                batch | {"beside": {number: next(each) for number, each in others.items()}}
+                for batch in reading
+            )
 
 
 @contextlib.contextmanager
@@ -321,10 +342,11 @@ def _batches(run, model, mesh, first_step, marks):
         lengths_of={task: stage.lengths_of(task) for task in stage.rates},
         vocabulary=model.vocabulary,
         marks=marks,
+        weights=stage.weights_in_rows,
         share=share,
     )
     pack = None
-    if stage.pack and model.packs:
+    if stage.pack and model.packs and not any(each.samples for each in stage.objective):
         # By the rows of the beginning, so that a resumed stage has the shapes that it had.
         with contextlib.closing(read()) as beginning:
             sample = _first_rows(beginning, SAMPLE // share[1])

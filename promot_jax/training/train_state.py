@@ -11,6 +11,7 @@ import optax
 from promot_jax.base import partitioning, trees
 from promot_jax.base.trees import Tree
 from promot_jax.models import Model
+from promot_jax.training import teaching
 from promot_jax.training.objectives import Reference
 from promot_jax.training.stages import Stage
 
@@ -175,16 +176,17 @@ def abstract_state(stage: Stage, model: Model, mesh: jax.sharding.Mesh) -> Train
       model: bare model.
       mesh: devices, which need not be here.
     """
-    shapes, _ = stage.model(model).shapes_and_axes()
+    shapes, _ = stage.whole(model).shapes_and_axes()
     return _abstract(stage, shapes, model, mesh)
 
 
 def _abstract(stage, params, model, mesh) -> TrainState:
     tx = stage.transformation()
-    _, axes = stage.model(model).shapes_and_axes()
+    _, axes = stage.whole(model).shapes_and_axes()
     shapes = jax.eval_shape(
         lambda params: begin(params, stage.trainable, tx, stage.frozen_dtype), params
     )
+    teaching.check(stage, shapes.params)
     reference = jax.eval_shape(lambda leaves: refer(stage, leaves), stage.reference(params, model))
     shapes = shapes.replace(reference=reference)
     return jax.tree.map(

@@ -112,7 +112,16 @@ def test_every_part_of_the_catalogue_is_one_line(capsys):
     assert head == ["part", "adds", "cost", "source"]
     assert all(len(row) == 4 for row in rows)
     costs = {name: cost for name, _, cost, _ in rows}
-    # A forward pass more, none, training twice, none at all.
-    assert [costs[name] for name in ("kl", "l2_sp", "sparse", "wise_ft")] == [
-        *("1.33", "1.00", "2.00", "1.00")
+    # A forward pass more, two, none, training twice, none at all.
+    assert [costs[name] for name in ("kl", "on_policy", "l2_sp", "sparse", "wise_ft")] == [
+        *("1.33", "1.67", "1.00", "2.00", "1.00")
     ]
+
+
+def test_rows_beside_those_of_the_stage_cost_as_they_do(capsys):
+    flags = ["--gin.KL_ROWS='mini_triviaqa'", "--gin.KL_ROWS_IN_A_STEP=8"]
+    assert cli.main(["methods", "mini", *flags]) == 0
+    _, found = capsys.readouterr().out.split("\n\n")
+    (row,) = (line for line in found.splitlines() if line.startswith("lwf "))
+    # A quarter as many rows, which pass once more than the stage's own.
+    assert " 1.33 " in row

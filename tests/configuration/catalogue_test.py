@@ -7,6 +7,9 @@ import pytest
 from promot_jax import configuration
 from promot_jax.base.errors import UserError
 from promot_jax.configuration import methods
+from promot_jax.data.token_weights import ByPattern, Given
+from promot_jax.models.attached import Attached
+from promot_jax.training import objectives
 
 HALF = """
 half_fine_tuning/stages.Method:
@@ -109,6 +112,34 @@ def test_parts_are_added_by_plus():
     assert experiment.method("fine_tuning+dare").after
     with pytest.raises(UserError, match="no method 'nope' in this run"):
         experiment.method("promot+nope")
+
+
+def test_a_prompt_teaches_by_methods_and_by_parts():
+    chosen = ("prompt_distillation", "on_policy_distillation", "promot+on_policy+bare")
+    given, drawn, attached = parsed("DISTILLATION_WEIGHT=0.5", f"METHODS={chosen}").selected
+    for method in (given, drawn):
+        first, last = method.stages
+        assert (first.name, last.prompt, last.teacher) == ("prompt", None, Attached("rte"))
+        assert last.prompts == first.prompts
+    assert given.stages[1].objective == (objectives.Distillation(0.5),)
+    assert drawn.stages[1].objective == (objectives.OnPolicy(0.5),)
+    (_, last), targets = attached.stages, attached.targets
+    assert (last.prompt, last.teacher, targets) == ("rte", None, Attached())
+
+
+def test_parts_that_read_rows_of_their_own_or_weights_in_rows_need_to_be_told_which():
+    chosen = ("lwf", "pattern_weights", "given_weights")
+    given = ["KL_ROWS='mini_triviaqa'", "KEY_PATTERN='True'", "TOKEN_WEIGHTS_COLUMN='weights'"]
+    found = [
+        method.stages[-1].objective[0] for method in parsed(*given, f"METHODS={chosen}").selected
+    ]
+    assert found == [
+        objectives.KL(0.1, rows="mini_triviaqa"),
+        objectives.RowWeights(ByPattern("True")),
+        objectives.RowWeights(Given("weights")),
+    ]
+    with pytest.raises(UserError, match="no method 'lwf' in this experiment; it needs KL_ROWS;"):
+        parsed("METHODS=('lwf',)")
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,19 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
-from promot_jax.base import partitioning
+from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
-from promot_jax.data import generated, metrics, row_store, tasks
+from promot_jax.data import batching, generated, metrics, row_store, tasks
 from promot_jax.data.chat import Chat
 from promot_jax.data.generated import Asking, Continuation, Rewriting
 from promot_jax.experiment import attachments, written_rows
 from promot_jax.experiment.runner import Runner
 from promot_jax.experiment.written_rows import Author
+from promot_jax.models import decoding
+from promot_jax.models.attached import BARE, Attached
 from promot_jax.tasks import mini
 from promot_jax.training import row_parts
 from promot_jax.training.replay import Replay
@@ -48,9 +51,10 @@ class Said(Author):
         super().__init__(tiny.model(), partitioning.make_mesh())
         self.say, self.asked = say, []
 
-    def _answers(self, asking, rows, number, params):
+    def _answers(self, asking, rows, number, params, attached):
         texts = [WORDS.decode(row.inputs[:-1].tolist()) for row in rows]
         self.asked += texts
+        self.attached = attached
         return [self.say(text) for text in texts]
 
 
@@ -135,6 +139,72 @@ def test_a_target_is_the_models_own_words_where_these_are_right(capsys):
     # What is evaluated is the task itself.
     for split in ("validation", "test"):
         assert tasks.task(name).rows(split)[0] == tasks.task("mini_rte").rows(split)[0]
+
+
+def test_a_teacher_answers_with_its_prompt_and_is_followed_where_it_is_right(tmp_path):
+    name = generated.answered("mini_rte", GREEDY)
+    source, gold = generated.source(name), tasks.task("mini_rte").rows("train")
+    source._count = 20
+    with pytest.raises(UserError, match="the teacher has not written these rows"):
+        tasks.task(name).rows("train")[0]
+    right = {gold[i]["inputs"].strip(): gold[i]["targets"] for i in range(20)}
+    taught = Said(lambda text: right[text] if len(text) % 2 else "no idea")
+    taught.write(name, {"a": {}}, "stage one", Attached("rte"))
+    assert taught.attached == Attached("rte")
+    assert sorted(taught.asked) == sorted(right)
+    assert [row["targets"] for row in rows_of(name)] == [gold[i]["targets"] for i in range(20)]
+    kept = [len(gold[i]["inputs"].strip()) % 2 == 1 for i in range(20)]
+    assert [row["kept"] for row in rows_of(name)] == kept
+    # Of the same model with nothing attached the answers are others.
+    bare = Said(lambda text: "")
+    bare.write(name, {"a": {}}, "stage one")
+    assert len(bare.asked) == 20
+
+
+def test_a_teacher_reads_with_what_is_attached(params):
+    author = Author(tiny.model(), partitioning.make_mesh())
+    rows = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32) * 3
+    whole = trees.add_prompt(params, "rte", rows)
+    asked = tasks.encode_texts(
+        [*map(dict, tasks.task("mini_rte").rows("train")[:4])], WORDS, tiny.LENGTHS
+    )
+    found = [
+        author._answers(GREEDY, asked, 0, attached.params(tiny.model(), whole), attached)
+        for attached in (BARE, Attached("rte"))
+    ]
+    assert found[0] != found[1]
+    fields = batching.fields([*asked], (64, 4)) | {"prompt_ids": np.zeros(4, np.int32)}
+    prompted = tiny.model().with_prompts({"rte": 3})
+    ids = prompted.predict_batch(whole, fields, decoding.Greedy(), 3)
+    assert found[1] == prompted.texts(np.asarray(ids))
+
+
+def test_stages_learn_from_the_teacher_that_they_start_from(tmp_path, monkeypatch):
+    asked = []
+
+    def write(author, name, params, lineage, attached=BARE):
+        asked.append((name, attached, lineage, trees.prompts_of(params)))
+        generated.source(name).bind(tasks.task("mini_rte").rows("train"))
+
+    monkeypatch.setattr(Author, "write", write)
+    first = tiny.prompt_stage(steps=2)
+    attached = row_parts.with_answers(
+        tiny.stage(steps=2, prompt="rte", prompt_length=3), asking=GREEDY
+    )
+    bare = dataclasses.replace(attached, name="bare", prompt=None, teacher=Attached("rte"))
+    methods = [Method("a", "A", [first, attached]), Method("b", "B", [first, bare])]
+    methods.append(dataclasses.replace(methods[0], name="c", targets=BARE))
+    experiment = tiny.tiny_experiment(methods=methods, tasks=[])
+    Runner(experiment, tmp_path / "run").run("")
+    one, other = asked
+    assert one == other
+    assert one[1:2] + one[3:] == (Attached("rte"), {"rte": 3})
+    # Named by what the teacher comes from, which is stage one.
+    assert (
+        one[2] == json.loads((tmp_path / "run/seed_0/prompt/stage.json").read_text())["fingerprint"]
+    )
+    results = map(json.loads, (tmp_path / "run" / "results.jsonl").read_text().splitlines())
+    assert {r["method"]: r["prompt"] for r in results} == {"a": "rte", "b": None, "c": None}
 
 
 @pytest.mark.parametrize(

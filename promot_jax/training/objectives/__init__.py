@@ -5,10 +5,19 @@ add up: their weights are multiplied, their penalties summed. Many compare with 
 is the model that the stage started from, with nothing attached.
 """
 
-from promot_jax.training.objectives.interface import Objective, Reference, Start, Tokens, total
+from promot_jax.training.objectives.distillation import Distillation, OnPolicy
+from promot_jax.training.objectives.interface import (
+    Objective,
+    Reference,
+    Sample,
+    Start,
+    Tokens,
+    total,
+)
 from promot_jax.training.objectives.masked_thought import MaskedThought
-from promot_jax.training.objectives.own_losses import ASFT, DFT, OTR
+from promot_jax.training.objectives.own_losses import ASFT, DFT, OTR, RowWeights
 from promot_jax.training.objectives.penalties import EWC, KL, L2SP
+from promot_jax.training.objectives.quadrants import QTuning
 from promot_jax.training.objectives.start_losses import FLOW, STM, SSToken
 
 __all__ = [
@@ -20,10 +29,15 @@ __all__ = [
     "L2SP",
     "OTR",
     "STM",
+    "Distillation",
     "MaskedThought",
     "Objective",
+    "OnPolicy",
+    "QTuning",
     "Reference",
+    "RowWeights",
     "SSToken",
+    "Sample",
     "Start",
     "Tokens",
     "total",

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import flax.struct
@@ -11,9 +12,14 @@ import jax.numpy as jnp
 
 from promot_jax.base import trees, values
 from promot_jax.base.trees import Tree
+from promot_jax.data.token_weights import TokenWeights
 from promot_jax.models import Batch, Model, losses
 from promot_jax.models.losses import Direction
 from promot_jax.models.scored import Scored
+
+# (temperature, key) -> answers that the model draws to the rows of a batch, and which of their
+# places hold tokens: int32 [B, U] both.
+Sample = Callable[[float, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @flax.struct.dataclass
@@ -31,10 +37,10 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The model that a stage started from, with nothing attached.
+    """The model that a stage started from, with nothing attached, or with what teaches.
 
     Attributes:
-      model: bare model.
+      model: as it reads.
       leaves: those that the stage trains, as they were.
       frozen: all others.
     """
@@ -44,7 +50,7 @@ class Start:
     frozen: Tree
 
     def scored(self, batch: Batch) -> Scored:
-        """Returns what it says of the targets of a batch that attaches nothing."""
+        """Returns what it says of the targets of a batch, which has the prompts that it reads."""
         return self.model.scored(trees.combine(self.leaves, self.frozen), batch)
 
 
@@ -56,11 +62,13 @@ class Tokens:
       batch: as the data has it.
       scored: what the model says that trains.
       start: returns what the reference says; it is computed where an objective asks for it.
+      teacher: likewise of the reference with what teaches attached.
     """
 
     batch: Batch
     scored: Scored
     start: Callable[[], Scored]
+    teacher: Callable[[], Scored] | None = None
 
     @property
     def counted(self) -> jax.Array:
@@ -85,6 +93,11 @@ class Tokens:
         """What the reference says."""
         return self.start()
 
+    @functools.cached_property
+    def taught(self) -> Scored:
+        """What the reference says with what teaches attached."""
+        return self.teacher()
+
     def divergence(self, direction: Direction) -> jax.Array:
         """Returns the divergence of each prediction from the reference's, float32 `[B, U]`."""
         return self.scored.divergence(self.reference, direction)
@@ -96,14 +109,30 @@ class Objective:
     Attributes:
       needs_reference: whether it compares with the model that the stage started from.
       asks_reference: whether that is what the model says of targets: a forward pass more.
+      asks_teacher: the same of the reference with what the stage's teacher attaches.
+      teaches: whether targets are learnt from its penalty, whatever weights they have.
       needs_exact_reference: whether it also compares parameters with theirs, which must not be
         rounded then.
+      samples: whether it is about targets that the model itself writes, see `written`. Rows of
+        their own are needed for that: such a stage does not pack them.
+      rows: a task whose rows its penalty is of, in place of the stage's; they are read beside these
+        in each step, with nothing attached.
+      size: how many of them in a step.
+      task_feature_lengths: of them; None takes those of the stage.
+      token_weights: what finds weights of targets in rows, see `RowWeights`.
       batches: how many batches `measure` sees before the first step.
       mixture: where these come from; None is the stage's own.
     """
 
     needs_reference: ClassVar[bool] = False
     needs_exact_reference: ClassVar[bool] = False
+    asks_teacher: ClassVar[bool] = False
+    teaches: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
+    rows: ClassVar[str | None] = None
+    size: ClassVar[int] = 1
+    task_feature_lengths: ClassVar[values.Lengths | None] = None
+    token_weights: ClassVar[TokenWeights | None] = None
     batches: ClassVar[int] = 0
     mixture: ClassVar[str | None] = None
 
@@ -134,6 +163,16 @@ class Objective:
         Args:
           batch: as the data has it.
           progress: share of the stage's steps that are done.
+          rng: a key that depends on the step.
+        """
+        return batch
+
+    def written(self, batch: Batch, sample: Sample, rng: jax.Array) -> Batch:
+        """Returns the batch with what the step draws: targets that the model writes, or numbers.
+
+        Args:
+          batch: as the data has it; of rows of their own, if it `samples`.
+          sample: see `Sample`.
           rng: a key that depends on the step.
         """
         return batch
@@ -176,6 +215,7 @@ def total(
     reference: Reference,
     count: jax.Array,
     parts: int,
+    beside: Mapping[int, tuple[Tokens, jax.Array]] = types.MappingProxyType({}),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns what to differentiate: this microbatch's share of the mean over a batch.
 
@@ -189,22 +229,31 @@ def total(
       reference: of the stage.
       count: targets of the whole batch.
       parts: microbatches of it.
+      beside: for the number of each objective that has rows of its own, their tokens and count.
 
     Returns:
       The number, and scalars whose sums over the microbatches are of the whole batch: `kept`, the
-      share of targets with a weight above 0, `weight`, the mean weight, and `penalty`.
+      share of targets that are learnt from, `weight`, the mean weight, and `penalty`.
     """
     mask = tokens.batch["decoder_loss_weights"].astype(jnp.float32)
     weights, of_tokens, of_leaves = jnp.ones_like(mask), jnp.zeros_like(mask), jnp.float32(0)
-    for objective, measured in zip(objectives, reference.measured, strict=True):
+    of_others = jnp.float32(0)
+    for number, objective in enumerate(objectives):
+        measured = reference.measured[number]
         weights *= objective.weights(tokens, measured)
-        of_tokens += objective.token_penalty(tokens, measured)
+        if number in beside:
+            others, whole = beside[number]
+            found = objective.token_penalty(others, measured)
+            of_others += jnp.sum(found * others.counted) / whole
+        else:
+            of_tokens += objective.token_penalty(tokens, measured)
         of_leaves += objective.leaf_penalty(leaves, reference.leaves, measured)
     weights = jax.lax.stop_gradient(weights)
-    penalty = jnp.sum(of_tokens * mask) / count + of_leaves / parts
+    penalty = jnp.sum(of_tokens * mask) / count + of_others + of_leaves / parts
     loss = losses.summed(tokens.scored.losses, weights * mask).total / count
+    taught = any(objective.teaches for objective in objectives)
     return loss + penalty, {
-        "kept": jnp.sum((weights > 0) * mask) / count,
+        "kept": jnp.sum(((weights > 0) | taught) * mask) / count,
         "weight": jnp.sum(weights * mask) / count,
         "penalty": penalty,
     }

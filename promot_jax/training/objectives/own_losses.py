@@ -1,4 +1,4 @@
-"""Weights from the losses of the model that trains: targets it half knows count more."""
+"""Weights from rows, or from the losses of the model that trains."""
 
 import dataclasses
 from typing import Annotated
@@ -8,8 +8,25 @@ import jax.numpy as jnp
 
 from promot_jax.base import values
 from promot_jax.base.trees import Tree
+from promot_jax.data import packing
+from promot_jax.data.token_weights import TokenWeights
 from promot_jax.training.objectives.interface import Objective, Tokens
 from promot_jax.training.objectives.penalties import KL
+
+
+@dataclasses.dataclass(frozen=True)
+class RowWeights(Objective):
+    """Each target weighs what its row says.
+
+    Attributes:
+      token_weights: what finds that, `token_weights.ByPattern` or `token_weights.Given`.
+    """
+
+    token_weights: TokenWeights
+
+    def weights(self, tokens: Tokens, measured: Tree) -> jax.Array:
+        """See `Objective`."""
+        return tokens.batch[packing.SCALES]
 
 
 @dataclasses.dataclass(frozen=True)

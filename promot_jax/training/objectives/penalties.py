@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from promot_jax.training.objectives.interface import Objective, Start, Tokens
 
 @dataclasses.dataclass(frozen=True)
 class KL(Objective):
-    """Divergence from the start model on each target of the stage's rows, in nats.
+    """Divergence from the start model on each target of the stage's rows or of others, in nats.
 
     It is learning without forgetting (Li & Hoiem 2016), with all of a language model's vocabulary.
 
@@ -24,11 +25,24 @@ class KL(Objective):
       weight: factor of the mean over targets; ASFT's is 0.1.
       direction: "forward" is KL(start || model): what the start held possible stays possible.
         "reverse" is KL(model || start): nothing new becomes likely.
+      rows: a task, such as general text or what the start model writes, whose rows are read beside
+        those of the stage, with nothing attached, and of which the divergence then is. Their
+        targets are not learnt.
+      size: rows of it in a step.
+      task_feature_lengths: longest inputs and targets of it; None takes those of the stage.
     """
 
     needs_reference = True
     weight: values.Weight = 0.1
     direction: Direction = "forward"
+    rows: Annotated[values.Text | None, values.LATER] = None
+    size: Annotated[values.Count, values.LATER] = 32
+    task_feature_lengths: Annotated[values.Lengths | None, values.LATER] = None
+
+    @property
+    def asks_reference(self) -> bool:
+        """See `Objective`."""
+        return self.rows is None
 
     def token_penalty(self, tokens: Tokens, measured: Tree) -> jax.Array:
         """See `Objective`."""

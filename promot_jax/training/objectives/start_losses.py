@@ -15,7 +15,10 @@ import jax.numpy as jnp
 from promot_jax.base import values
 from promot_jax.base.trees import Tree
 from promot_jax.models import Batch
-from promot_jax.training.objectives.interface import Objective, Start, Tokens
+from promot_jax.training.objectives.interface import Objective, Sample, Start, Tokens
+from promot_jax.training.objectives.rows import places, row_means, row_sums
+
+_TARGETS = "decoder_target_tokens"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +29,32 @@ class STM(Objective):
 
     Attributes:
       perplexity: largest one of a target that is learnt.
+      leaves_out: "surprising" ones, or for comparison as many "random" ones of a microbatch, drawn
+        in each step, or its most "expected" ones.
     """
 
     needs_reference = True
     perplexity: Annotated[
         float, values.Range("a number above 1", lambda perplexity: perplexity > 1)
     ] = 2.5
+    leaves_out: Annotated[Literal["surprising", "random", "expected"], values.LATER] = "surprising"
+
+    def written(self, batch: Batch, sample: Sample, rng: jax.Array) -> Batch:
+        """See `Objective`."""
+        if self.leaves_out != "random":
+            return batch
+        return batch | {"drawn_places": jax.random.uniform(rng, batch[_TARGETS].shape)}
 
     def weights(self, tokens: Tokens, measured: Tree) -> jax.Array:
         """See `Objective`."""
-        return tokens.reference.losses.surprise <= math.log(self.perplexity)
+        surprise = tokens.reference.losses.surprise
+        keeps = surprise <= math.log(self.perplexity)
+        if self.leaves_out == "surprising":
+            return keeps
+        order = -surprise if self.leaves_out == "expected" else tokens.batch["drawn_places"]
+        counted = tokens.counted.reshape(1, -1)
+        found = places(order.reshape(1, -1), counted, jnp.zeros(counted.shape, jnp.int32))
+        return (found >= jnp.sum(~keeps & tokens.counted)).reshape(keeps.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +97,7 @@ class FLOW(Objective):
         """See `Objective`."""
         found = tokens.reference.losses.surprise
         if self.level == "row":
-            found = _row_means(found, tokens.counted, tokens.rows)
+            found = row_means(found, tokens.counted, tokens.rows)
         temperature = measured["median"] if self.temperature is None else self.temperature
         return jnp.exp(-found / temperature)
 
@@ -100,34 +119,7 @@ class SSToken(Objective):
     def weights(self, tokens: Tokens, measured: Tree) -> jax.Array:
         """See `Objective`."""
         fallen = tokens.reference.losses.surprise - tokens.surprise
-        places = _places(fallen, tokens.counted, tokens.rows)
-        counts = _row_sums(jnp.ones_like(fallen), tokens.counted, tokens.rows)
+        found = places(fallen, tokens.counted, tokens.rows)
+        counts = row_sums(jnp.ones_like(fallen), tokens.counted, tokens.rows)
         # A product such as 0.6 * 5 may be a little more than it should be.
-        return places < jnp.ceil(counts * self.share * (1 - 1e-6))
-
-
-def _row_sums(numbers: jax.Array, counted: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns for each target the sum over the counted targets of its row, all `[B, U]`."""
-
-    def of_line(numbers, rows):
-        return jax.ops.segment_sum(numbers, rows, rows.size + 1)[rows]
-
-    return jax.vmap(of_line)(numbers * counted, rows)
-
-
-def _row_means(numbers: jax.Array, counted: jax.Array, rows: jax.Array) -> jax.Array:
-    counts = _row_sums(jnp.ones_like(numbers), counted, rows)
-    return _row_sums(numbers, counted, rows) / jnp.maximum(counts, 1)
-
-
-def _places(numbers: jax.Array, counted: jax.Array, rows: jax.Array) -> jax.Array:
-    """Returns each target's place among the counted ones of its row, the largest first, from 0."""
-    # Those that do not count are a row of their own, behind all others.
-    groups = jnp.where(counted, rows, rows.shape[1] + 1)
-    order = jnp.lexsort((-numbers, groups), axis=1)
-    places = jnp.argsort(order, axis=1)
-
-    def first(places, groups):
-        return jax.ops.segment_min(places, groups, groups.size + 2)[groups]
-
-    return places - jax.vmap(first)(places, groups)
+        return found < jnp.ceil(counts * self.share * (1 - 1e-6))

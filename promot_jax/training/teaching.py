@@ -1,0 +1,80 @@
+"""Who teaches a stage: the model that it starts from, with a prompt or adapters attached.
+
+Batches have the prompts of the teacher. A student that has none reads them without.
+"""
+
+from promot_jax.base import trees
+from promot_jax.base.errors import UserError
+from promot_jax.base.trees import Tree
+from promot_jax.models import Batch, Model, attached
+from promot_jax.models.attached import Attached
+from promot_jax.models.networks import lora
+from promot_jax.models.networks.lora import Lora
+from promot_jax.training.objectives import Reference, Start
+from promot_jax.training.stages import Stage
+
+
+def as_student_reads(stage: Stage, batch: Batch) -> Batch:
+    """Returns a batch as the model that trains reads it."""
+    return attached.without_prompts(batch) if stage.prompt is None and stage.prompts else batch
+
+
+def as_teacher_reads(stage: Stage, batch: Batch) -> Batch:
+    """Returns a batch as the teacher reads it."""
+    without = stage.teacher is not None and stage.teacher.prompt is None
+    return attached.without_prompts(batch) if without else batch
+
+
+def attached_for(stage: Stage, task: str) -> Attached:
+    """Returns what the teacher reads the rows of a task with."""
+    adapters = stage.lora if stage.teacher is None else stage.teacher.adapters
+    return Attached(stage.prompt_of(task), adapters)
+
+
+def teacher(stage: Stage, reference: Reference, frozen: Tree, model: Model) -> Start:
+    """Returns the model that teaches.
+
+    Args:
+      stage: the stage.
+      reference: what it keeps of the model that it started from.
+      frozen: the leaves that it does not train.
+      model: bare model.
+    """
+    adapters = attached.in_force(model, _adapters(stage, frozen))
+    params = attached.only(frozen, stage.prompts, adapters)
+    return Start(stage.prompted(model, adapters), reference.leaves, params)
+
+
+def check(stage: Stage, params: Tree) -> None:
+    """Checks that what teaches a stage is there, and stands still, where an objective asks for it.
+
+    Args:
+      stage: the stage.
+      params: its parameters, or their shapes.
+
+    Raises:
+      UserError: it is not.
+    """
+    if not any(objective.asks_teacher for objective in stage.objective):
+        return
+    trained, frozen = trees.partition(params, stage.trainable)
+    own = stage.prompts if stage.teacher is None else (stage.teacher.prompt,)
+    moving = [f"the prompt {name!r}" for name in trees.prompts_of(trained) if name in own]
+    if stage.teacher is not None and stage.teacher.adapters and lora.adapters(trained):
+        moving.append("the adapters")
+    if moving:
+        raise UserError(
+            f"stage {stage.name!r} trains {moving[0]} that its teacher has attached, which must "
+            "stand still; leave that out of trainable"
+        )
+    if not stage.prompts and not _adapters(stage, frozen):
+        raise UserError(
+            f"stage {stage.name!r} attaches nothing that could teach it; add the part to a method "
+            "with a prompt, such as promot, or take KL"
+        )
+
+
+def _adapters(stage: Stage, frozen: Tree) -> Lora | None:
+    if stage.teacher is not None:
+        return stage.teacher.adapters
+    return stage.lora if lora.adapters(frozen) else None
