@@ -161,13 +161,13 @@ def check_replay(stage: Stage, model: Model) -> None:
     if stage.replay is None:
         return
     shapes, _ = stage.model(model).shapes_and_axes()
-    trained, frozen = trees.partition(shapes, stage.trainable)
+    trained, _ = trees.partition(shapes, stage.trainable)
     if all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
         raise UserError(
             f"stage {stage.name!r} trains prompts alone, and replayed rows are read without any; "
             "leave out its replay (REPLAY)"
         )
-    if stage.lora and lora.adapters(frozen):
+    if stage.lora and not lora.adapters(trained):
         raise UserError(
             f"stage {stage.name!r} has adapters attached that do not train, and replayed rows "
             "cannot be read without them; leave out its replay (REPLAY), or the methods with "
