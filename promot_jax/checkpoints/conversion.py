@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from promot_jax import models
@@ -150,6 +151,8 @@ def export_model(
         model, params = model.unstacked(), trees.unstack_layers(params)
     if merge_lora:
         model, params = _merged(model, params, dry_run)
+    if getattr(model.network.config.lora, "init", None) is not None:
+        model, params = _without_begin(model, params, dry_run)
     kind, adapters = FORMATS[format_name].adapters, {}
     if kind != "inside" and isinstance(model.network.config.lora, Parallel):
         yield _left_out(params, format_name, kind)
@@ -189,6 +192,19 @@ def _left_out(params: Tree, format_name: str, kind: str) -> str:
     if kind == "alone" and not trees.prompts_of(params):
         raise UserError(f"--format {why}; --format native keeps them")
     return f"{why}: the model is written without them; --format native keeps them"
+
+
+def _without_begin(model: models.Model, params: Tree, dry_run: bool) -> tuple[models.Model, Tree]:
+    """Returns the adapters as ones that begin with a product of zero."""
+    adapter = model.network.config.lora
+    _, plain = lora.without_begin({}, adapter)
+
+    def leaves(small):
+        return lora.without_begin(small, adapter)[0]
+
+    small = lora.adapters(params)
+    small = jax.eval_shape(leaves, small) if dry_run else leaves(small)
+    return model.with_lora(plain), trees.combine(lora.remove(params), small)
 
 
 def _merged(model: models.Model, params: Tree, dry_run: bool) -> tuple[models.Model, Tree]:

@@ -145,6 +145,14 @@ class Model(abc.ABC):
         """
 
     @abc.abstractmethod
+    def valid_positions(self, batch: Batch) -> dict[str, jax.Array]:
+        """Returns what is no padding of what the `encoder` and the `decoder` read, bool [B, X].
+
+        Args:
+          batch: rows of their own, with nothing attached.
+        """
+
+    @abc.abstractmethod
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Returns the text of each row of token ids, up to its end-of-sequence token."""
 

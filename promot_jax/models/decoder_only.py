@@ -165,6 +165,12 @@ class DecoderOnlyModel(Model):
     def _prefix(self, marks: jax.Array) -> jax.Array | None:
         return marks if self.prefix_lm else None
 
+    def valid_positions(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `Model`."""
+        _, valid = self._inputs(batch)
+        following = batch["decoder_target_tokens"][:, :-1] > 0
+        return {"decoder": jnp.concatenate([valid > 0, following], axis=1)}
+
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""
         return [self.vocabulary.decode(decoding.until_end(row, self.ends)) for row in tokens]

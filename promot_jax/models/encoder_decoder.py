@@ -99,6 +99,13 @@ class EncoderDecoderModel(Model):
             rng=rng,
         )
 
+    def valid_positions(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `Model`."""
+        return {
+            "encoder": batch["encoder_input_tokens"] > 0,
+            "decoder": batch["decoder_target_tokens"] > 0,
+        }
+
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""
         rows = [decoding.until_end(row, self.ends) for row in tokens]

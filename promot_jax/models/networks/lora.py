@@ -1,7 +1,8 @@
 """Low-rank adapters (Hu et al. 2021): a kernel `W` acts as `W + scale * A B`.
 
 Beside an adapted `X/kernel` [in, out] stand the leaves `X/lora_a` [in, r] and `X/lora_b` [r, out].
-DoRA (Liu et al. 2024) adds `X/lora_magnitude` [out]. Of scanned layers all have a first axis of
+DoRA (Liu et al. 2024) adds `X/lora_magnitude` [out]; what begins as a part of its kernel keeps that
+in `X/lora_a0` and `X/lora_b0`, see `lora_inits`. Of scanned layers all have a first axis of
 layers. `adapted` is for modules; `add`, `remove`, `merge`, `unmerge` and `adapters` are for
 parameter trees, `add`, `remove` and `adapters` for parallel adapters too (see `parallel`).
 """
@@ -20,13 +21,16 @@ from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.models.networks import parallel
+from promot_jax.models.networks.lora_inits import Init
 from promot_jax.models.networks.parallel import Parallel
 from promot_jax.models.networks.parameters import parameter
 
 KERNEL = "kernel"
 MAGNITUDE = "lora_magnitude"
+# What adapters that begin as a part of their kernel began with.
+BEGAN = ("lora_a0", "lora_b0")
 # Names of the leaves of adapters of every kind.
-LEAVES = ("lora_a", "lora_b", MAGNITUDE, *parallel.LEAVES)
+LEAVES = ("lora_a", "lora_b", *BEGAN, MAGNITUDE, *parallel.LEAVES)
 
 Scaling = Literal["rank", "root_rank"]
 Form = Literal["lora", "dora"]
@@ -45,6 +49,7 @@ class Lora:
         fast as small ones (Kalajdzievski 2023, rsLoRA).
       form: "lora", or "dora": the columns of `W + scale * A B` are brought to the lengths
         `lora_magnitude`, which train too (Liu et al. 2024).
+      init: how the matrices begin, see `lora_inits`; None is as in PEFT, with a product of zero.
     """
 
     pattern: values.Pattern
@@ -52,9 +57,14 @@ class Lora:
     alpha: values.Positive
     scaling: Annotated[Scaling, values.LATER] = "rank"
     form: Annotated[Form, values.LATER] = "lora"
+    init: Annotated[Init | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
+        if self.init is not None and self.form != "lora":
+            raise values.Misfit(
+                self, "{form} begins with a product of zero; leave {init} out", "form", "init"
+            )
 
     @property
     def scale(self) -> float:
@@ -84,7 +94,7 @@ def adapted(
     """Returns what the adapted kernel makes of `x`, to be called in the compact method of `module`.
 
     Declares float32 `lora_a` [in, r] and, zero at first, `lora_b` [r, out] there; of DoRA also
-    `lora_magnitude` [out].
+    `lora_magnitude` [out]; with a `Lora.init` also `lora_a0` and `lora_b0`, zero until it begins.
 
     Args:
       module: the one that has the kernel.
@@ -99,6 +109,12 @@ def adapted(
     zeros = nn.initializers.zeros
     b = parameter(module, "lora_b", zeros, (lora.rank, columns), ("lora", axes[1]))
     y += jnp.dot(jnp.dot(x, a.astype(x.dtype)), b.astype(x.dtype)) * lora.scale
+    if lora.init is not None:
+        # By itself, not as one product of rank 2r: so the two are equal bit for bit at first.
+        a0 = parameter(module, BEGAN[0], zeros, a.shape, (axes[0], "lora"))
+        b0 = parameter(module, BEGAN[1], zeros, b.shape, ("lora", axes[1]))
+        a0, b0 = (jax.lax.stop_gradient(leaf.astype(x.dtype)) for leaf in (a0, b0))
+        y -= jnp.dot(jnp.dot(x, a0), b0) * lora.scale
     if lora.form == "lora":
         return y
 
@@ -177,6 +193,9 @@ def _beside_kernel(leaves, path: str, lora: Lora, rng: jax.Array) -> dict[str, j
         path_a: _draw(init_a, rng, stacked, (rows, lora.rank)),
         path_b: jnp.zeros((*stacked, lora.rank, columns), jnp.float32),
     }
+    if lora.init is not None:
+        path_a0, path_b0 = (path.removesuffix(KERNEL) + name for name in BEGAN)
+        found |= {path_a0: jnp.zeros_like(found[path_a]), path_b0: jnp.zeros_like(found[path_b])}
     return found | ({path_m: jax.jit(lengths)(leaves[path])} if lora.form == "dora" else {})
 
 
@@ -204,8 +223,8 @@ def remove(params: Tree) -> Tree:
 def merge(params: Tree, lora: Lora) -> Tree:
     """Returns the tree without adapters whose kernels are `kernel + scale * lora_a @ lora_b`.
 
-    Those of DoRA have columns of the lengths `lora_magnitude`. Kernels keep their dtype; all is
-    computed in float32.
+    What adapters began with is taken off that. Columns of DoRA have the lengths `lora_magnitude`.
+    Kernels keep their dtype; all is computed in float32.
 
     Raises:
       UserError: the tree has no adapters, or they are not `lora`'s.
@@ -244,6 +263,22 @@ def unmerge(merged: Tree, adapted: Tree, lora: Lora) -> Tree:
     return trees.combine(trees.unflatten(leaves), trees.unflatten(small))
 
 
+def without_begin(params: Tree, lora: Lora) -> tuple[Tree, Lora]:
+    """Returns the same adapters with a product that begins at zero: `[A, A0] [B; -B0]`, rank 2r.
+
+    So PEFT, too, makes of such an adapter one that fits the base model.
+    """
+    leaves = trees.flatten(params)
+    for path in [path for path in leaves if path.endswith(f"/{BEGAN[0]}")]:
+        path_a, path_b, _ = _beside(path.removesuffix(BEGAN[0]) + KERNEL)
+        a0, b0 = leaves.pop(path), leaves.pop(f"{path_b}0")
+        leaves[path_a] = jnp.concatenate([leaves[path_a], a0], axis=-1)
+        leaves[path_b] = jnp.concatenate([leaves[path_b], -b0], axis=-2)
+    alpha = lora.alpha * (2 if lora.scaling == "rank" else math.sqrt(2))
+    plain = dataclasses.replace(lora, rank=2 * lora.rank, alpha=alpha, init=None)
+    return trees.unflatten(leaves), plain
+
+
 def _products(leaves, small, lora: Lora) -> Iterator[tuple[str, jax.Array]]:
     """Yields the path of each adapted kernel, and `scale * lora_a @ lora_b` in float32.
 
@@ -257,8 +292,8 @@ def _products(leaves, small, lora: Lora) -> Iterator[tuple[str, jax.Array]]:
     for parent in sorted({path.rpartition("/")[0] for path in small}):
         path = f"{parent}/{KERNEL}".lstrip("/")
         beside = _beside(path)[: 3 if lora.form == "dora" else 2]
-        needed = (path, *beside)
-        if path not in leaves or not small.keys() >= {*beside}:
+        needed = (path, *beside, *(f"{name}0" for name in beside if lora.init is not None))
+        if path not in leaves or not small.keys() >= {*needed[1:]}:
             raise UserError(
                 f"an adapter needs the leaves {', '.join(needed[:-1])} and {needed[-1]}; one is "
                 "missing"
@@ -269,16 +304,20 @@ def _products(leaves, small, lora: Lora) -> Iterator[tuple[str, jax.Array]]:
                 f"{beside[0]} has rank {a.shape[-1]}, Lora.rank is {lora.rank}; give the adapter's "
                 "own"
             )
-        # The default of a TPU would round the factors to bfloat16.
-        product = jnp.matmul(
-            jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), precision="highest"
-        )
+        product = _product(a, b)
+        if lora.init is not None:
+            product -= _product(*(small[f"{name}0"] for name in beside))
         if product.shape != leaves[path].shape:
             raise UserError(
                 f"{path} has shape {leaves[path].shape}, its adapter {product.shape}; they belong "
                 "to different models"
             )
         yield path, lora.scale * product
+
+
+def _product(a, b) -> jax.Array:
+    # The default of a TPU would round the factors to bfloat16.
+    return jnp.matmul(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), precision="highest")
 
 
 def _draw(init_fn, rng: jax.Array, stacked: list[int], shape: tuple[int, int]) -> jax.Array:

@@ -34,7 +34,9 @@ class AdapterScale:
     def apply(self, start: Tree, end: Tree, at: float, seed: int) -> Tree:
         """See `Transform.apply`; the start plays no part, and nothing is drawn."""
         leaves = trees.flatten(end)
-        for path in [path for path in leaves if path.endswith(("/lora_b", "/adapter_up"))]:
+        for path in [
+            path for path in leaves if path.endswith(("/lora_b", "/lora_b0", "/adapter_up"))
+        ]:
             leaves[path] = changed(_scaled, leaves[path], at)
         for path in [path for path in leaves if path.endswith(MAGNITUDE) and at != 1]:
             kernel = leaves[path.removesuffix(MAGNITUDE) + "kernel"]
@@ -76,10 +78,10 @@ class Intruders:
 
     def __post_init__(self):
         values.check_fields(self)
-        if self.lora.form != "lora":
+        if self.lora.form != "lora" or self.lora.init is not None:
             raise UserError(
-                f"Intruders.lora is of the form {self.lora.form!r}, whose change of a kernel is of "
-                "no low rank; leave it out"
+                "Intruders.lora has a form or an init, and its change of a kernel is not of its "
+                "rank; leave the transform out"
             )
 
     def apply(self, start: Tree, end: Tree, at: float, seed: int) -> Tree:
