@@ -108,13 +108,14 @@ def adapted(
     a = parameter(module, "lora_a", init_a, (rows, lora.rank), (axes[0], "lora"))
     zeros = nn.initializers.zeros
     b = parameter(module, "lora_b", zeros, (lora.rank, columns), ("lora", axes[1]))
-    y += jnp.dot(jnp.dot(x, a.astype(x.dtype)), b.astype(x.dtype)) * lora.scale
+    added = jnp.dot(jnp.dot(x, a.astype(x.dtype)), b.astype(x.dtype))
     if lora.init is not None:
         # By itself, not as one product of rank 2r: so the two are equal bit for bit at first.
         a0 = parameter(module, BEGAN[0], zeros, a.shape, (axes[0], "lora"))
         b0 = parameter(module, BEGAN[1], zeros, b.shape, ("lora", axes[1]))
         a0, b0 = (jax.lax.stop_gradient(leaf.astype(x.dtype)) for leaf in (a0, b0))
-        y -= jnp.dot(jnp.dot(x, a0), b0) * lora.scale
+        added -= jnp.dot(jnp.dot(x, a0), b0)
+    y += added * lora.scale
     if lora.form == "lora":
         return y
 
