@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from promot_jax import models
@@ -17,6 +18,7 @@ from promot_jax.checkpoints.formats import FORMATS, known, peft
 from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats.source import Source
 from promot_jax.models.networks import lora
+from promot_jax.models.networks.parallel import Parallel
 from promot_jax.models.networks.prompt import nearest_tokens, read_file
 
 KINDS = {"t5": "t5 (encoder-decoder)", "decoder": "decoder (decoder-only)"}
@@ -149,9 +151,14 @@ def export_model(
         model, params = model.unstacked(), trees.unstack_layers(params)
     if merge_lora:
         model, params = _merged(model, params, dry_run)
+    if getattr(model.network.config.lora, "init", None) is not None:
+        model, params = _without_begin(model, params, dry_run)
+    kind, adapters = FORMATS[format_name].adapters, {}
+    if kind != "inside" and isinstance(model.network.config.lora, Parallel):
+        yield _left_out(params, format_name, kind)
+        model, params = model.with_lora(None), lora.remove(params)
     written = pretrained.content(model, params, origin, beside, dtype)
     names = [*trees.prompts_of(params), *([LORA] if model.network.config.lora else [])]
-    kind, adapters = FORMATS[format_name].adapters, {}
     if kind == "alone":
         prompt = _one_adapter(names, prompt)
         leaves, adapters = {}, {".": _adapter_leaves(params, prompt)}
@@ -179,10 +186,35 @@ def export_model(
     yield f"wrote {out}"
 
 
+def _left_out(params: Tree, format_name: str, kind: str) -> str:
+    """Returns the line that tells of parallel adapters that a format has no place for."""
+    why = f"{format_name} has no place for parallel adapters, and no kernel takes them up"
+    if kind == "alone" and not trees.prompts_of(params):
+        raise UserError(f"--format {why}; --format native keeps them")
+    return f"{why}: the model is written without them; --format native keeps them"
+
+
+def _without_begin(model: models.Model, params: Tree, dry_run: bool) -> tuple[models.Model, Tree]:
+    """Returns the adapters as ones that begin with a product of zero."""
+    adapter = model.network.config.lora
+    _, plain = lora.without_begin({}, adapter)
+
+    def leaves(small):
+        return lora.without_begin(small, adapter)[0]
+
+    small = lora.adapters(params)
+    small = jax.eval_shape(leaves, small) if dry_run else leaves(small)
+    return model.with_lora(plain), trees.combine(lora.remove(params), small)
+
+
 def _merged(model: models.Model, params: Tree, dry_run: bool) -> tuple[models.Model, Tree]:
     adapter = model.network.config.lora
     if adapter is None:
         raise UserError("--merge_lora: the model has no low-rank adapter")
+    if isinstance(adapter, Parallel):
+        raise UserError(
+            "--merge_lora: parallel adapters are no change of a kernel; --format native keeps them"
+        )
     merged = lora.remove(params) if dry_run else lora.merge(params, adapter)
     return model.with_lora(None), merged
 

@@ -290,7 +290,8 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
     model, params = _merged(model, params, adapter, path)
     if not adapter.leaves:
         return model, params
-    model = model.with_lora(lora.Lora(adapter.pattern, adapter.rank, adapter.alpha))
+    settings = (adapter.pattern, adapter.rank, adapter.alpha, adapter.scaling, adapter.form)
+    model = model.with_lora(lora.Lora(*settings))
     leaves = trees.unflatten(adapter.leaves)
     if lines := trees.difference(lora.adapters(expected_leaves(model, None)), leaves):
         raise UserError(f"{path} belongs to another model: {lines[0]}")

@@ -9,7 +9,7 @@ from promot_jax.commands import flags
 # It sets what every method asks for, but one: methods for one target name its prompt.
 EVERY = ("paper/mini/multitask", ["--gin.PROMPT='prompt'"])
 REFERENCE = "fine_tuning"
-KINDS = {"/prompt/": "prompt", "/lora_": "adapters"}
+KINDS = {"/prompt/": "prompt", "/lora_": "adapters", "/adapter_": "adapters"}
 
 
 def add(commands) -> None:

@@ -36,6 +36,8 @@ IMPORTS = (
     "from promot_jax.data import vocabularies",
     "from promot_jax.models.networks import decoder",
     "from promot_jax.models.networks import lora",
+    "from promot_jax.models.networks import lora_inits",
+    "from promot_jax.models.networks import parallel",
     "from promot_jax.models.networks import prompt",
     "from promot_jax.models.networks import t5",
 )

@@ -173,14 +173,14 @@ def check_replay(stage: Stage, model: Model) -> None:
     if stage.replay is None:
         return
     shapes, _ = stage.whole(model).shapes_and_axes()
-    trained, frozen = trees.partition(shapes, stage.trainable)
+    trained, _ = trees.partition(shapes, stage.trainable)
     if all(map(trees.PROMPT.fullmatch, trees.flatten(trained))):
         raise UserError(
             f"stage {stage.name!r} trains prompts alone, and replayed rows are read without any; "
             "leave out its replay (REPLAY)"
         )
     samples = any(each.samples for each in stage.objective)
-    if samples and stage.lora and lora.adapters(frozen):
+    if samples and stage.lora and not lora.adapters(trained):
         raise UserError(
             f"stage {stage.name!r} writes answers with adapters attached that do not train, and to "
             "replayed rows cannot write without them; leave out its replay (REPLAY)"

@@ -19,7 +19,7 @@ from promot_jax.experiment.evaluation import Evaluator
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.models import Model, decoding
 from promot_jax.models.attached import BARE, Attached
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.training.stages import Method
 
 # What the arguments of a search may be.
@@ -40,7 +40,7 @@ class LoadedModel:
       model: bare model.
       params: its parameters, soft prompts and adapters included.
       prompts: names of the soft prompts that can be attached.
-      trained: low-rank adapters that a run trained, None for none.
+      trained: adapters that a run trained, None for none.
       attached: what answers are given with.
       decoder: search of `generate` where its arguments ask for none.
       buckets: lengths that a batch may be padded to.
@@ -51,7 +51,7 @@ class LoadedModel:
     model: Model = dataclasses.field(repr=False)
     params: Tree = dataclasses.field(repr=False)
     prompts: tuple[str, ...] = ()
-    trained: Lora | None = None
+    trained: Adapters | None = None
     attached: Attached = BARE
     decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Greedy)
     buckets: Sequence[batching.Bucket] = dataclasses.field(default=(), repr=False)
@@ -95,7 +95,7 @@ class LoadedModel:
         return dataclasses.replace(self, attached=attached)
 
     def with_lora(self) -> "LoadedModel":
-        """Returns the model with the low-rank adapters that its run trained.
+        """Returns the model with the adapters that its run trained.
 
         Adapters that came with the model itself, or by `attach`, are always in force.
 

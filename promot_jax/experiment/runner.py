@@ -27,7 +27,7 @@ from promot_jax.experiment.start import Start
 from promot_jax.experiment.written_rows import Author
 from promot_jax.models import Model
 from promot_jax.models.attached import in_force
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.training import teaching
 from promot_jax.training.stages import Method, Stage
 from promot_jax.training.train import StageRun, train_stage
@@ -42,13 +42,13 @@ class Trained:
       params: the leaves that no stage trained are those of the starting point; they are good until
         another method takes these over.
       prompts: names of the prompts that the stages attached, each once.
-      adapters: low-rank adapters that the stages added, None for none.
+      adapters: those that the stages added, None for none.
     """
 
     model: Model
     params: Tree
     prompts: tuple[str, ...]
-    adapters: Lora | None
+    adapters: Adapters | None
 
 
 class Runner:

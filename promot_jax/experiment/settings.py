@@ -128,7 +128,7 @@ class _Describer:
             fields = dataclasses.fields(value)
             held = {field.name: getattr(value, field.name, None) for field in fields}
             for name, default in values.later(type(value)).items():
-                if held[name] == default:
+                if self.of(held[name]) == self.of(default):
                     del held[name]
             found = [self.of(type(value)), self.of(held)]
         elif (wrapped := getattr(value, "__wrapped__", None)) is not None:

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from promot_jax.base import values as settings
 from promot_jax.base.errors import UserError
 from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.models import DecoderOnlyModel, EncoderDecoderModel, Model
 from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.parallel import Parallel
 
 FAMILIES: Mapping[str, type[Model]] = {
     kind.family: kind for kind in (EncoderDecoderModel, DecoderOnlyModel)
@@ -43,10 +45,13 @@ def build(
         raise UserError(f"{family} configuration has no {', '.join(missing)}; add what is missing")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     if isinstance(lora := values.get("lora"), Mapping):
-        _only_known("lora", lora, names := [field.name for field in dataclasses.fields(Lora)])
-        if missing := [name for name in names if name not in lora]:
+        kind_of_adapter = Parallel if "width" in lora else Lora
+        fields = dataclasses.fields(kind_of_adapter)
+        _only_known("lora", lora, [field.name for field in fields])
+        needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in lora]:
             raise UserError(f"lora has no {', '.join(missing)}; add what is missing")
-        values["lora"] = Lora(**lora)
+        values["lora"] = kind_of_adapter(**lora)
     if kind is DecoderOnlyModel:
         options = {"start_id": getattr(vocabulary, "start_id", None)} | options
     return kind(kind.network_class(kind.config_class(**values)), vocabulary, **options)
@@ -76,6 +81,9 @@ def describe(model: Model) -> dict[str, Any]:
     for name, usual in LATER.items():
         if config.get(name, usual) == usual:
             config.pop(name, None)
+    if isinstance(lora := config.get("lora"), dict):
+        later = settings.later(type(model.network.config.lora))
+        config["lora"] = {k: v for k, v in lora.items() if k not in later or v != later[k]}
     # It warns and computes nothing.
     config.pop("max_positions", None)
     fields = [field.name for field in dataclasses.fields(model) if field.name not in RUNTIME]

@@ -1,4 +1,4 @@
-"""What is attached to a model while it reads a task: a soft prompt, low-rank adapters, nothing."""
+"""What is attached to a model while it reads a task: a soft prompt, adapters, nothing."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from promot_jax.base import trees
 from promot_jax.base.trees import Tree
 from promot_jax.models import Batch, Model
 from promot_jax.models.networks import lora
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 
 
 @dataclasses.dataclass(frozen=True)
 class Attached:
-    """A soft prompt and low-rank adapters; hashable, as what a compiled program depends on.
+    """A soft prompt and adapters; hashable, as what a compiled program depends on.
 
     Attributes:
       prompt: name of the soft prompt of every row, None for none.
@@ -23,7 +23,7 @@ class Attached:
     """
 
     prompt: str | None = None
-    adapters: Lora | None = None
+    adapters: Adapters | None = None
 
     def params(self, model: Model, params: Tree) -> Tree:
         """Returns the tree with what is attached; all other prompts and adapters are left out.
@@ -75,12 +75,12 @@ def without_prompts(batch: Batch) -> Batch:
     }
 
 
-def in_force(model: Model, added: Lora | None) -> Lora | None:
+def in_force(model: Model, added: Adapters | None) -> Adapters | None:
     """Returns the adapters in force: those that stages added, else what the model came with."""
     return added or model.network.config.lora
 
 
-def only(params: Tree, prompts: Sequence[str], adapters: Lora | None) -> Tree:
+def only(params: Tree, prompts: Sequence[str], adapters: Adapters | None) -> Tree:
     """Returns the tree with these prompts alone, and with adapters only if any are in force."""
     params = trees.keep_prompts(params, prompts)
     return params if adapters else lora.remove(params)

@@ -16,7 +16,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import vocabularies
 from promot_jax.models import chunked_loss, decoding, losses
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.models.scored import InChunks, Scored, Whole
 
 Batch = dict[str, jax.Array]
@@ -64,8 +64,8 @@ class Model(abc.ABC):
         """Returns the model with another dropout rate."""
         return self._configured(dropout_rate=rate)
 
-    def with_lora(self, lora: Lora | None) -> Self:
-        """Returns the model with low-rank adapters, or without any."""
+    def with_lora(self, lora: Adapters | None) -> Self:
+        """Returns the model with adapters, low-rank or parallel ones, or without any."""
         return self._configured(lora=lora)
 
     def with_own_output(self) -> Self:
@@ -142,6 +142,14 @@ class Model(abc.ABC):
           decoder: greedy, sampling or beam search.
           max_length: tokens at most.
           rng: a PRNG key for a search that draws; see `decoding.Decoder`.
+        """
+
+    @abc.abstractmethod
+    def valid_positions(self, batch: Batch) -> dict[str, jax.Array]:
+        """Returns what is no padding of what the `encoder` and the `decoder` read, bool [B, X].
+
+        Args:
+          batch: rows of their own, with nothing attached.
         """
 
     @abc.abstractmethod

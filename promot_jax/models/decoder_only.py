@@ -12,7 +12,7 @@ from promot_jax.base.values import Whole
 from promot_jax.data import packing
 from promot_jax.models import decoding
 from promot_jax.models.base import Batch, Model
-from promot_jax.models.networks import adapted
+from promot_jax.models.networks import acting
 from promot_jax.models.networks import decoder as decoder_network
 
 
@@ -55,7 +55,7 @@ class DecoderOnlyModel(Model):
             fields, rows = packing.network_inputs(batch, self.prefix_lm), "decoder_adapted"
         else:
             fields, rows = self._joined(batch), "adapted"
-        with adapted.only_in(batch.get(rows)):
+        with acting.only_in(batch.get(rows)):
             return self.network.apply(
                 {"params": params},
                 **fields,
@@ -166,6 +166,12 @@ class DecoderOnlyModel(Model):
 
     def _prefix(self, marks: jax.Array) -> jax.Array | None:
         return marks if self.prefix_lm else None
+
+    def valid_positions(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `Model`."""
+        _, valid = self._inputs(batch)
+        following = batch["decoder_target_tokens"][:, :-1] > 0
+        return {"decoder": jnp.concatenate([valid > 0, following], axis=1)}
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""

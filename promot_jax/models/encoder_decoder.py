@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from promot_jax.base.trees import Tree
 from promot_jax.models import decoding
 from promot_jax.models.base import Batch, Model
-from promot_jax.models.networks import adapted, t5
+from promot_jax.models.networks import acting, t5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EncoderDecoderModel(Model):
         project: bool = True,
     ) -> jax.Array:
         """See `Model`."""
-        with adapted.only_in(batch.get("adapted")):
+        with acting.only_in(batch.get("adapted")):
             return self.network.apply(
                 {"params": params},
                 batch["encoder_input_tokens"],
@@ -99,6 +99,13 @@ class EncoderDecoderModel(Model):
             start_tokens=jnp.full(inputs.shape[0], self.start_id, jnp.int32),
             rng=rng,
         )
+
+    def valid_positions(self, batch: Batch) -> dict[str, jax.Array]:
+        """See `Model`."""
+        return {
+            "encoder": batch["encoder_input_tokens"] > 0,
+            "decoder": batch["decoder_target_tokens"] > 0,
+        }
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `Model`."""

@@ -16,7 +16,7 @@ from promot_jax.data.token_weights import TokenWeights
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks import lora
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective, Reference, Start
@@ -42,8 +42,8 @@ class Stage:
       prompt: name of the soft prompt that is attached, or None; for a mixture, either for each of
         its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
         made is initialised by `prompt_init` with `prompt_length` rows.
-      lora: low-rank adapters that are attached, or None. Those that no earlier stage made are added
-        with a product of zero.
+      lora: adapters that are attached, low-rank or parallel ones, or None. Those that no earlier
+        stage made are added, and change nothing at first.
       dropout_rate, label_smoothing, z_loss: regularisation; A.2.4 has 0.1, 0.1 and none for the
         model.
       microbatches: parts of a batch whose gradients are added up one after the other, so that the
@@ -85,7 +85,7 @@ class Stage:
     prompt: values.Text | Mapping[str, values.Text | None] | None = None
     prompt_length: values.Whole = 0
     prompt_init: PromptInit | None = None
-    lora: Lora | None = None
+    lora: Adapters | None = None
     dropout_rate: values.Share = 0.0
     label_smoothing: values.Share = 0.0
     z_loss: values.Weight = 0.0
@@ -223,8 +223,8 @@ class Stage:
         own = self.replay.task_feature_lengths if self._replays(task) else None
         return own or self.task_feature_lengths
 
-    def adapters(self, model: Model) -> Lora | None:
-        """Returns the low-rank adapters in force while it trains, given the bare model."""
+    def adapters(self, model: Model) -> Adapters | None:
+        """Returns the adapters in force while it trains, given the bare model."""
         return attached.in_force(model, self.lora)
 
     def model(self, bare: Model) -> Model:
@@ -239,7 +239,7 @@ class Stage:
         taught = None if self.teacher is None else self.teacher.adapters
         return self.prompted(bare, attached.in_force(bare, self.lora or taught))
 
-    def prompted(self, bare: Model, adapters: Lora | None) -> Model:
+    def prompted(self, bare: Model, adapters: Adapters | None) -> Model:
         """Returns the model with the prompts of its rows, in order of names, and with adapters."""
         prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
         return bare.with_lora(adapters).with_prompts(prompts)
@@ -391,8 +391,8 @@ class Method:
             )
 
     @property
-    def adapters(self) -> Lora | None:
-        """The low-rank adapters that the method adds, if any."""
+    def adapters(self) -> Adapters | None:
+        """The adapters that the method adds, if any."""
         return next((stage.lora for stage in self.stages if stage.lora), None)
 
     @property

@@ -9,7 +9,7 @@ from promot_jax.base.trees import Tree
 from promot_jax.models import Batch, Model, attached
 from promot_jax.models.attached import Attached
 from promot_jax.models.networks import lora
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.training.objectives import Reference, Start
 from promot_jax.training.stages import Stage
 
@@ -74,7 +74,7 @@ def check(stage: Stage, params: Tree) -> None:
         )
 
 
-def _adapters(stage: Stage, frozen: Tree) -> Lora | None:
+def _adapters(stage: Stage, frozen: Tree) -> Adapters | None:
     if stage.teacher is not None:
         return stage.teacher.adapters
     return stage.lora if lora.adapters(frozen) else None

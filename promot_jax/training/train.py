@@ -18,7 +18,7 @@ from promot_jax.data import batching
 from promot_jax.data.path import DATA_PATH
 from promot_jax.models import Model
 from promot_jax.models.networks import lora
-from promot_jax.training import finished_stage, measured, train_state
+from promot_jax.training import begun_adapters, finished_stage, measured, train_state
 from promot_jax.training.stages import Stage
 from promot_jax.training.train_state import TrainState
 from promot_jax.training.train_step import make_train_step
@@ -180,6 +180,9 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
             state = kept.restore(latest, state)
         elif run.stage.rewinds:
             state = _chosen(run.stage, state, run.ended)
+        else:
+            read = _reader(run, model, mesh)
+            state = begun_adapters.begun(run.stage, state, model, mesh, read)
         if course:
             course.resume(latest or 0)
         state = _train(run, state, model, mesh, kept, course)
@@ -261,13 +264,19 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
 
 def _with_measurements(run, state, model, mesh) -> TrainState:
     """Lets the objectives measure what the stage started from."""
+    read = _reader(run, model, mesh)
+    return measured.with_measurements(run.stage, state, model, mesh, run.seed, read)
+
+
+def _reader(run, model, mesh) -> measured.Read:
+    """Returns what gives the batches of a mixture, in the stage's form, with nothing attached."""
 
     def read(mixture):
         bare = {"prompt": None, "teacher": None, "pack": False, "objective": ()}
         stage = dataclasses.replace(run.stage, mixture=mixture, **bare)
         return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
 
-    return measured.with_measurements(run.stage, state, model, mesh, run.seed, read)
+    return read
 
 
 def _check_kept(run, shares, step) -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 theirs = pytest.importorskip("peft")
-tiny = pytest.importorskip("tests.tiny_transformers")
+tiny = pytest.importorskip("tests.checkpoints.tiny_transformers")
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 # Case of `tiny` -> modules that PEFT adapts.
@@ -147,10 +147,15 @@ def test_rank_stabilised_scale(base, tmp_path):
     model.save_pretrained(tmp_path / "theirs")
     source = huggingface.open_checkpoint(str(folder))
     adapter = peft.read(str(tmp_path / "theirs"), "decoder", source.config)
-    assert adapter.alpha == 6.0
-    lora = Lora(adapter.pattern, adapter.rank, adapter.alpha)
+    assert (adapter.alpha, adapter.scaling) == (3.0, "root_rank")
+    lora = Lora(adapter.pattern, adapter.rank, adapter.alpha, adapter.scaling)
     logits = with_lora(folder, lora, adapter.leaves)
     np.testing.assert_allclose(logits, their_logits(model), **CLOSE)
+    settings = ("decoder", 4, 3.0, source.config, str(folder), "root_rank")
+    peft.write_lora(tmp_path / "ours", adapter.leaves, *settings)
+    again = theirs.PeftModel.from_pretrained(tiny.load_model(folder), tmp_path / "ours").eval()
+    assert again.peft_config["default"].use_rslora
+    np.testing.assert_allclose(their_logits(again), their_logits(model), **CLOSE)
 
 
 def with_prompt(folder, prompt):
@@ -235,7 +240,7 @@ def adapter_folder(base, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"use_dora": True},
+        {"lora_bias": True},
         {"trainable_token_indices": [1]},
         {"layer_replication": [[0, 1]]},
         {"init_lora_weights": "pissa"},
@@ -257,13 +262,6 @@ def test_refused_settings_are_those_of_peft():
     # A field that PEFT renames would pass unseen.
     fields = {field.name for field in dataclasses.fields(theirs.LoraConfig)}
     assert set(peft_lora.PLAIN) <= fields
-
-
-def test_dora_of_peft_is_refused(base, tmp_path):
-    model = trained(base("llama"), "llama", r=2, use_dora=True, target_modules=["q_proj"])
-    model.save_pretrained(tmp_path)
-    config = huggingface.open_checkpoint(str(base("llama"))).config
-    tiny.fails("use_dora is True", peft.read, str(tmp_path), "decoder", config)
 
 
 def test_damaged_adapters(adapter_folder, base):

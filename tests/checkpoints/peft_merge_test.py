@@ -85,6 +85,25 @@ CASES = {
             "use_rslora": True,
         },
     ),
+    "rank of the embedding, stabilised": (
+        "qwen2",
+        {"target_modules": [EMBEDDING, "q_proj"], "use_rslora": True},
+    ),
+    "DoRA": ("t5_v1_0", {"target_modules": ["q", "o", "wi"], "use_dora": True}),
+    "DoRA, with biases": ("qwen2", {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
+    "DoRA, heads in another order": (
+        "cohere",
+        {"target_modules": ["q_proj", "k_proj", "v_proj"], "use_dora": True, "use_rslora": True},
+    ),
+    "DoRA of several ranks": (
+        "llama",
+        {
+            "target_modules": ["q_proj", "v_proj"],
+            "rank_pattern": {"v_proj": 2},
+            "alpha_pattern": {"q_proj": 16},
+            "use_dora": True,
+        },
+    ),
     "rank of the embedding": (
         "qwen2",
         {"target_modules": [EMBEDDING, "q_proj"], "rank_pattern": {EMBEDDING: 2}},
@@ -150,7 +169,7 @@ def test_an_adapter_of_the_model_without_its_head(base, tmp_path):
             {"target_modules": [EMBEDDING, "q_proj"], "ensure_weight_tying": True},
             "ensure_weight_tying is True",
         ),
-        ("llama", {"target_modules": ["q_proj"], "use_dora": True}, "use_dora is True.*merge"),
+        ("llama", {"target_modules": [EMBEDDING], "use_dora": True}, "use_dora of an embedding"),
         (
             "llama",
             {"target_modules": ["q_proj"], "trainable_token_indices": [3]},

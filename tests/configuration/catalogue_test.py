@@ -65,8 +65,12 @@ def test_a_method_of_parts_that_there_are_is_one_gin_file(where, tmp_path):
 @pytest.mark.parametrize("name", ["mini", "your_data", "smollm2/enfr", "paper/mt5_xl/enfr"])
 def test_experiments_with_one_target_share_one_list(name):
     configuration.parse([configuration.experiment_file(name)])
-    text = (CATALOGUE / "single_task.gin").read_text()
-    assert methods.listed() == re.findall(r"^(\w+)/stages\.Method:", text, re.MULTILINE)
+    files = [CATALOGUE / f"{file}.gin" for file in ("single_task", "adapters")]
+    text = "".join(file.read_text() for file in files)
+    # What reads general rows is there where the experiment names some.
+    needs = set() if name == "mini" else {"corda_fine_tuning", "lora_null_fine_tuning"}
+    defined = re.findall(r"^(\w+)/stages\.Method:", text, re.MULTILINE)
+    assert methods.listed() == [method for method in defined if method not in needs]
 
 
 def test_the_miniature_runs_what_it_did_and_takes_others():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from promot_jax import checkpoints, configuration
+from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.jsonl import read_jsonl
 from promot_jax.experiment.evaluation import Evaluator
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.attached import BARE, Attached
-from promot_jax.models.networks import lora
+from promot_jax.models.networks import lora, lora_inits
 from promot_jax.tasks import real
 from tests.commands import your_task_test
 from tests.experiment.methods_test import SINGLE
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.long
 NAMES = ["smollm2/vitaminc", "smollm2/enfr"]
 FAMILIES = ["Language inference", "Closed-book QA", "Translation", "Summarization"]
 FURTHER = ["gentle_fine_tuning", "gentle_promot", "lora_fine_tuning"]
+# Adapters of further kinds, and the first stages of those that come off again.
+KINDS = ["dora", "rs_lora", "milora", "adapter"]
+REMOVABLE = {"promot_lora": "lora", "promot_dora": "dora", "promot_adapter": "adapter"}
+KEPT = [f"{kind}_fine_tuning" for kind in KINDS]
 STEPS = ("PROMPT_TRAIN_STEPS=2", "TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_PERIOD=2")
 SMALL = ("EVAL_EXAMPLES=2", "VALIDATION_EXAMPLES=2", "BATCH_SIZE=2", "PROMPT_LENGTH=3")
 PADDED = ("LENGTH_BUCKETS=()", "ONE_SHOT_LENGTH_BUCKETS=()", "EVAL_LENGTH_BUCKETS=()")
@@ -58,8 +63,9 @@ def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_fold
     assert str(folder) == f"runs/{name}"
     # The list that gin cannot add to is the paper's, in its order, and three more.
     names = [method.name for method in found.methods]
-    assert [name for name in names if name not in FURTHER] == [*SINGLE]
-    assert sorted(names) == sorted([*SINGLE, *FURTHER])
+    more = [*FURTHER, *KEPT, *REMOVABLE]
+    assert [name for name in names if name not in more] == [*SINGLE]
+    assert sorted(names) == sorted([*SINGLE, *more])
     # What is asked and exported unless told otherwise has a prompt.
     assert found.selected[-1].name == "promot"
     named = {"pretrained", "fine_tuning", "prompt_tuning", "promot", *FURTHER}
@@ -73,7 +79,7 @@ def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_fold
     assert {stage.prompt for stage in stages} == {None, name.split("/")[1]}
     # All but those of a first stage change what the unseen tasks are read with.
     assert {stage.name for stage in stages if not stage.follow_unseen} == {
-        *("prompt", "prompt_1shot", "lora_r2", "lora_r4")
+        *("prompt", "prompt_1shot", "lora_r2", "lora_r4", *REMOVABLE.values())
     }
     assert {stage.mixture for stage in stages} == {target.name, *target.variants}
     for stage in stages:
@@ -107,10 +113,42 @@ def test_the_further_methods_train_what_they_say(model_folder):
     assert dataclasses.replace(adapted_stage, **same, **trained) == stage
     # What is trained for one task is in use for all of them.
     assert adapted.unseen == Attached(adapters=adapted_stage.lora) != BARE
-    assert all(method.unseen == BARE for method in found.methods if method is not adapted)
+    kept = {"lora_fine_tuning", *KEPT}
+    assert {method.name for method in found.methods if method.unseen != BARE} == kept
     kernels = [f"decoder/layers_0/self_attention/{k}/kernel" for k in ("query", "key", "value")]
     assert all(map(adapted_stage.lora.adapts, kernels))
     assert not adapted_stage.lora.adapts("decoder/layers_0/mlp/wo/kernel")
+
+
+def test_adapters_of_further_kinds_differ_in_what_they_say(model_folder):
+    found, _, _ = built("smollm2/vitaminc", model_folder)
+    (plain,) = found.method("lora_fine_tuning").stages
+    changes = {
+        "dora": {"form": "dora"},
+        "rs_lora": {"rank": 64, "scaling": "root_rank"},
+        "milora": {"init": lora_inits.MiLoRA()},
+    }
+    for kind in KINDS:
+        method = found.method(f"{kind}_fine_tuning")
+        (stage,) = method.stages
+        assert method.unseen == Attached(adapters=stage.lora)
+        if kind in changes:
+            assert stage.lora == dataclasses.replace(plain.lora, **changes[kind])
+        same = ("name", "trainable", "lora", "selection", "optimizer")
+        same = {field: getattr(plain, field) for field in same}
+        assert dataclasses.replace(stage, **same) == plain
+    promot, second = found.method("promot_lora_r4"), found.method("promot").stages[1]
+    for name in REMOVABLE:
+        first, model = found.method(name).stages
+        assert first.lora == model.lora is not None
+        assert (first.steps, first.follow_unseen) == (promot.stages[0].steps, False)
+        same = {field: getattr(second, field) for field in ("trainable", "prompt", "lora")}
+        assert dataclasses.replace(model, **same) == second
+        # Adapters train first, and all else after them.
+        leaves = model.model(found.model).shapes_and_axes()[0]
+        parts = [trees.flatten(trees.partition(leaves, s.trainable)[0]) for s in (first, model)]
+        assert parts[0].keys() == trees.flatten(lora.adapters(leaves)).keys()
+        assert parts[1].keys() == trees.flatten(lora.remove(leaves)).keys()
 
 
 def test_a_tiny_model_runs_on_vitaminc(packages, model_folder, tmp_path, monkeypatch):  # noqa: F811

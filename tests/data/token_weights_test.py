@@ -75,7 +75,8 @@ def test_batches_have_the_weights_of_their_targets_packed_or_not():
     rates = {"mini_triviaqa": 0.5, "mini_rte": 0.5}
     reading = batching.train_batches(
         rates, tiny.LENGTHS, batching.FixedBatches(8), seed=0, vocabulary=WORDS,
-        weights={"mini_triviaqa": Numbered()}, marks={"prompt_ids": {"mini_triviaqa": 0, "mini_rte": -1}},
+        weights={"mini_triviaqa": Numbered()},
+        marks={"prompt_ids": {"mini_triviaqa": 0, "mini_rte": -1}},
     )  # fmt: skip
     with contextlib.closing(reading):
         batch = next(reading)

@@ -27,6 +27,7 @@ CONFIG = t5.T5Config(
     num_decoder_layers=2,
 )
 LORA = Lora(r".*(attention/(query|value)|mlp/wo|logits_dense)/kernel", 2, 6.0)
+DORA = dataclasses.replace(LORA, form="dora")
 TOKENS = (
     jnp.array([[5, 6, 7, 0], [8, 9, 0, 0]]),
     jnp.array([[0, 4, 5, 6, 2], [0, 3, 9, 8, 2]]),
@@ -94,6 +95,56 @@ def test_add_makes_the_leaves_that_a_network_has(scan):
 
 
 @SCAN
+def test_add_makes_what_a_module_of_dora_has(scan):
+    params = randomly(shapes_of(network(scan)))
+    adapted = lora.add(params, DORA, RNG)
+    assert trees.difference(shapes_of(network(scan, DORA)), adapted) == []
+    assert len(jax.tree.leaves(lora.adapters(adapted))) == 3 * (9 if scan else 14)
+    same(lora.remove(adapted), params, rtol=0)
+    path = f"decoder/layers{'' if scan else '_1'}/mlp/wo/"
+    leaves = trees.flatten(adapted)
+    expected = np.linalg.norm(np.asarray(leaves[path + "kernel"], np.float64), axis=-2)
+    np.testing.assert_allclose(leaves[path + "lora_magnitude"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scan", "dtype"), [(True, "float32"), (False, "bfloat16")])
+def test_new_lengths_are_those_of_the_kernel(scan, dtype):
+    """To rounding: the lengths are computed in one program, and compared with in another."""
+    params = randomly(shapes_of(network(scan)))
+    found = logits(network(scan, DORA, dtype=dtype), lora.add(params, DORA, RNG))
+    expected = logits(network(scan, dtype=dtype), params)
+    bound = 2e-5 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(found, expected, rtol=bound, atol=bound)
+
+
+def test_a_new_adapter_changes_nothing_in_bfloat16():
+    params = randomly(shapes_of(network()))
+    found = logits(network(False, LORA, dtype="bfloat16"), lora.add(params, LORA, RNG))
+    np.testing.assert_array_equal(found, logits(network(dtype="bfloat16"), params))
+
+
+def test_dora_agrees_with_float64():
+    """One kernel, by the formula: columns of W + scale A B, brought to the lengths m."""
+    rng = np.random.default_rng(1)
+    x, kernel, a, b, m = (
+        rng.normal(size=shape) for shape in ((1, 5, 7), (7, 4), (7, 2), (2, 4), (4,))
+    )
+    module = layers.Dense(4, ("embed", "mlp"), lora=Lora(".*", 2, 6.0, form="dora"))
+    params = {"kernel": kernel, "lora_a": a, "lora_b": b, "lora_magnitude": m}
+    found = module.apply({"params": jax.tree.map(np.float32, params)}, np.float32(x))
+    whole = kernel + 3.0 * a @ b
+    expected = x @ (whole * m / np.sqrt((whole**2).sum(axis=0)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    merged = lora.merge({"x": jax.tree.map(np.float32, params)}, module.lora)["x"]["kernel"]
+    np.testing.assert_allclose(x @ merged, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scaling", "scale"), [("rank", 1.5), ("root_rank", 3.0)])
+def test_the_scale_falls_with_the_rank_or_with_its_root(scaling, scale):
+    assert Lora(".*", 4, 6.0, scaling).scale == scale
+
+
+@SCAN
 def test_a_new_adapter_changes_nothing(scan):
     params = randomly(shapes_of(network(scan)))
     adapted = lora.add(params, LORA, RNG)
@@ -122,11 +173,12 @@ def test_add_draws_as_a_module_does():
 
 
 @SCAN
-def test_merged_weights_equal_adapters(scan):
-    adapted = randomly(shapes_of(network(scan, LORA)))
-    merged = lora.merge(adapted, LORA)
+@pytest.mark.parametrize("kind", [LORA, DORA], ids=["lora", "dora"])
+def test_merged_weights_equal_adapters(scan, kind):
+    adapted = randomly(shapes_of(network(scan, kind)))
+    merged = lora.merge(adapted, kind)
     assert trees.difference(shapes_of(network(scan)), merged) == []
-    expected = logits(network(scan, LORA), adapted)
+    expected = logits(network(scan, kind), adapted)
     found = logits(network(scan), merged)
     assert not np.allclose(logits(network(scan), lora.remove(adapted)), found, atol=0.1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -161,9 +213,11 @@ def test_merge_keeps_the_dtype_of_kernels():
     assert {leaf.dtype for leaf in merged} == {jnp.dtype("bfloat16")}
 
 
-@SCAN
-def test_gradients_of_adapters_form_none_of_a_kernel(scan):
-    net = network(scan, Lora(".*", 2, 6.0))
+@pytest.mark.parametrize(
+    ("scan", "form"), [(False, "lora"), (True, "lora"), (True, "dora")], ids=str
+)
+def test_gradients_of_adapters_form_none_of_a_kernel(scan, form):
+    net = network(scan, Lora(".*", 2, 6.0, form=form))
     params = randomly(shapes_of(net))
     adapters, kernels = lora.adapters(params), lora.remove(params)
 
@@ -201,6 +255,10 @@ def test_what_cannot_be_adapted_is_an_error():
         Lora("(", 2, 1.0)
     with pytest.raises(UserError, match="at least 1"):
         Lora(".*", 0, 1.0)
+    with pytest.raises(UserError, match="did you mean 'dora'"):
+        Lora(".*", 2, 1.0, form="dorra")
+    with pytest.raises(UserError, match="cannot be taken out"):
+        lora.unmerge(params, lora.add(params, DORA, RNG), DORA)
 
 
 def test_adapters_of_another_kind_do_not_merge():

@@ -312,7 +312,7 @@ def write(
 
 def _check_leaves(leaves: Mapping[str, Any], table: Mapping[str, names.Rename]) -> None:
     for leaf in leaves:
-        if leaf.endswith(("/lora_a", "/lora_b")):
+        if re.search(r"/(lora_[^/]+|adapter_(down|up))$", leaf):
             raise UserError(f"{leaf}: merge the adapter into the weights, or export it for PEFT")
         if "/prompt/" in leaf:
             raise UserError(f"{leaf}: a soft prompt has no place here; export it for PEFT")

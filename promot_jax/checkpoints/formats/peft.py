@@ -135,8 +135,10 @@ def save(folder: pathlib.Path, content: Content) -> None:
     if prompts:
         write_prompt(folder, np.asarray(prompts[0]), family, content.base)
     else:
-        rank, alpha = config["lora"]["rank"], config["lora"]["alpha"]
-        write_lora(folder, content.leaves, family, rank, alpha, config, content.base)
+        about = config["lora"]
+        scaling = about.get("scaling", "rank")
+        rank, alpha = about["rank"], about["alpha"]
+        write_lora(folder, content.leaves, family, rank, alpha, config, content.base, scaling)
 
 
 def write_prompt(
@@ -177,17 +179,20 @@ def write_lora(
     alpha: float,
     config: Mapping[str, Any],
     base_model: str | None,
+    scaling: str = "rank",
 ) -> None:
     """Writes a low-rank adapter that `PeftModel.from_pretrained` loads.
 
     Args:
       folder: must not exist.
-      leaves: `lora_a` and `lora_b` of the adapted kernels, as a tree or as {our path: array}.
+      leaves: `lora_a` and `lora_b` of the adapted kernels, of DoRA `lora_magnitude` too, as a tree
+        or as {our path: array}.
       family: `t5` or `decoder`, of the base model.
       rank: r.
       alpha: the product of the two matrices is multiplied by `alpha / rank`.
       config: fields of the base model's configuration.
       base_model: its name on the hub, or its folder.
+      scaling: "root_rank" where the factor is `alpha / sqrt(rank)`.
 
     Raises:
       UserError: the folder exists or cannot be written; leaves of another rank, without their
@@ -206,6 +211,9 @@ def write_lora(
             raise UserError(f"{path}: lora_a {a.shape} and lora_b {b.shape} are not of rank {rank}")
         tensors[f"base_model.model.{module}.lora_A.weight"] = a.T
         tensors[f"base_model.model.{module}.lora_B.weight"] = rename.to_theirs(b)
+        if (name := f"{path}/{peft_lora.MAGNITUDE_LEAF}") in leaves:
+            lengths = rename.to_theirs(np.asarray(leaves[name])[None])[:, 0]
+            tensors[f"base_model.model.{module}.{peft_lora.MAGNITUDE}"] = lengths
         adapted.append(module)
     about = {
         "peft_type": "LORA",
@@ -215,6 +223,8 @@ def write_lora(
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "lora_dropout": 0.0,
         "bias": "none",
+        "use_dora": any(name.endswith(peft_lora.MAGNITUDE) for name in tensors),
+        "use_rslora": scaling == "root_rank",
         "target_modules": _target_modules(adapted, list(modules)),
     }
     _write(folder, about, tensors)

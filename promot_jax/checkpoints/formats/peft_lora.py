@@ -21,14 +21,16 @@ from promot_jax.checkpoints.formats import safetensors_files
 from promot_jax.checkpoints.formats.safetensors_files import Tensor
 
 EMBEDDING, OUTPUT = "token_embedder/embedding", "decoder/logits_dense/kernel"
+# DoRA's lengths of columns, as PEFT and as we name them.
+MAGNITUDE, MAGNITUDE_LEAF = "lora_magnitude_vector", "lora_magnitude"
 # Settings of LoRA that change what it computes or on which weights; without them, or with one of
-# these values, it is `kernel + alpha / rank * A B` on the base model's own kernels.
+# these values, it is `kernel + alpha / rank * A B` on the base model's own kernels, or DoRA.
 PLAIN = {
     # The other initialisations change the base model's weights when PEFT loads the adapter.
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
     **dict.fromkeys(
         (
-            *("use_dora", "layer_replication", "lora_bias", "target_parameters"),
+            *("layer_replication", "lora_bias", "target_parameters"),
             *("trainable_token_indices", "use_qalora", "use_bdlora", "alora_invocation_tokens"),
             *("arrow_config", "kasa_config", "monteclora_config"),
         ),
@@ -45,10 +47,13 @@ class Adapter:
       kind: `prompt` or `lora`.
       base_model: name of the model that it belongs to, None where nothing tells.
       prompt: float32 `[P, H]`.
-      leaves: {our path of `lora_a` [in, r] or `lora_b` [r, out]: float32 array}; may be empty.
+      leaves: {our path of `lora_a` [in, r], `lora_b` [r, out] or `lora_magnitude` [out]: float32
+        array}; may be empty.
       pattern: regular expression that matches the paths of exactly the adapted kernels.
       rank: r.
-      alpha: the product of the two matrices is multiplied by `alpha / rank`.
+      alpha, scaling: the product of the two matrices is multiplied by `alpha / rank`, or, where
+        `scaling` is "root_rank", by `alpha / sqrt(rank)`.
+      form: "lora", or "dora" where columns have lengths that were trained.
       untied: the model's output must be a matrix of its own before the next two apply.
       replaced: {our path: array} of parameters that the adapter brings as a whole.
       added: {our path: array} to be added to the model's parameters.
@@ -61,6 +66,8 @@ class Adapter:
     pattern: str = ""
     rank: int = 0
     alpha: float = 0.0
+    scaling: str = "rank"
+    form: str = "lora"
     untied: bool = False
     replaced: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     added: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -88,6 +95,8 @@ def read(
     _check_plain(config_file, about)
     file = next(iter(tensors.values())).file if tensors else config_file
     parts = _sorted_out(tensors, file, about.get("modules_to_save") or ())
+    if about.get("use_dora") and any(part.kind == "embedding" for part in parts):
+        raise UserError(f"{file}: use_dora of an embedding, which only PEFT can apply; {MERGE}")
     tied = bool(config.get("logits_via_embedding", family == "decoder"))
     untied = tied and any(part.separates for part in parts)
     if untied:
@@ -104,7 +113,7 @@ def read(
             replaced |= _whole(part, path, rename, array, untied)
         else:
             pairs.setdefault((path, part.kind, part.module), {})[part.letter] = (part, array)
-    leaves, sizes = {}, {}
+    leaves, sizes, lengths = {}, {}, {}
     for (path, kind, module), pair in pairs.items():
         stem = path.removesuffix("/kernel")
         for letter in "AB":
@@ -113,9 +122,13 @@ def read(
         rank, alpha = _size(about, module)
         a, b = _matrices(pair, rank, table[path], kind)
         if kind == "embedding":
-            added[path] = table[path].to_ours(alpha / rank * (b @ a).T)
-        else:
-            leaves[stem], sizes[stem] = (a.T, table[path].to_ours(b)), (rank, alpha)
+            added[path] = table[path].to_ours(_scale(about, rank, alpha) * (b @ a).T)
+            continue
+        leaves[stem], sizes[stem] = (a.T, table[path].to_ours(b)), (rank, alpha)
+        if about.get("use_dora"):
+            if MAGNITUDE not in pair:
+                raise UserError(f"{file}: {module}.{MAGNITUDE} is missing, with use_dora")
+            lengths[f"{stem}/{MAGNITUDE_LEAF}"] = _lengths(*pair[MAGNITUDE], b, table[path])
     if not leaves and not replaced and not added:
         raise UserError(f"{file} holds no matrices of a LoRA")
     modules = [path.removesuffix("/kernel") for path in table if path.endswith("/kernel")]
@@ -123,7 +136,7 @@ def read(
         "lora",
         about.get("base_model_name_or_path"),
         pattern=pattern(sorted(leaves), modules) if leaves else "",
-        **_of_one_size(leaves, sizes),
+        **_sized(about, leaves, sizes, lengths),
         untied=untied,
         replaced=replaced,
         added=added,
@@ -134,7 +147,8 @@ def read(
 class _Part:
     """One tensor: of what kind (`kernel`, `embedding` or `whole`), of which module of theirs.
 
-    `letter` is A or B of a pair, or the parameter's name (`weight`) of a whole one. `separates`
+    `letter` is A or B of a pair, `MAGNITUDE` of DoRA's lengths beside it, or the parameter's name
+    (`weight`) of a whole one. `separates`
     says that it parts a tied output from the embedding, since it belongs to one of the two alone.
     """
 
@@ -155,6 +169,8 @@ def _sorted_out(
             kind, (module, letter) = "kernel", match.groups()
         elif match := re.fullmatch(r"(.+)\.lora_embedding_([AB])", rest):
             kind, (module, letter) = "embedding", match.groups()
+        elif match := re.fullmatch(rf"(.+)\.({MAGNITUDE})(?:\.weight)?", rest):
+            kind, (module, letter) = "kernel", match.groups()
         elif match := re.fullmatch(r"(.+?)(?:\.base_layer)?\.(weight|bias)", rest):
             kind, (module, letter) = "whole", match.groups()
         else:
@@ -238,8 +254,12 @@ def _size(about: Mapping[str, Any], module: str) -> tuple[int, float]:
                 return value
         return usual
 
-    rank, alpha = of("rank_pattern", about["r"]), float(of("alpha_pattern", about["lora_alpha"]))
-    return rank, alpha * math.sqrt(rank) if about.get("use_rslora") else alpha
+    return of("rank_pattern", about["r"]), float(of("alpha_pattern", about["lora_alpha"]))
+
+
+def _scale(about: Mapping[str, Any], rank: int, alpha: float) -> float:
+    """Returns the factor of a product."""
+    return alpha / math.sqrt(rank) if about.get("use_rslora") else alpha / rank
 
 
 def _matrices(pair, rank: int, rename: names.Rename, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -260,12 +280,36 @@ def _matrices(pair, rank: int, rename: names.Rename, kind: str) -> tuple[np.ndar
     return pair["A"][1], b
 
 
+def _lengths(part: _Part, array: np.ndarray, b: np.ndarray, rename: names.Rename) -> np.ndarray:
+    """Returns our `lora_magnitude` [out] of theirs, in our order of features."""
+    if array.shape != (len(b),):
+        raise UserError(
+            f"{part.tensor.file}: {part.tensor.name} has shape {array.shape}, expected {(len(b),)}"
+        )
+    return rename.to_ours(array[:, None])[0]
+
+
+def _sized(about, pairs, sizes, lengths) -> dict[str, Any]:
+    """Returns the fields of an adapter that say what its matrices are."""
+    if not pairs:
+        return {}
+    root = bool(about.get("use_rslora"))
+    if root and len(set(sizes.values())) > 1:
+        # With one scale for all, none of them is that of a root.
+        sizes = {
+            path: (rank, rank * _scale(about, rank, alpha)) for path, (rank, alpha) in sizes.items()
+        }
+        root = False
+    found = _of_one_size(pairs, sizes)
+    found["leaves"] |= lengths
+    form = "dora" if lengths else "lora"
+    return found | {"scaling": "root_rank" if root else "rank", "form": form}
+
+
 def _of_one_size(
     pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], sizes: Mapping[str, tuple[int, float]]
 ) -> dict[str, Any]:
     """Returns leaves, rank and alpha; smaller pairs are filled up with zeros, scales moved to B."""
-    if not pairs:
-        return {}
     differ = len(set(sizes.values())) > 1
     rank, alpha = next(iter(sizes.values()))
     if differ:

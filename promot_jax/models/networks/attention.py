@@ -22,7 +22,7 @@ from flax.linen import partitioning
 
 from promot_jax.models.networks import rotary
 from promot_jax.models.networks.layers import Dense, RMSNorm, fan_in_normal
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.models.networks.prompt import Initializer
 
 # Large enough to vanish in a float32 softmax, finite so that a row without any valid key is
@@ -61,7 +61,7 @@ class Attention(nn.Module):
     qkv_bias: bool = False
     out_bias: bool = False
     qk_norm_epsilon: float | None = None
-    lora: Lora | None = None
+    lora: Adapters | None = None
 
     def setup(self):
         """Declares the projections."""

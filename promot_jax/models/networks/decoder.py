@@ -24,9 +24,9 @@ from flax.linen import partitioning
 
 from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
-from promot_jax.models.networks import adapted, layers, masks, rotary, stack
+from promot_jax.models.networks import acting, layers, masks, rotary, stack
 from promot_jax.models.networks.attention import Attention
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.models.networks.parameters import Initializer
 from promot_jax.models.networks.prompt import DEFAULT_INIT, PromptBank
 
@@ -96,7 +96,7 @@ class DecoderConfig:
     prompt_init: Initializer = DEFAULT_INIT
     scan_layers: bool = False
     remat: stack.Remat = "none"
-    lora: Lora | None = None
+    lora: Adapters | None = None
 
     def __post_init__(self):
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -276,7 +276,7 @@ class Decoder(nn.Module):
         head = layers.Dense(
             config.vocab_size, ("embed", "vocab"), lora=config.lora, name="logits_dense"
         )
-        with adapted.only_at(target_slots):
+        with acting.only_at(target_slots):
             return head(x)
 
     def _create(self, valid: jax.Array, positions: jax.Array, max_decode_length: int | None) -> int:

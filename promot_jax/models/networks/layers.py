@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from promot_jax.base.values import Range
-from promot_jax.models.networks.lora import Lora, low_rank
+from promot_jax.models.networks import acting, parallel
+from promot_jax.models.networks import lora as low_rank
+from promot_jax.models.networks.lora import Adapters
+from promot_jax.models.networks.parallel import Parallel
 from promot_jax.models.networks.parameters import Initializer, parameter
 
 Activation = Annotated[
@@ -40,7 +43,7 @@ class Dense(nn.Module):
     init_fn: Initializer = fan_in_truncated
     dtype: str = "float32"
     use_bias: bool = False
-    lora: Lora | None = None
+    lora: Adapters | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -50,7 +53,7 @@ class Dense(nn.Module):
         kernel = parameter(self, "kernel", self.init_fn, shape, self.axes)
         y = jnp.dot(x, kernel.astype(self.dtype))
         if self.lora is not None and self.lora.adapts("/".join((*self.path, "kernel"))):
-            y += low_rank(self, x, self.lora, self.features, self.axes)
+            y = low_rank.adapted(self, x, y, kernel, self.lora, self.axes)
         if self.use_bias:
             zeros = nn.initializers.zeros
             bias = parameter(self, "bias", zeros, (self.features,), self.axes[1:])
@@ -110,14 +113,15 @@ class MLP(nn.Module):
     """Feed-forward block: the product of activations of linear maps, mapped back.
 
     One activation gives the parameter `wi`; several (gated, Shazeer 2020) give `wi_0`, `wi_1`.
-    Activations are names in `flax.linen` or "linear".
+    Activations are names in `flax.linen` or "linear". A parallel adapter adds to it where `lora` is
+    such.
     """
 
     hidden: int
     activations: tuple[str, ...]
     dropout_rate: float
     dtype: str = "float32"
-    lora: Lora | None = None
+    lora: Adapters | None = None
     use_bias: bool = False
 
     @nn.compact
@@ -133,4 +137,7 @@ class MLP(nn.Module):
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
             hidden, deterministic=deterministic
         )
-        return dense(x.shape[-1], ("mlp", "embed"), name="wo")(hidden)
+        y = dense(x.shape[-1], ("mlp", "embed"), name="wo")(hidden)
+        if isinstance(self.lora, Parallel) and self.lora.stands_beside("/".join(self.path)):
+            y = acting.chosen(y + parallel.beside(self, x.astype(self.dtype), self.lora), y)
+        return y

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from promot_jax.base import values
 from promot_jax.models.networks import layers, masks, relative, stack
 from promot_jax.models.networks.attention import Attention
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import Adapters
 from promot_jax.models.networks.parameters import Initializer
 from promot_jax.models.networks.prompt import DEFAULT_INIT, PromptBank
 
@@ -58,7 +58,7 @@ class T5Config:
     prompt_init: Initializer = DEFAULT_INIT
     scan_layers: bool = False
     remat: stack.Remat = "none"
-    lora: Lora | None = None
+    lora: Adapters | None = None
 
     def __post_init__(self):
         stack.check_remat(self.remat)

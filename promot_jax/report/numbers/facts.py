@@ -108,7 +108,7 @@ def _lineage(name: str, summaries: list[dict]) -> list[str]:
 
 
 def _attached(summary: dict) -> str:
-    """Returns the soft prompts and LoRA matrices of a stage, "none" for the bare model."""
+    """Returns the soft prompts and adapters of a stage, "none" for the bare model."""
     prompt, lora = summary.get("prompt"), summary.get("lora")
     parts = []
     if isinstance(prompt, dict):
@@ -116,8 +116,15 @@ def _attached(summary: dict) -> str:
     elif prompt:
         parts.append(f"prompt {prompt}")
     if isinstance(lora, dict):
-        parts.append(f"LoRA of rank {lora.get('rank', '?')}")
+        parts.append(_adapters(lora))
     return "; ".join(parts) or "none"
+
+
+def _adapters(lora: dict) -> str:
+    if "width" in lora:
+        return f"parallel adapters of width {lora['width']}"
+    kind = {"dora": "DoRA"}.get(lora.get("form"), "LoRA")
+    return f"{kind} of rank {lora.get('rank', '?')}"
 
 
 def _numbers(summaries: list[dict], *path: str) -> list[float]:

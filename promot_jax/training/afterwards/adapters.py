@@ -1,4 +1,4 @@
-"""Low-rank adapters afterwards: less of them, or without what no pretrained matrix has."""
+"""Adapters afterwards: less of them, or without what no pretrained matrix has."""
 
 import dataclasses
 import functools
@@ -8,18 +8,19 @@ import jax
 import jax.numpy as jnp
 
 from promot_jax.base import trees, values
+from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.lora import MAGNITUDE, Lora, lengths
 from promot_jax.training.afterwards import interpolation
 from promot_jax.training.afterwards.transform import ADAPTERS, At, by_layer, changed
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterScale:
-    """The product of each low-rank adapter times `at`.
+    """What each adapter adds, times `at`; DoRA's lengths go the same way from those of the kernel.
 
-    For adapters that are in use for every task it is the interpolation of the model that they are
-    merged into: at 0 the start, at 1 the end bit for bit.
+    For low-rank adapters that are in use for every task it is the interpolation of the model that
+    they are merged into (of DoRA's, only nearly so): at 0 the start, at 1 the end bit for bit.
     """
 
     of: ClassVar[str] = ADAPTERS
@@ -33,13 +34,23 @@ class AdapterScale:
     def apply(self, start: Tree, end: Tree, at: float, seed: int) -> Tree:
         """See `Transform.apply`; the start plays no part, and nothing is drawn."""
         leaves = trees.flatten(end)
-        for path in [path for path in leaves if path.endswith("/lora_b")]:
+        for path in [
+            path for path in leaves if path.endswith(("/lora_b", "/lora_b0", "/adapter_up"))
+        ]:
             leaves[path] = changed(_scaled, leaves[path], at)
+        for path in [path for path in leaves if path.endswith(MAGNITUDE) and at != 1]:
+            kernel = leaves[path.removesuffix(MAGNITUDE) + "kernel"]
+            leaves[path] = changed(_between_lengths, leaves[path], kernel, at)
         return trees.unflatten(leaves)
 
 
 def _scaled(leaf: jax.Array, at: float) -> jax.Array:
     return at * leaf
+
+
+def _between_lengths(leaf: jax.Array, kernel: jax.Array, at: float) -> jax.Array:
+    begun = lengths(kernel)
+    return begun + at * (leaf - begun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +78,11 @@ class Intruders:
 
     def __post_init__(self):
         values.check_fields(self)
+        if self.lora.form != "lora" or self.lora.init is not None:
+            raise UserError(
+                "Intruders.lora has a form or an init, and its change of a kernel is not of its "
+                "rank; leave the transform out"
+            )
 
     def apply(self, start: Tree, end: Tree, at: float, seed: int) -> Tree:
         """See `Transform.apply`; the start plays no part, and nothing is drawn."""

@@ -35,10 +35,9 @@ def only_at(slots: jax.Array | None) -> Iterator[None]:
             yield
 
 
-def changed(change: jax.Array) -> jax.Array:
-    """Returns what an adapter adds to activations `[B, S, F]`: nothing where it does not act."""
+def chosen(adapted: jax.Array, plain: jax.Array) -> jax.Array:
+    """Returns activations `[B, S, F]` as adapters change them, and plain where these do not act."""
     rows = _ROWS.get()
     if rows is None:
-        return change
-    rows = jnp.expand_dims(rows, range(rows.ndim, change.ndim))
-    return jnp.where(rows > 0, change, jnp.zeros((), change.dtype))
+        return adapted
+    return jnp.where(jnp.expand_dims(rows, range(rows.ndim, plain.ndim)) > 0, adapted, plain)
