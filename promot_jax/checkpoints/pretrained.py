@@ -51,7 +51,7 @@ def open_model(
             source.family, {**source.config, **changes}, words, **source.options
         )
     shapes = trees.unflatten(dict(source.leaves))
-    return model.with_prompts(trees.prompts_of(shapes)), source
+    return model.with_prompts_of(shapes), source
 
 
 # Sizes that a configuration may hold.
@@ -284,7 +284,7 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
         if name in trees.prompts_of(params):
             raise UserError(f"{path}: the model has a prompt {name!r} already; give NAME={path}")
         params = trees.add_prompt(params, name, jnp.asarray(adapter.prompt))
-        return model.with_prompts(trees.prompts_of(params)), params
+        return model.with_prompts_of(params), params
     if model.network.config.lora is not None:
         raise UserError(f"{path}: the model has a low-rank adapter already; merge that one first")
     model, params = _merged(model, params, adapter, path)

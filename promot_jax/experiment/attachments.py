@@ -11,9 +11,9 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, generated
 from promot_jax.experiment.evaluation import EvalTask
-from promot_jax.models import Model
+from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
-from promot_jax.models.networks import lora
+from promot_jax.models.networks import lora, prompt_kinds
 from promot_jax.training.stages import Asked, Method, Stage
 
 
@@ -33,15 +33,27 @@ def seed_of(seed: int, name: str) -> int:
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
 
 
-def add(params: Tree, stage: Stage, seed: int) -> Tree:
+def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
     """Adds, initialised, the prompts and adapters of a stage that no earlier one made.
 
+    Args:
+      params: of the model, with what stages before added.
+      stage: the stage.
+      seed: of the experiment.
+      model: bare model.
+
     Raises:
-      UserError: a prompt is there with another number of rows.
+      UserError: a prompt is there with another number of rows, or is of another kind.
     """
     embedding = params["token_embedder"]["embedding"]
     for name in stage.prompts:
         rows = trees.prompts_of(params).get(name)
+        kind = prompt_kinds.of_params(trees.keep_prompts(params, (name,)))
+        if rows is not None and kind.word != stage.prompt_kind.word:
+            raise UserError(
+                f"{name!r} is a {kind.word} already, stage {stage.name!r} attaches a "
+                f"{stage.prompt_kind.word}; give it another name (PROMPT)"
+            )
         if rows not in (None, stage.prompt_length):
             raise UserError(
                 f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
@@ -50,7 +62,12 @@ def add(params: Tree, stage: Stage, seed: int) -> Tree:
         if rows is None:
             rng = jax.random.key(seed_of(seed, name))
             prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
-            params = trees.add_prompt(params, name, prompt)
+            network = model.with_lora(stage.adapters(model)).network
+            own = attached.only(params, (), stage.adapters(model))
+            leaves = stage.prompt_kind.begun(network, own, prompt, rng)
+            for path, leaf in leaves.items():
+                side, part = path.split("/")
+                params = trees.combine(params, {side: {"prompt": {name: {part: leaf}}}})
     if stage.lora and not lora.adapters(params):
         params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     return params

@@ -132,11 +132,11 @@ class Runner:
         for number, (name, stage) in enumerate(zip(method.folders, method.stages, strict=True)):
             ended = None
             if stage.rewinds:
-                own = stage.params(attachments.add(params, stage, seed), model)
+                own = stage.params(attachments.add(params, stage, seed, model), model)
                 ended, _ = trees.partition(own, stage.trainable)
                 begun = dataclasses.replace(method, stages=method.stages[: number - 1])
                 params = self._trained_params(begun, seed)
-            params = attachments.add(params, stage, seed)
+            params = attachments.add(params, stage, seed, model)
             own_seed = attachments.seed_of(seed, name)
             came_from = self._lineage(came_from, stage, own_seed, params)
             folder = self._stage_folder(seed, name, came_from)

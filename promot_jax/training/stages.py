@@ -14,6 +14,7 @@ from promot_jax.data import batching, tasks
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.prompt_kinds import SOFT, Kind
 from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective, Reference, Start
@@ -36,9 +37,10 @@ class Stage:
       steps: optimizer steps of this stage.
       batches: how rows become batches.
       optimizer: returns the gradient transformation.
-      prompt: name of the soft prompt that is attached, or None; for a mixture, either for each of
+      prompt: name of the prompt that is attached, or None; for a mixture, either for each of
         its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
         made is initialised by `prompt_init` with `prompt_length` rows.
+      prompt_kind: what its prompts are made of, see `prompt_kinds`.
       lora: low-rank adapters that are attached, or None. Those that no earlier stage made are added
         with a product of zero.
       dropout_rate, label_smoothing, z_loss: regularisation; A.2.4 has 0.1, 0.1 and none for the
@@ -80,6 +82,7 @@ class Stage:
     prompt: values.Text | Mapping[str, values.Text | None] | None = None
     prompt_length: values.Whole = 0
     prompt_init: PromptInit | None = None
+    prompt_kind: Annotated[Kind, values.LATER] = SOFT
     lora: Lora | None = None
     dropout_rate: values.Share = 0.0
     label_smoothing: values.Share = 0.0
@@ -136,7 +139,7 @@ class Stage:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Names of the attached soft prompts, each once."""
+        """Names of the attached prompts, each once."""
         if isinstance(self.prompt, Mapping):
             return tuple(dict.fromkeys(filter(None, self.prompt.values())))
         return () if self.prompt is None else (self.prompt,)
@@ -185,7 +188,7 @@ class Stage:
         Of a model that is complete already this is the same one.
         """
         prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
-        model = bare.with_lora(self.adapters(bare)).with_prompts(prompts)
+        model = bare.with_lora(self.adapters(bare)).with_prompts(prompts, self.prompt_kind)
         return model.with_dropout(self.dropout_rate)
 
     def params(self, params: Tree, model: Model) -> Tree:

@@ -28,7 +28,8 @@ from promot_jax.models.networks import layers, masks, rotary, stack
 from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Lora
 from promot_jax.models.networks.parameters import Initializer
-from promot_jax.models.networks.prompt import DEFAULT_INIT, PromptBank
+from promot_jax.models.networks.prompt import DEFAULT_INIT
+from promot_jax.models.networks.prompt_kinds import SOFT, Kind, Prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,10 @@ class DecoderConfig:
       logit_scale: multiplies the logits.
       dropout_rate: used throughout when a call enables dropout.
       dtype: of activations; parameters, norms, softmax and logits are always float32.
-      prompt_names: one soft prompt each, at `decoder/prompt/<name>/prompt`.
+      prompt_names: one prompt each, at `decoder/prompt/<name>`.
       prompt_length: P; 0, or no names, is the bare network.
       prompt_init: initialiser of prompts.
+      prompt_kind: what prompts are made of.
       scan_layers: whether layers are scanned, their parameters stacked at `layers`, see `stack`.
       remat: "none", or what a layer's backward pass computes again, see `stack.apply_layers`.
       lora: which kernels have a low-rank adapter, see `lora.Lora`.
@@ -94,6 +96,7 @@ class DecoderConfig:
     prompt_names: tuple[str, ...] = ()
     prompt_length: values.Whole = 0
     prompt_init: Initializer = DEFAULT_INIT
+    prompt_kind: Kind = SOFT
     scan_layers: bool = False
     remat: stack.Remat = "none"
     lora: Lora | None = None
@@ -128,7 +131,7 @@ class DecoderConfig:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether the network holds soft prompts at all."""
+        """Whether the network holds prompts at all."""
         return bool(self.prompt_names) and self.prompt_length > 0
 
 
@@ -152,6 +155,7 @@ class DecoderLayer(nn.Module):
         angles: tuple[jax.Array, jax.Array],
         index: jax.Array | None,
         layer: jax.Array | None,
+        placed: Prefixes | None,
     ) -> jax.Array:
         """Maps `[B, X, H]` to `[B, X, H]`; see `Attention` for the arguments."""
         config = self.config
@@ -179,6 +183,7 @@ class DecoderLayer(nn.Module):
             keep=self.cache_slots is not None,
             index=index,
             layer=layer,
+            placed=placed,
         )
         mlp = layers.MLP(
             config.mlp_dim,
@@ -201,7 +206,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Soft prompts, then a stack of layers, their final norm and the output projection."""
+    """Prompts, then a stack of layers, their final norm and the output projection."""
 
     config: DecoderConfig
 
@@ -229,16 +234,14 @@ class Decoder(nn.Module):
           the config scores with the embedding, or without `project`.
         """
         config = self.config
-        x, index, cache_slots = embedded, None, None
+        x, index, cache_slots, prefixes = embedded, None, None, None
         if decode and self.has_variable("cache", "cache_index"):
             index, mask, positions = self._advance()
             # A position is the number of valid tokens before.
             key_positions = jnp.cumsum(mask[:, 0], axis=1) - 1
         else:
             if config.has_prompts:
-                x = PromptBank(
-                    config.prompt_names, config.prompt_length, config.prompt_init, name="prompt"
-                )(x, prompt_ids, prompt_slots)
+                x, prefixes = config.prompt_kind.in_row(config, x, prompt_ids, prompt_slots)
             if config.has_prompts and prompt_ids is not None:
                 segment_ids, positions, prefix = _in_front(
                     config.prompt_length, prompt_ids, segment_ids, positions, prefix
@@ -258,12 +261,15 @@ class Decoder(nn.Module):
         x = dropout(x, deterministic=deterministic)
         x = stack.apply_layers(
             functools.partial(DecoderLayer, config, deterministic, cache_slots),
-            lambda layer, x, number: layer(x, mask[:, None], angles, index, number),
+            lambda layer, x, number, own: layer(
+                x, mask[:, None], angles, index, number, prefixes and prefixes.of_layer(own)
+            ),
             x,
             config.num_layers,
             scan=config.scan_layers,
             remat="none" if decode else config.remat,
             step=index is not None,
+            parts=prefixes and prefixes.by_layer,
         )
         if target_slots is None:
             x = x[:, x.shape[1] - last :]
@@ -332,7 +338,7 @@ def step_back(variables: dict) -> dict:
 
 
 class Transformer(nn.Module):
-    """The decoder-only network; `prompt_ids` picks each row's soft prompt.
+    """The decoder-only network; `prompt_ids` picks each row's prompt.
 
     `prompt_ids` is None (no prompt, exactly the bare network) or int32 `[B]`: the number of the
     row's prompt in `config.prompt_names`, or -1 for a row without one.
@@ -345,6 +351,24 @@ class Transformer(nn.Module):
         config = self.config
         self.token_embedder = layers.Embedding(config.vocab_size, config.emb_dim, config.dtype)
         self.decoder = Decoder(config)
+
+    def read(self, rows: jax.Array) -> jax.Array:
+        """Returns hidden states of embeddings `[P, H]` that nothing stands in front of.
+
+        With the collection `intermediates` mutable, each self-attention leaves its keys and values.
+        """
+        places = jnp.arange(len(rows))[None]
+        return self.decoder(
+            rows[None].astype(self.config.dtype),
+            jnp.ones_like(places),
+            places,
+            *(None, None, None, None),
+            deterministic=True,
+            decode=False,
+            max_decode_length=None,
+            last=len(rows),
+            project=False,
+        )
 
     def __call__(
         self,
