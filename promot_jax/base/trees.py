@@ -305,7 +305,16 @@ def keep_prompts(params: Tree, names: Sequence[str]) -> Tree:
 def add_prompt(params: Tree, name: str, prompt: jax.Array) -> Tree:
     """Returns the tree with one more soft prompt [P, H], in the encoder where there is one."""
     side = "encoder" if "encoder" in params else "decoder"
-    return combine(params, unflatten({f"{side}/prompt/{name}/prompt": prompt}))
+    return add_prompt_leaves(params, name, {f"{side}/prompt": prompt})
+
+
+def add_prompt_leaves(params: Tree, name: str, leaves: Mapping[str, Any]) -> Tree:
+    """Returns the tree with one more prompt of any kind, given {SIDE/LEAF: array}."""
+    placed = {}
+    for place, leaf in leaves.items():
+        side, part = place.split("/")
+        placed[f"{side}/prompt/{name}/{part}"] = leaf
+    return combine(params, unflatten(placed))
 
 
 def count(tree: Tree) -> int:

@@ -65,9 +65,7 @@ def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
             network = model.with_lora(stage.adapters(model)).network
             own = attached.only(params, (), stage.adapters(model))
             leaves = stage.prompt_kind.begun(network, own, prompt, rng)
-            for path, leaf in leaves.items():
-                side, part = path.split("/")
-                params = trees.combine(params, {side: {"prompt": {name: {part: leaf}}}})
+            params = trees.add_prompt_leaves(params, name, leaves)
     if stage.lora and not lora.adapters(params):
         params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     return params

@@ -288,6 +288,7 @@ class Method:
       after: what is made of the start and of what the last stage hands on, see `afterwards`; each
         of its points is evaluated as that is.
       asked: how targets are asked that no stage trains on; others are asked as they are.
+      source: who described it, for people.
     """
 
     name: values.Text
@@ -296,6 +297,7 @@ class Method:
     unseen: Attached = BARE
     after: Sequence[Transform] = ()
     asked: Sequence[Asked] = ()
+    source: str = ""
 
     def __post_init__(self):
         names = [transform.name for transform in self.after]

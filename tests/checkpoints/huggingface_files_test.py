@@ -11,7 +11,7 @@ from promot_jax.checkpoints.formats import source as sources
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-tiny = pytest.importorskip("tests.tiny_transformers")
+tiny = pytest.importorskip("tests.checkpoints.tiny_transformers")
 
 
 @pytest.fixture(autouse=True, scope="module")

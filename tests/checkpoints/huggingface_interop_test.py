@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-tiny = pytest.importorskip("tests.tiny_transformers")
+tiny = pytest.importorskip("tests.checkpoints.tiny_transformers")
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.long
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-round_trip = pytest.importorskip("tests.round_trip")
+round_trip = pytest.importorskip("tests.checkpoints.round_trip")
 
 
 @pytest.fixture(autouse=True, scope="module")

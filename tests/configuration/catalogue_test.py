@@ -62,7 +62,7 @@ def test_a_method_of_parts_that_there_are_is_one_gin_file(where, tmp_path):
 @pytest.mark.parametrize("name", ["mini", "your_data", "smollm2/enfr", "paper/mt5_xl/enfr"])
 def test_experiments_with_one_target_share_one_list(name):
     configuration.parse([configuration.experiment_file(name)])
-    text = (CATALOGUE / "single_task.gin").read_text()
+    text = "".join((CATALOGUE / f"{name}.gin").read_text() for name in ("single_task", "modules"))
     assert methods.listed() == re.findall(r"^(\w+)/stages\.Method:", text, re.MULTILINE)
 
 

@@ -95,7 +95,8 @@ def save(folder: pathlib.Path, content: Content) -> None:
     with new_folder(folder) as partial:
         _save_params(partial / "params", trees.unflatten(dict(content.leaves)))
         for path, leaf in content.leaves.items():
-            if match := trees.PROMPT.fullmatch(path):
+            # What other kinds of prompts consist of is no such file.
+            if (match := trees.PROMPT.fullmatch(path)) and match[3] == "prompt":
                 np.save(partial / f"{match[2]}.npy", leaf)
         about = {**content.about, "origin": dict(content.origin), "dtype": content.dtype}
         if content.end_ids:

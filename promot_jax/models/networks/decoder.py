@@ -357,16 +357,13 @@ class Transformer(nn.Module):
 
         With the collection `intermediates` mutable, each self-attention leaves its keys and values.
         """
-        places = jnp.arange(len(rows))[None]
+        places, rows = jnp.arange(len(rows))[None], rows[None].astype(self.config.dtype)
         return self.decoder(
-            rows[None].astype(self.config.dtype),
-            jnp.ones_like(places),
-            places,
-            *(None, None, None, None),
+            *(rows, jnp.ones_like(places), places, None, None, None, None),
             deterministic=True,
             decode=False,
             max_decode_length=None,
-            last=len(rows),
+            last=rows.shape[1],
             project=False,
         )
 

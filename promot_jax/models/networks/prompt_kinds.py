@@ -270,9 +270,7 @@ def _activations(
     """
 
     def read(params, rows):
-        _, found = network.apply(
-            {"params": params}, rows, method="read", mutable=["intermediates"]
-        )
+        _, found = network.apply({"params": params}, rows, method="read", mutable=["intermediates"])
         known = {}
         for path, ((key, value),) in trees.flatten(found["intermediates"]).items():
             known |= {f"{path}/0": key, f"{path}/1": value}

@@ -113,9 +113,8 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
     ) -> jax.Array:
         """Encodes int `[B, T]` as `[B, P+T, H]` (P = 0 without a prompt); see `__call__`."""
-        attached = self.config.has_prompts and self.config.prompt_kind.in_encoder_keys
-        valid = self._encoder_valid(encoder_input_tokens, prompt_ids if attached else None)
-        mask = masks.key_mask(valid)
+        seen = self.config.prompt_kind.in_encoder_keys
+        mask = masks.key_mask(self._valid(encoder_input_tokens, prompt_ids if seen else None))
         if encoder_segment_ids is not None:
             self._check_unpacked(prompt_ids)
             mask = mask & masks.segment_mask(encoder_segment_ids, encoder_segment_ids)
@@ -169,8 +168,8 @@ class Transformer(nn.Module):
             length than the tokens and the prompt give; a decoding step without
             `max_decode_length`.
         """
-        attached = self.config.has_prompts and self.config.prompt_kind.in_input
-        valid = self._encoder_valid(encoder_input_tokens, prompt_ids if attached else None)
+        encodes = self.config.prompt_kind.in_input
+        valid = self._valid(encoder_input_tokens, prompt_ids if encodes else None)
         if encoded.shape[1] != valid.shape[1]:
             raise ValueError(
                 f"encoded has {encoded.shape[1]} positions, its tokens and prompt have "
@@ -198,14 +197,18 @@ class Transformer(nn.Module):
             max_decode_length=max_decode_length,
             project=project,
         )
-        if not project:
-            return logits
+        return self._scored(logits) if project else logits
+
+    def _scored(self, logits: jax.Array) -> jax.Array:
+        """Returns logits; without a matrix for them the decoder gave hidden states."""
         if self.config.logits_via_embedding:
             logits = self.token_embedder.attend(logits) * self.config.logit_scale
         return partitioning.with_sharding_constraint(logits, ("batch", "length", "vocab"))
 
-    def _encoder_valid(self, tokens: jax.Array, prompt_ids: jax.Array | None) -> jax.Array:
-        return masks.encoder_valid(tokens, prompt_ids, self.config.prompt_length)
+    def _valid(self, tokens: jax.Array, prompt_ids: jax.Array | None) -> jax.Array:
+        """Says which keys hold something: those of the tokens, and of prompts in front."""
+        attached = prompt_ids if self.config.has_prompts else None
+        return masks.encoder_valid(tokens, attached, self.config.prompt_length)
 
     def _check_unpacked(self, prompt_ids: jax.Array | None) -> None:
         if prompt_ids is not None and self.config.has_prompts:
