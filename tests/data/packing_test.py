@@ -14,6 +14,7 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching, packing
 from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.prompt_kinds import SOFT, Prefix
 from promot_jax.training import optimizers, train
 from tests import tiny
 from tests.models.models_test import decoder_model, params_of
@@ -168,10 +169,12 @@ def both_losses(kind, prompted):
     model = decoder_model(num_layers=2, **KINDS[kind])
     params = params_of(model)
     if prompted:
+        bare = model.network, params
         for name in ("one", "two"):
             rows = jax.random.normal(jax.random.key(len(name) + ord(name[0])), (3, 16))
-            params = trees.add_prompt(params, name, rows)
-        model = model.with_prompts(trees.prompts_of(params))
+            leaves = prompted.begun(*bare, rows, jax.random.key(0))
+            params = trees.add_prompt_leaves(params, name, leaves)
+        model = model.with_prompts_of(params)
 
     @quick_jit
     def measured(params, batch):
@@ -184,7 +187,7 @@ def both_losses(kind, prompted):
     return model, functools.partial(measured, params)
 
 
-@pytest.mark.parametrize("prompted", [False, True], ids=["bare", "prompted"])
+@pytest.mark.parametrize("prompted", [None, SOFT, Prefix()], ids=["bare", "soft", "prefix"])
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))

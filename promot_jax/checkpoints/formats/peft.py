@@ -91,7 +91,8 @@ def _tensors(folder: pathlib.Path) -> dict[str, safetensors_files.Tensor]:
 
 
 def _read_prefix(folder, about, family, config) -> Adapter:
-    leaves = peft_prefix.to_ours(_rows(folder, about), family, config, str(folder / _WEIGHTS))
+    rows = _rows(folder, about)
+    leaves = peft_prefix.to_ours(rows, about, family, config, str(folder / _WEIGHTS))
     return Adapter("prefix", about.get("base_model_name_or_path"), leaves=leaves)
 
 

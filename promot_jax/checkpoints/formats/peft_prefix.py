@@ -17,12 +17,17 @@ KEYS, VALUES = "decoder/keys", "decoder/values"
 
 
 def to_ours(
-    matrix: np.ndarray, family: str, config: Mapping[str, Any], where: str
+    matrix: np.ndarray,
+    about: Mapping[str, Any],
+    family: str,
+    config: Mapping[str, Any],
+    where: str,
 ) -> dict[str, np.ndarray]:
     """Returns float32 `decoder/keys` and `decoder/values` [L, P, Nkv*D] of PEFT's matrix.
 
     Args:
       matrix: `[P, L * 2 * Nkv * D]`.
+      about: content of adapter_config.json.
       family: of the base model, `t5` or `decoder`.
       config: fields of its configuration.
       where: the file, for errors.
@@ -31,10 +36,12 @@ def to_ours(
       UserError: it belongs to another model.
     """
     layers, width = _sizes(family, config)
-    if matrix.ndim != 2 or matrix.shape[1] != layers * 2 * width:
+    theirs = about.get("num_layers", layers), about.get("token_dim", width)
+    if theirs != (layers, width) or matrix.shape[1] != layers * 2 * width:
         raise UserError(
-            f"{where}: the prefix has shape {matrix.shape}, the model needs {layers * 2 * width} "
-            f"columns ({layers} layers x 2 x {width}); it belongs to another model"
+            f"{where}: the prefix is {theirs[0]} layers x {theirs[1]} numbers in rows of "
+            f"{matrix.shape[1]}, the model needs {layers} layers x {width} (times 2); it belongs "
+            "to another model"
         )
     parts = matrix.astype(np.float32).reshape(len(matrix), layers, 2, width)
     keys, values = parts[:, :, 0], parts[:, :, 1]
