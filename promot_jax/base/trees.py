@@ -24,7 +24,7 @@ Tree = dict[str, Any]
 
 STACKED = "layers"
 # Side, name and leaf of a prompt, see `models.networks.prompt_kinds`.
-PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/(prompt|keys|values)")
+PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/(prompt|keys|values|offset_[ab])")
 # Where a leaf has an axis of the prompt's rows.
 ROWS = {"prompt": 0, "keys": 1, "values": 1}
 
@@ -288,7 +288,11 @@ def _layer(leaf: Any, number: int) -> Any:
 def prompts_of(params: Tree) -> dict[str, int]:
     """Returns {name: length} of the prompts in a parameter tree, of whatever kind."""
     found = {PROMPT.fullmatch(path): leaf for path, leaf in flatten(params).items()}
-    return {match[2]: leaf.shape[ROWS[match[3]]] for match, leaf in found.items() if match}
+    return {
+        match[2]: leaf.shape[ROWS[match[3]]]
+        for match, leaf in found.items()
+        if match and match[3] in ROWS
+    }
 
 
 def keep_prompts(params: Tree, names: Sequence[str]) -> Tree:

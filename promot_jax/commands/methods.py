@@ -10,7 +10,13 @@ from promot_jax.commands import flags
 # It sets what every method asks for, but one: methods for one target name its prompt.
 EVERY = ("paper/mini/multitask", ["--gin.PROMPT='prompt'"])
 REFERENCE = "fine_tuning"
-KINDS = {"/prompt/.*/(keys|values)": "prefix", "/prompt/": "prompt", "/lora_": "adapters"}
+# What stands in the path of a leaf that is none of the model's.
+KINDS = {
+    "/prompt/.*/(keys|values)": "prefix",
+    "/prompt/.*/offset_": "offsets",
+    "/prompt/": "prompt",
+    "/lora_": "adapters",
+}
 
 
 def add(commands) -> None:

@@ -288,5 +288,6 @@ def network_inputs(batch: Mapping[str, Any], prefix_lm: bool) -> dict[str, Any]:
         "decoder_positions": batch["decoder_positions"],
         "decoder_causal_attention": batch["decoder_prefix"] if prefix_lm else None,
         "prompt_slots": batch["decoder_prompts"],
+        "input_slots": batch["decoder_prefix"],
         "target_slots": batch["decoder_target_slots"],
     }

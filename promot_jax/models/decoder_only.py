@@ -78,6 +78,7 @@ class DecoderOnlyModel(Model):
                 jnp.concatenate([valid, 0 * following], axis=1)
             ),
             "prompt_ids": batch.get("prompt_ids"),
+            "input_slots": jnp.concatenate([valid, 0 * following], axis=1),
             "last": batch["decoder_target_tokens"].shape[1],
         }
 

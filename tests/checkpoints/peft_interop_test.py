@@ -233,17 +233,19 @@ def test_prefix_in_and_out(case, base, tmp_path):
     assert all(found[0][name] == value for name, value in found[1].items())
 
 
-def test_a_prefix_of_an_encoder_has_no_place_in_peft(base, tmp_path):
-    config = huggingface.open_checkpoint(str(base("t5_v1_1"))).config
-    leaves = {f"encoder/{name}": np.zeros((2, 3, 24)) for name in ("keys", "values")}
-    tiny.fails(
-        "no place for encoder/keys, encoder/values: .* decoder alone",
-        peft.write_prefix, tmp_path / "a", leaves, "t5", config, None,
-    )  # fmt: skip
-    other = huggingface.open_checkpoint(str(base("llama"))).config
+def test_prompts_that_have_no_place_in_peft(base, tmp_path):
+    def fault(*leaves):
+        return peft.fault([f"{leaf.replace('/', '/prompt/rte/')}" for leaf in leaves])
+
+    assert "no prefix in an encoder" in fault("encoder/keys", "encoder/values", "decoder/keys")
+    assert "no prompt with offsets" in fault("decoder/prompt", "decoder/offset_a")
+    assert [fault(leaf) for leaf in ("encoder/prompt", "decoder/keys")] == [None, None]
+    assert peft.fault(["decoder/layers_0/self_attention/query/lora_a"]) is None
+
+    t5, llama = (huggingface.open_checkpoint(str(base(c))).config for c in ("t5_v1_1", "llama"))
     leaves = {f"decoder/{name}": np.zeros((1, 3, 24)) for name in ("keys", "values")}
-    peft.write_prefix(tmp_path / "b", leaves, "t5", config, None)
-    tiny.fails("another model", peft.read, str(tmp_path / "b"), "decoder", other)
+    peft.write_prefix(tmp_path / "b", leaves, "t5", t5, None)
+    tiny.fails("another model", peft.read, str(tmp_path / "b"), "decoder", llama)
     tiny.fails("name that one too", peft.read, str(tmp_path / "b"))
 
 

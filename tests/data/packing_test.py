@@ -14,7 +14,7 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching, packing
 from promot_jax.models.networks.lora import Lora
-from promot_jax.models.networks.prompt_kinds import SOFT, Prefix
+from promot_jax.models.networks.prompt_kinds import SOFT, Decomposed, Prefix
 from promot_jax.training import optimizers, train
 from tests import tiny
 from tests.models.models_test import decoder_model, params_of
@@ -187,7 +187,9 @@ def both_losses(kind, prompted):
     return model, functools.partial(measured, params)
 
 
-@pytest.mark.parametrize("prompted", [None, SOFT, Prefix()], ids=["bare", "soft", "prefix"])
+@pytest.mark.parametrize(
+    "prompted", [None, SOFT, Prefix(), Decomposed(4, 2)], ids=["bare", "soft", "prefix", "dept"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))

@@ -24,7 +24,7 @@ KINDS = {
     "encoder_decoder_scanned": lambda **changes: tiny.model(**TWO, scan_layers=True, **changes),
     "decoder": lambda **changes: decoder_model(num_layers=2, qk_norm=True, **changes),
     "decoder_scanned": lambda **changes: decoder_model(
-        num_layers=2, scan_layers=True, prefix_lm=True, start_id=9, **changes
+        num_layers=2, scan_layers=True, prefix_lm=True, start_id=99, **changes
     ),
 }
 # The answers of two beams a row are tokens of their own.

@@ -14,7 +14,7 @@ from promot_jax.data import batching
 from promot_jax.experiment import attachments
 from promot_jax.experiment.runner import Runner
 from promot_jax.models.attached import Attached
-from promot_jax.models.networks.prompt_kinds import Prefix
+from promot_jax.models.networks.prompt_kinds import Decomposed, Prefix
 from promot_jax.training import optimizers, train
 from promot_jax.training.stages import Method
 from tests import tiny
@@ -23,7 +23,7 @@ from tests.training.train_test import RISING, run_stage
 
 pytestmark = pytest.mark.long
 
-KINDS = {"prefix": Prefix()}
+KINDS = {"prefix": Prefix(), "dept": Decomposed(8, 2)}
 OPTIMIZER = functools.partial(optimizers.adamw, 0.05, 0.0)
 
 

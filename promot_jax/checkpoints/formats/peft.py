@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,8 @@ def save(folder: pathlib.Path, content: Content) -> None:
     family, config = content.about["family"], content.about["config"]
     matches = {trees.PROMPT.fullmatch(path): leaf for path, leaf in content.leaves.items()}
     prompt = {f"{match[1]}/{match[3]}": leaf for match, leaf in matches.items() if match}
+    if reason := fault(content.leaves):
+        raise UserError(f"{reason}; write another format")
     if len(prompt) == 1:
         write_prompt(folder, np.asarray(*prompt.values()), family, content.base)
     elif prompt:
@@ -158,6 +160,18 @@ def save(folder: pathlib.Path, content: Content) -> None:
     else:
         rank, alpha = config["lora"]["rank"], config["lora"]["alpha"]
         write_lora(folder, content.leaves, family, rank, alpha, config, content.base)
+
+
+def fault(leaves: Iterable[str]) -> str | None:
+    """Says why PEFT has no place for an adapter with leaves of these paths; None where it has."""
+    matches = {f"{match[1]}/{match[3]}" for match in map(trees.PROMPT.fullmatch, leaves) if match}
+    if any("/offset_" in leaf for leaf in matches):
+        return "PEFT has no prompt with offsets of tokens (DePT)"
+    if "encoder/keys" in matches:
+        return (
+            "PEFT has no prefix in an encoder; one with PREFIX_SIDES = 'decoder' has a place there"
+        )
+    return None
 
 
 def write_prompt(
@@ -207,15 +221,8 @@ def write_prefix(
       base_model: its name on the hub, or its folder.
 
     Raises:
-      UserError: the folder exists or cannot be written, or there are leaves of an encoder, where
-        PEFT has no prefix.
+      UserError: the folder exists or cannot be written.
     """
-    if leaves.keys() != {peft_prefix.KEYS, peft_prefix.VALUES}:
-        raise UserError(
-            f"PEFT has no place for {', '.join(sorted(leaves))}: its prefixes of an "
-            "encoder-decoder are in the decoder alone (PREFIX_SIDES = 'decoder'); write another "
-            "format"
-        )
     keys, known = (np.asarray(leaves[name]) for name in (peft_prefix.KEYS, peft_prefix.VALUES))
     about = {
         "task_type": _TASKS[family],

@@ -219,6 +219,7 @@ class Decoder(nn.Module):
         prefix: jax.Array | None,
         prompt_ids: jax.Array | None,
         prompt_slots: jax.Array | None,
+        places: jax.Array,
         target_slots: jax.Array | None,
         *,
         deterministic: bool,
@@ -233,23 +234,26 @@ class Decoder(nn.Module):
           float32 logits `[B, last, V]` or `[B, U, V]`, or hidden states, of H in place of V, when
           the config scores with the embedding, or without `project`.
         """
-        config = self.config
+        config, kind = self.config, self.config.prompt_kind
         x, index, cache_slots, prefixes = embedded, None, None, None
         if decode and self.has_variable("cache", "cache_index"):
             index, mask, positions = self._advance()
             # A position is the number of valid tokens before.
             key_positions = jnp.cumsum(mask[:, 0], axis=1) - 1
+            x = self._as_attached(x, index)
         else:
             if config.has_prompts:
-                x, prefixes = config.prompt_kind.in_row(config, x, prompt_ids, prompt_slots)
+                x, prefixes = kind.in_row(config, x, prompt_ids, prompt_slots, places)
             if config.has_prompts and prompt_ids is not None:
-                segment_ids, positions, prefix = _in_front(
+                segment_ids, positions, prefix = masks.in_front(
                     config.prompt_length, prompt_ids, segment_ids, positions, prefix
                 )
             config.check_rows(segment_ids.shape[1] + (max_decode_length or 0))
             mask, key_positions = masks.prefix_mask(segment_ids, prefix), positions
             if decode:
                 cache_slots = self._create(segment_ids > 0, positions, max_decode_length)
+                if config.has_prompts and kind.in_tokens and prompt_ids is not None:
+                    self.put_variable("shared", "last", x[:, -1:])
         if config.sliding_window is not None and not config.full_layers:
             mask = masks.within_window(mask, positions, key_positions, config.sliding_window)
         angles = rotary.rotation(
@@ -294,6 +298,14 @@ class Decoder(nn.Module):
         self.put_variable("cache", "position", following.astype(jnp.int32))
         return max_decode_length
 
+    def _as_attached(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """Returns a step's token as a prompt has it read, where it is the last input once more."""
+        if not self.has_variable("shared", "last"):
+            return x
+        again = ~self.get_variable("shared", "valid")[:, -1:, None] & (index == 0)
+        last, beams = self.get_variable("shared", "last"), len(x) // len(again)
+        return jnp.where(*(jnp.repeat(each, beams, axis=0) for each in (again, last)), x)
+
     def _advance(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Takes the next slot; returns it, the mask `[B*K, 1, S + slots]` and the positions."""
         index = self.get_variable("cache", "cache_index")
@@ -305,19 +317,6 @@ class Decoder(nn.Module):
         prefix = self.get_variable("shared", "valid")
         prefix = jnp.repeat(prefix, len(valid) // len(prefix), axis=0)
         return index, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
-
-
-def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
-    """Puts the P slots of a prompt in front of segment ids, positions and prefix `[B, S]`."""
-    attached = (prompt_ids >= 0).astype(jnp.int32)[:, None]
-    slots = (len(segment_ids), prompt_length)
-    front = jnp.broadcast_to(attached, slots)
-    places = jnp.broadcast_to(jnp.arange(prompt_length), slots)
-    segment_ids = jnp.concatenate([front, segment_ids], axis=1)
-    positions = jnp.concatenate([places, positions + prompt_length * attached], axis=1)
-    if prefix is not None:
-        prefix = jnp.concatenate([front, prefix], axis=1)
-    return segment_ids, positions, prefix
 
 
 def _one_segment(tokens, targets):
@@ -353,13 +352,10 @@ class Transformer(nn.Module):
         self.decoder = Decoder(config)
 
     def read(self, rows: jax.Array) -> jax.Array:
-        """Returns hidden states of embeddings `[P, H]` that nothing stands in front of.
-
-        With the collection `intermediates` mutable, each self-attention leaves its keys and values.
-        """
+        """Reads embeddings `[P, H]`; self-attentions leave what they know in `intermediates`."""
         places, rows = jnp.arange(len(rows))[None], rows[None].astype(self.config.dtype)
         return self.decoder(
-            *(rows, jnp.ones_like(places), places, None, None, None, None),
+            *(rows, jnp.ones_like(places), places, None, None, None, places, None),
             deterministic=True,
             decode=False,
             max_decode_length=None,
@@ -377,6 +373,7 @@ class Transformer(nn.Module):
         *,
         prompt_ids: jax.Array | None = None,
         prompt_slots: jax.Array | None = None,
+        input_slots: jax.Array | None = None,
         target_slots: jax.Array | None = None,
         decode: bool = False,
         enable_dropout: bool = True,
@@ -405,6 +402,8 @@ class Transformer(nn.Module):
           prompt_ids: int32 `[B]` or None, see the class.
           prompt_slots: int32 `[B, S]`, in place of `prompt_ids`: n * P + p where a slot is row p of
             prompt n, else -1. Segments and positions count these slots.
+          input_slots: int `[B, S]`, above 0 for tokens of the input; None is all. Some prompts
+            change how these are read.
           target_slots: int32 `[B, U]`, in place of `last`: the slots whose logits to compute.
           decode: uses the decoding cache.
           enable_dropout: needs the PRNG "dropout".
@@ -426,6 +425,7 @@ class Transformer(nn.Module):
             decoder_positions = jnp.maximum(jnp.cumsum(decoder_segment_ids > 0, axis=1) - 1, 0)
         if last is not None and not 0 <= last <= tokens.shape[1]:
             raise ValueError(f"last = {last} logits of rows with {tokens.shape[1]} tokens")
+        own = decoder_segment_ids if input_slots is None else input_slots * decoder_segment_ids
         logits = self.decoder(
             self.token_embedder(tokens),
             decoder_segment_ids,
@@ -433,6 +433,7 @@ class Transformer(nn.Module):
             decoder_causal_attention,
             prompt_ids,
             prompt_slots,
+            jnp.where(own > 0, decoder_positions, -1),
             target_slots,
             deterministic=not enable_dropout,
             decode=decode,

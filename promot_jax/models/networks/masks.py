@@ -81,6 +81,25 @@ def prefix_mask(segment_ids: jax.Array, prefix: jax.Array | None) -> jax.Array:
     return allowed & same & (segment_ids[:, None, :] > 0)
 
 
+def in_front(
+    prompt_length: int,
+    prompt_ids: jax.Array,
+    segment_ids: jax.Array,
+    positions: jax.Array,
+    prefix: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Puts the P slots of a prompt in front of segment ids, positions and prefix `[B, S]`."""
+    attached = (prompt_ids >= 0).astype(jnp.int32)[:, None]
+    slots = (len(segment_ids), prompt_length)
+    front = jnp.broadcast_to(attached, slots)
+    places = jnp.broadcast_to(jnp.arange(prompt_length), slots)
+    segment_ids = jnp.concatenate([front, segment_ids], axis=1)
+    positions = jnp.concatenate([places, positions + prompt_length * attached], axis=1)
+    if prefix is not None:
+        prefix = jnp.concatenate([front, prefix], axis=1)
+    return segment_ids, positions, prefix
+
+
 def within_window(
     mask: jax.Array, query_positions: jax.Array, key_positions: jax.Array, window: int
 ) -> jax.Array:
