@@ -367,6 +367,7 @@ def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
         "name": run.stage.name,
         "mixture": run.stage.mixture,
         "prompt": run.stage.prompt,
+        "prompt_kind": run.stage.prompt_kind.word if run.stage.prompts else None,
         "replay": run.stage.replay and dataclasses.asdict(run.stage.replay),
         "lora": run.stage.lora and dataclasses.asdict(run.stage.lora),
         "steps": steps,

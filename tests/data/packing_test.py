@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -187,10 +188,12 @@ def both_losses(kind, prompted):
     return model, functools.partial(measured, params)
 
 
+OTHER_PROMPTS = [("scanned", Prefix()), ("start", Decomposed(4, 2))]
+
+
 @pytest.mark.parametrize(
-    "prompted", [None, SOFT, Prefix(), Decomposed(4, 2)], ids=["bare", "soft", "prefix", "dept"]
+    ("kind", "prompted"), [*itertools.product(KINDS, (None, SOFT)), *OTHER_PROMPTS], ids=str
 )
-@pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))
 def test_losses_and_gradients_are_those_of_padded_rows(kind, prompted, seed, gaps):

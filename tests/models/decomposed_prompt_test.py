@@ -12,13 +12,15 @@ from promot_jax.base import trees
 from promot_jax.models.networks import prompt_kinds
 from promot_jax.models.networks.prompt_kinds import Decomposed
 from tests import tiny
+from tests.models import prefix_test
 from tests.models.models_test import decoder_model, params_of
-from tests.models.prefix_test import BATCH, BEAMS, KINDS, Replay
+from tests.models.prefix_test import BATCH, BEAMS, Replay
 from tests.quick import quick_jit
 
 pytestmark = pytest.mark.long
 
 KIND = Decomposed(positions=3, rank=2)
+KINDS = {name: prefix_test.KINDS[name] for name in ("encoder_decoder", "decoder_scanned")}
 
 
 def begun(model, params, name="one", rng=0):

@@ -87,10 +87,9 @@ def test_a_method_trains_the_module_then_the_model_beside_it(kind, tmp_path, mon
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pack", [True, False], ids=["packed", "padded"])
-def test_a_packed_stage_of_a_scanned_decoder_resumes_where_it_was(kind, pack, tmp_path):
+def test_a_packed_stage_of_a_scanned_decoder_resumes_where_it_was(kind, tmp_path):
     model = decoder_model(num_layers=2, scan_layers=True)
-    stage = module_stage(kind, pack=pack)
+    stage = module_stage(kind)
     params = attachments.add(params_of(model), stage, 0, model)
     whole = run_stage(tmp_path / "whole", stage, params, model=model)
     half = dataclasses.replace(stage, steps=2)
