@@ -17,7 +17,8 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_target_tokens [R, U]
     decoder_loss_weights [R, U]   1 for a target
 
-U counts the targets that have a weight; others are read, and nothing is predicted for them.
+U counts the targets that have a weight; others are read, and nothing is predicted for them. Labels
+of exemplars that a prompt is made of are targets too.
 
 all of them int32.
 """
@@ -31,6 +32,8 @@ import numpy as np
 from promot_jax.data.shares import WHOLE, Share, agreed
 
 Batch = dict[str, np.ndarray]
+# (row of the prompt, token id) of each label in prompts.
+Labels = Sequence[tuple[int, int]]
 
 # Shapes of a stage at most; one that saves less than this share of the work is not worth compiling.
 MOST = 4
@@ -53,12 +56,14 @@ class Row(NamedTuple):
       targets: its target ids, at least one.
       learnt: numbers of the targets that count, the last one among them.
       prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
+      labels: what is to be learnt in these.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     learnt: np.ndarray
     prompt: np.ndarray
+    labels: Labels = ()
 
     @property
     def size(self) -> int:
@@ -68,7 +73,7 @@ class Row(NamedTuple):
     @property
     def count(self) -> int:
         """The targets that count."""
-        return len(self.learnt)
+        return len(self.labels) + len(self.learnt)
 
 
 class Extent(NamedTuple):
@@ -102,6 +107,7 @@ class Packer:
         prompt_length: int,
         multiple: int,
         share: Share = WHOLE,
+        labels: Labels = (),
     ):
         """Chooses the shapes.
 
@@ -113,12 +119,15 @@ class Packer:
           multiple: R is a multiple of this, for the devices and microbatches that divide a batch.
           share: which part of each batch this process has. All make their packers at once, and
             call them with their parts of the same batches.
+          labels: what is to be learnt in the prompt of each row that has one; with any, batches are
+            packed that do not gain by it, too.
         """
         self._start = [] if start_id is None else [start_id]
         self._eos_id = eos_id
         self._prompt_length = prompt_length
         self._multiple = multiple
         self._share = share
+        self._labels = labels
         here = [[Extent(row.size, row.count) for row in self._rows(batch)] for batch in sample]
         parts = [[[Extent(*row) for row in rows] for rows in part] for part in agreed(here, share)]
         padded = [self._padded(batch) for batch in sample]
@@ -128,8 +137,14 @@ class Packer:
         """Returns a batch packed into the cheapest shape that holds it, or the batch itself."""
         rows, padded = self._rows(batch), self._padded(batch)
         # What cannot be divided is refused in its first step, not in the first that is not packed.
-        for shape in self.shapes if padded.lines % self._multiple == 0 else ():
-            if shape.cost < padded.cost:
+        shapes, most = [*self.shapes], padded.cost
+        if self._labels:
+            # A line for each row holds any batch.
+            targets = -(-(padded.targets + len(self._labels)) // STEP) * STEP
+            slots = -(-padded.slots // STEP) * STEP
+            shapes, most = [*shapes, Shape(padded.lines, slots, targets)], float("inf")
+        for shape in shapes if padded.lines % self._multiple == 0 else ():
+            if shape.cost < most:
                 own = shape._replace(lines=shape.lines // self._share[1])
                 lines = divide(rows, own)
                 if all(agreed(lines is not None, self._share)):
@@ -153,7 +168,8 @@ class Packer:
             learnt = np.flatnonzero(batch["decoder_loss_weights"][number])
             places = np.arange(self._prompt_length * (prompts[number] >= 0))
             prompt = prompts[number] * self._prompt_length + places
-            rows.append(Row(np.array(inputs), targets, learnt, prompt))
+            labels = self._labels if len(prompt) else ()
+            rows.append(Row(np.array(inputs), targets, learnt, prompt, labels))
         return rows
 
     def _padded(self, batch: Batch) -> Shape:
@@ -229,7 +245,7 @@ def pack(lines: Sequence[Sequence[Row]], shape: Shape) -> Batch:
         for segment, row in enumerate(line, start=1):
             _place(row, segment, slot, target, fields)
             slot += row.size
-            target += len(row.learnt)
+            target += row.count
     return found
 
 
@@ -243,6 +259,11 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_positions"][slot:end] = np.arange(row.size)
     fields["decoder_prefix"][slot:known] = 1
     fields["decoder_prompts"][slot:begin] = row.prompt
+    for place, token in row.labels:
+        fields["decoder_target_slots"][target] = slot + place - 1
+        fields["decoder_target_tokens"][target] = token
+        fields["decoder_loss_weights"][target] = 1
+        target += 1
     targets = slice(target, target + len(row.learnt))
     fields["decoder_target_slots"][targets] = known - 1 + row.learnt
     fields["decoder_target_tokens"][targets] = row.targets[row.learnt]

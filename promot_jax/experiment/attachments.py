@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
@@ -61,7 +63,7 @@ def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
             )
         if rows is None:
             rng = jax.random.key(seed_of(seed, name))
-            prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
+            prompt = _rows(stage, embedding, rng, model)
             network = model.with_lora(stage.adapters(model)).network
             own = attached.only(params, (), stage.adapters(model))
             leaves = stage.prompt_kind.begun(network, own, prompt, rng)
@@ -69,6 +71,14 @@ def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
     if stage.lora and not lora.adapters(params):
         params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     return params
+
+
+def _rows(stage: Stage, embedding: jax.Array, rng: jax.Array, model: Model) -> jax.Array:
+    """Returns what a new prompt begins as: a stage's exemplars, or what it draws."""
+    if stage.context is None:
+        return stage.prompt_init(embedding, stage.prompt_length, rng)
+    context = stage.context.read(model.vocabulary, stage.prompt_length)
+    return jnp.asarray(embedding[np.asarray(context.ids)], jnp.float32)
 
 
 def of_target(method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
@@ -161,6 +171,16 @@ def check(stage: Stage, targets: Sequence[EvalTask], probed: Sequence[str]) -> N
     if stage.follow_unseen:
         for task in probed:
             of_probe(stage, task, targets)
+
+
+def check_context(stage: Stage, model: Model) -> None:
+    """Raises UserError where a stage learns labels in its prompt that the model cannot predict."""
+    if stage.context is not None and not (model.packs and stage.pack):
+        raise UserError(
+            f"stage {stage.name!r} learns the labels of the exemplars in its prompt, which an "
+            "encoder does not predict; take a decoder-only model with pack, or leave the methods "
+            "with cpt out of METHODS (--methods)"
+        )
 
 
 def check_replay(stage: Stage, model: Model) -> None:

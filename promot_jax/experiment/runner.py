@@ -73,6 +73,7 @@ class Runner:
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
                 attachments.check_replay(stage, experiment.model)
+                attachments.check_context(stage, experiment.model)
 
     def run(self, command: str, curve: Curve = ()) -> None:
         """Runs whatever is not finished yet and records it.

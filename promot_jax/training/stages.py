@@ -11,6 +11,7 @@ from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, tasks
+from promot_jax.data.exemplars import Context, Exemplars
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks.lora import Lora
@@ -19,7 +20,7 @@ from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective, Reference, Start
 from promot_jax.training.replay import Replay
-from promot_jax.training.selections import MostChanged, Selection
+from promot_jax.training.selections import MostChanged, NearStart, Selection
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -70,6 +71,8 @@ class Stage:
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
       replay: general rows that are mixed into the training rows, or None.
+      context: exemplars that its prompt begins as, whose labels it learns with those of the rows,
+        for models that read packed rows; None for a prompt that is no text.
     """
 
     name: values.Text
@@ -101,6 +104,7 @@ class Stage:
     objective: Annotated[Sequence[Objective], values.LATER] = ()
     reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
     replay: Annotated[Replay | None, values.LATER] = None
+    context: Annotated[Exemplars | Context | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -155,6 +159,19 @@ class Stage:
             return self
         selection = dataclasses.replace(self.selection, seed=seed)
         return dataclasses.replace(self, selection=selection)
+
+    def reading(self, model: Model) -> "Stage":
+        """Returns the stage with its exemplars as a model's vocabulary writes them, if it has any.
+
+        Raises:
+          UserError: there are too few.
+        """
+        if self.context is None:
+            return self
+        context, selection = self.context.read(model.vocabulary, self.prompt_length), self.selection
+        if isinstance(selection, NearStart):
+            selection = dataclasses.replace(selection, kinds=tuple(context.kinds))
+        return dataclasses.replace(self, context=context, selection=selection)
 
     @property
     def rates(self) -> dict[str, float]:

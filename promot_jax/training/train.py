@@ -104,7 +104,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
       UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
         checkpoints, a stage that was begun from something else.
     """
-    run = dataclasses.replace(run, stage=run.stage.drawn(run.seed))
+    run = dataclasses.replace(run, stage=run.stage.drawn(run.seed).reading(model))
     run.folder.path.mkdir(parents=True, exist_ok=True)
     trainable, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
@@ -262,7 +262,9 @@ def _with_measurements(run, state, model, mesh) -> TrainState:
     """Lets the objectives measure what the stage started from."""
 
     def read(mixture):
-        stage = dataclasses.replace(run.stage, mixture=mixture, prompt=None, pack=False)
+        stage = dataclasses.replace(
+            run.stage, mixture=mixture, prompt=None, pack=False, context=None
+        )
         return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
 
     return measured.with_measurements(run.stage, state, model, mesh, run.seed, read)
@@ -317,7 +319,9 @@ def _batches(run, model, mesh, first_step, prompt_numbers):
         # By the rows of the beginning, so that a resumed stage has the shapes that it had.
         with contextlib.closing(read()) as beginning:
             sample = _first_rows(beginning, SAMPLE // share[1])
-        pack = model.packer(sample, partitioning.divisible(mesh, 1, stage.microbatches), share)
+        labels = () if stage.context is None else stage.context.labels
+        multiple = partitioning.divisible(mesh, 1, stage.microbatches)
+        pack = model.packer(sample, multiple, share, labels)
     with contextlib.closing(read(first_step=first_step, workers=run.data_workers)) as batches:
         packed = batches if pack is None else map(pack, batches)
         yield (_placed(batch, mesh, stage.microbatches, share) for batch in packed)
