@@ -319,11 +319,6 @@ class Decoder(nn.Module):
         return index, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
 
 
-def _one_segment(tokens, targets):
-    """Returns segment ids: 1 for a token whose target is not 0, or for all without targets."""
-    return jnp.ones_like(tokens, jnp.int32) if targets is None else (targets > 0).astype(jnp.int32)
-
-
 def step_back(variables: dict) -> dict:
     """Returns fresh `cache` and `shared` without the last token, to give it to a step.
 
@@ -402,8 +397,7 @@ class Transformer(nn.Module):
           prompt_ids: int32 `[B]` or None, see the class.
           prompt_slots: int32 `[B, S]`, in place of `prompt_ids`: n * P + p where a slot is row p of
             prompt n, else -1. Segments and positions count these slots.
-          input_slots: int `[B, S]`, above 0 for tokens of the input; None is all. Some prompts
-            change how these are read.
+          input_slots: int `[B, S]`, above 0 for tokens of the input; None is all.
           target_slots: int32 `[B, U]`, in place of `last`: the slots whose logits to compute.
           decode: uses the decoding cache.
           enable_dropout: needs the PRNG "dropout".
@@ -420,21 +414,18 @@ class Transformer(nn.Module):
         """
         tokens = decoder_input_tokens
         if decoder_segment_ids is None:
-            decoder_segment_ids = _one_segment(tokens, decoder_target_tokens)
+            decoder_segment_ids = masks.one_segment(tokens, decoder_target_tokens)
         if decoder_positions is None:
             decoder_positions = jnp.maximum(jnp.cumsum(decoder_segment_ids > 0, axis=1) - 1, 0)
+        places = masks.input_places(decoder_segment_ids, decoder_positions, input_slots)
         if last is not None and not 0 <= last <= tokens.shape[1]:
             raise ValueError(f"last = {last} logits of rows with {tokens.shape[1]} tokens")
-        own = decoder_segment_ids if input_slots is None else input_slots * decoder_segment_ids
         logits = self.decoder(
             self.token_embedder(tokens),
             decoder_segment_ids,
             decoder_positions,
             decoder_causal_attention,
-            prompt_ids,
-            prompt_slots,
-            jnp.where(own > 0, decoder_positions, -1),
-            target_slots,
+            *(prompt_ids, prompt_slots, places, target_slots),
             deterministic=not enable_dropout,
             decode=decode,
             max_decode_length=max_decode_length,
