@@ -23,7 +23,10 @@ from promot_jax.base.errors import UserError
 Tree = dict[str, Any]
 
 STACKED = "layers"
-PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/prompt")
+# Side, name and leaf of a prompt, see `models.networks.prompt_kinds`.
+PROMPT = re.compile(r"(encoder|decoder)/prompt/([^/]+)/(prompt|keys|values|offset_[ab])")
+# Where a leaf has an axis of the prompt's rows.
+ROWS = {"prompt": 0, "keys": 1, "values": 1}
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -283,13 +286,17 @@ def _layer(leaf: Any, number: int) -> Any:
 
 
 def prompts_of(params: Tree) -> dict[str, int]:
-    """Returns {name: length} of the soft prompts in a parameter tree."""
+    """Returns {name: length} of the prompts in a parameter tree, of whatever kind."""
     found = {PROMPT.fullmatch(path): leaf for path, leaf in flatten(params).items()}
-    return {match[2]: leaf.shape[0] for match, leaf in found.items() if match}
+    return {
+        match[2]: leaf.shape[ROWS[match[3]]]
+        for match, leaf in found.items()
+        if match and match[3] in ROWS
+    }
 
 
 def keep_prompts(params: Tree, names: Sequence[str]) -> Tree:
-    """Returns the tree with the named soft prompts only; no names give the bare network's tree."""
+    """Returns the tree with the named prompts only; no names give the bare network's tree."""
     return unflatten(
         {
             path: leaf
@@ -302,7 +309,16 @@ def keep_prompts(params: Tree, names: Sequence[str]) -> Tree:
 def add_prompt(params: Tree, name: str, prompt: jax.Array) -> Tree:
     """Returns the tree with one more soft prompt [P, H], in the encoder where there is one."""
     side = "encoder" if "encoder" in params else "decoder"
-    return combine(params, unflatten({f"{side}/prompt/{name}/prompt": prompt}))
+    return add_prompt_leaves(params, name, {f"{side}/prompt": prompt})
+
+
+def add_prompt_leaves(params: Tree, name: str, leaves: Mapping[str, Any]) -> Tree:
+    """Returns the tree with one more prompt of any kind, given {SIDE/LEAF: array}."""
+    placed = {}
+    for place, leaf in leaves.items():
+        side, part = place.split("/")
+        placed[f"{side}/prompt/{name}/{part}"] = leaf
+    return combine(params, unflatten(placed))
 
 
 def count(tree: Tree) -> int:

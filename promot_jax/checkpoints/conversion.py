@@ -165,14 +165,18 @@ def export_model(
     elif kind == "beside":
         leaves = trees.flatten(lora.remove(trees.keep_prompts(params, ())))
         adapters = {name: _adapter_leaves(params, name) for name in names}
-    elif kind == "prompts" and LORA in names:
+    faults = {name: reason for name in adapters if (reason := peft.fault(adapters[name]))}
+    if faults and kind == "alone":
+        raise UserError(f"--prompt {prompt}: {faults['.']}; give another --format")
+    if kind == "prompts" and LORA in names:
         raise UserError(f"--format {format_name} has no place for an adapter; give --merge_lora")
-    else:
-        leaves = written.leaves
     yield f"{_origin_text(origin)} -> {out} ({format_name})"
     rows = [_row("written", leaves)] if leaves else []
+    adapters = {name: adapter for name, adapter in adapters.items() if name not in faults}
     rows += [_row(f"PEFT folder {name}", adapter) for name, adapter in adapters.items()]
     yield from _columns(("", "leaves", "parameters", "memory", ""), rows)
+    for name, reason in faults.items():
+        yield f"prompt {name} stays behind: {reason}"
     if format_name == "huggingface" and dtype != "float32":
         yield f"weights are written as {dtype}; --dtype float32 keeps them as they were trained"
     files.check_new(out)
@@ -293,7 +297,8 @@ def _vocabulary_text(vocabulary: Mapping[str, Any] | None) -> str:
 
 
 def _nearest_lines(source: Source, vocabulary: str | None, count: int) -> Iterator[str]:
-    prompts = [path for path in source.leaves if trees.PROMPT.fullmatch(path)]
+    matches = {path: trees.PROMPT.fullmatch(path) for path in source.leaves}
+    prompts = [path for path, match in matches.items() if match and match[3] == "prompt"]
     if not prompts:
         raise UserError(f"--nearest: {source.path} has no soft prompt")
     words = pretrained.find_vocabulary(source, vocabulary)

@@ -51,7 +51,7 @@ def open_model(
             source.family, {**source.config, **changes}, words, **source.options
         )
     shapes = trees.unflatten(dict(source.leaves))
-    return model.with_prompts(trees.prompts_of(shapes)), source
+    return model.with_prompts_of(shapes), source
 
 
 # Sizes that a configuration may hold.
@@ -257,7 +257,7 @@ RESERVED = ("none", "lora")
 
 
 def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[models.Model, Tree]:
-    """Adds an adapter: a soft prompt (`.npy` or PEFT folder) under a name, or a PEFT LoRA.
+    """Adds an adapter: a prompt (`.npy` or PEFT folder) under a name, or a PEFT LoRA.
 
     What a LoRA changes beside kernels, such as the embedding, is merged into the parameters.
 
@@ -272,19 +272,23 @@ def attach(model: models.Model, params: Tree, name: str, path: str) -> tuple[mod
     arrays |= {**adapter.leaves, **adapter.replaced, **adapter.added}
     for what, array in arrays.items():
         sources.check_finite(array, f"{what} in {path}")
-    if adapter.kind == "prompt":
+    if adapter.kind != "lora":
         if not re.fullmatch(r"\w[\w.-]*", name) or name in RESERVED:
             raise UserError(
                 f"{path}: {name!r} cannot name a prompt (letters, digits and ._- can, "
                 f"{' and '.join(RESERVED)} mean something else); give NAME=PATH"
             )
+        if name in trees.prompts_of(params):
+            raise UserError(f"{path}: the model has a prompt {name!r} already; give NAME={path}")
+        if adapter.kind == "prefix":
+            leaves = {place: jnp.asarray(leaf) for place, leaf in adapter.leaves.items()}
+            params = trees.add_prompt_leaves(params, name, leaves)
+            return model.with_prompts_of(params), params
         if not len(adapter.prompt):
             raise UserError(f"{path} holds a prompt without rows; save one with at least one")
         prompt.check_width(adapter.prompt, params["token_embedder"]["embedding"].shape[1], path)
-        if name in trees.prompts_of(params):
-            raise UserError(f"{path}: the model has a prompt {name!r} already; give NAME={path}")
         params = trees.add_prompt(params, name, jnp.asarray(adapter.prompt))
-        return model.with_prompts(trees.prompts_of(params)), params
+        return model.with_prompts_of(params), params
     if model.network.config.lora is not None:
         raise UserError(f"{path}: the model has a low-rank adapter already; merge that one first")
     model, params = _merged(model, params, adapter, path)

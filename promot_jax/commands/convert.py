@@ -89,7 +89,7 @@ def _export(arguments, overrides) -> None:
     flags.no_overrides(overrides)
     files.check_new(arguments.out)
     conversion = opened.checkpoint_tools()
-    from promot_jax.base import partitioning, trees
+    from promot_jax.base import partitioning
     from promot_jax.checkpoints import pretrained
     from promot_jax.checkpoints.formats import huggingface, known, side_files
     from promot_jax.experiment import loaded
@@ -122,7 +122,7 @@ def _export(arguments, overrides) -> None:
             beside = loaded.with_template(beside, chat, model.vocabulary, source.path)
     dtype = arguments.dtype or (source.dtype if source else "float32")
     for line in conversion.export_model(
-        model.with_prompts(trees.prompts_of(params)),
+        model.with_prompts_of(params),
         params,
         arguments.out,
         format_name=arguments.format,

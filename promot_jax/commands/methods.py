@@ -1,5 +1,6 @@
 """`promot methods`: the methods and parts that experiments can name, and what they cost."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from promot_jax import configuration
@@ -9,7 +10,13 @@ from promot_jax.commands import flags
 # It sets what every method asks for, but one: methods for one target name its prompt.
 EVERY = ("paper/mini/multitask", ["--gin.PROMPT='prompt'"])
 REFERENCE = "fine_tuning"
-KINDS = {"/prompt/": "prompt", "/lora_": "adapters", "/adapter_": "adapters"}
+# What stands in the path of a leaf that is none of the model's.
+KINDS = {
+    "/prompt/.*/(keys|values)": "prefix",
+    "/prompt/.*/offset_": "offsets",
+    "/prompt/": "prompt",
+    "/(lora|adapter)_": "adapters",
+}
 
 
 def add(commands) -> None:
@@ -64,7 +71,7 @@ def _methods(arguments, overrides) -> None:
     costs = {method.name: _cost(method, experiment.model) for method in experiment.methods}
     unit = costs.get(REFERENCE)
     marked = {method.name for method in experiment.selected} if arguments.experiment else ()
-    rows = [("method", "label", "cost", "trains", "stages and their steps")]
+    rows = [("method", "label", "cost", "trains", "stages and their steps", "source")]
     rows += [
         (
             method.name + " *" * (method.name in marked),
@@ -72,6 +79,7 @@ def _methods(arguments, overrides) -> None:
             f"{costs[method.name] / unit:.2f}" if unit else "-",
             ", ".join(trains(stage, experiment.model) for stage in method.stages) or "nothing",
             ", ".join(f"{stage.name} {stage.steps}" for stage in method.stages) or "-",
+            method.source,
         )
         for method in experiment.methods
     ]
@@ -132,7 +140,7 @@ def _leaves(stage, model) -> tuple[dict[str, int], set[str]]:
 
 
 def _kind(path: str) -> str:
-    return next((kind for part, kind in KINDS.items() if part in path), "model")
+    return next((kind for part, kind in KINDS.items() if re.search(part, path)), "model")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:

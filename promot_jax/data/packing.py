@@ -19,7 +19,8 @@ A packed batch of R lines with S slots and up to U targets each has the fields
     decoder_loss_scales [R, U]    float32, where rows have them
     decoder_adapted [R, S]        1 for a row in which adapters act; where rows differ in it
 
-U counts the targets that have a weight; others are read, and nothing is predicted for them.
+U counts the targets that have a weight; others are read, and nothing is predicted for them. Labels
+of exemplars that a prompt is made of are targets too.
 
 all others of them int32.
 """
@@ -33,6 +34,8 @@ import numpy as np
 from promot_jax.data.shares import WHOLE, Share, agreed
 
 Batch = dict[str, np.ndarray]
+# (row of the prompt, token id) of each label in prompts.
+Labels = Sequence[tuple[int, int]]
 
 SCALES = "decoder_loss_scales"
 # Shapes of a stage at most; one that saves less than this share of the work is not worth compiling.
@@ -58,6 +61,7 @@ class Row(NamedTuple):
       prompt: what `decoder_prompts` says of the slots in front, of which there may be none.
       adapted: what `decoder_adapted` says of all its slots; None where it says nothing.
       scales: what the losses of the targets that count are multiplied by, None for nothing.
+      labels: what is to be learnt in these.
     """
 
     inputs: np.ndarray
@@ -66,6 +70,7 @@ class Row(NamedTuple):
     prompt: np.ndarray
     adapted: int | None = None
     scales: np.ndarray | None = None
+    labels: Labels = ()
 
     @property
     def size(self) -> int:
@@ -75,7 +80,7 @@ class Row(NamedTuple):
     @property
     def count(self) -> int:
         """The targets that count."""
-        return len(self.learnt)
+        return len(self.labels) + len(self.learnt)
 
 
 class Extent(NamedTuple):
@@ -109,6 +114,7 @@ class Packer:
         prompt_length: int,
         multiple: int,
         share: Share = WHOLE,
+        labels: Labels = (),
     ):
         """Chooses the shapes.
 
@@ -120,12 +126,15 @@ class Packer:
           multiple: R is a multiple of this, for the devices and microbatches that divide a batch.
           share: which part of each batch this process has. All make their packers at once, and
             call them with their parts of the same batches.
+          labels: what is to be learnt in the prompt of each row that has one; with any, batches are
+            packed that do not gain by it, too.
         """
         self._start = [] if start_id is None else [start_id]
         self._eos_id = eos_id
         self._prompt_length = prompt_length
         self._multiple = multiple
         self._share = share
+        self._labels = labels
         here = [[Extent(row.size, row.count) for row in self._rows(batch)] for batch in sample]
         parts = [[[Extent(*row) for row in rows] for rows in part] for part in agreed(here, share)]
         padded = [self._padded(batch) for batch in sample]
@@ -135,8 +144,14 @@ class Packer:
         """Returns a batch packed into the cheapest shape that holds it, or the batch itself."""
         rows, padded = self._rows(batch), self._padded(batch)
         # What cannot be divided is refused in its first step, not in the first that is not packed.
-        for shape in self.shapes if padded.lines % self._multiple == 0 else ():
-            if shape.cost < padded.cost:
+        shapes, most = [*self.shapes], padded.cost
+        if self._labels:
+            # A line for each row holds any batch.
+            targets = -(-(padded.targets + len(self._labels)) // STEP) * STEP
+            slots = -(-padded.slots // STEP) * STEP
+            shapes, most = [*shapes, Shape(padded.lines, slots, targets)], float("inf")
+        for shape in shapes if padded.lines % self._multiple == 0 else ():
+            if shape.cost < most:
                 own = shape._replace(lines=shape.lines // self._share[1])
                 lines = divide(rows, own)
                 if all(agreed(lines is not None, self._share)):
@@ -162,7 +177,8 @@ class Packer:
             places = np.arange(self._prompt_length * (prompts[number] >= 0))
             prompt = prompts[number] * self._prompt_length + places
             scales = batch[SCALES][number, learnt] if SCALES in batch else None
-            own = prompt, adapted[number], scales
+            labels = self._labels if len(prompt) else ()
+            own = prompt, adapted[number], scales, labels
             rows.append(Row(np.array(inputs), targets, learnt, *own))
         return rows
 
@@ -244,7 +260,7 @@ def pack(lines: Sequence[Sequence[Row]], shape: Shape, marks: Container[str] = (
         for segment, row in enumerate(line, start=1):
             _place(row, segment, slot, target, fields)
             slot += row.size
-            target += len(row.learnt)
+            target += row.count
     return found
 
 
@@ -260,6 +276,11 @@ def _place(row, segment, slot, target, fields) -> None:
     fields["decoder_prompts"][slot:begin] = row.prompt
     if row.adapted is not None:
         fields["decoder_adapted"][slot:end] = row.adapted
+    for place, token in row.labels:
+        fields["decoder_target_slots"][target] = slot + place - 1
+        fields["decoder_target_tokens"][target] = token
+        fields["decoder_loss_weights"][target] = 1
+        target += 1
     targets = slice(target, target + len(row.learnt))
     fields["decoder_target_slots"][targets] = known - 1 + row.learnt
     fields["decoder_target_tokens"][targets] = row.targets[row.learnt]
@@ -307,5 +328,6 @@ def network_inputs(batch: Mapping[str, Any], prefix_lm: bool) -> dict[str, Any]:
         "decoder_positions": batch["decoder_positions"],
         "decoder_causal_attention": batch["decoder_prefix"] if prefix_lm else None,
         "prompt_slots": batch["decoder_prompts"],
+        "input_slots": batch["decoder_prefix"],
         "target_slots": batch["decoder_target_slots"],
     }

@@ -5,15 +5,17 @@ import zlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, generated
 from promot_jax.experiment.evaluation import EvalTask
-from promot_jax.models import Model
+from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
-from promot_jax.models.networks import lora
+from promot_jax.models.networks import lora, prompt_kinds
 from promot_jax.training.stages import Asked, Method, Stage
 
 
@@ -33,15 +35,28 @@ def seed_of(seed: int, name: str) -> int:
     return zlib.crc32(f"{seed}/{name}".encode()) & 0x7FFFFFFF
 
 
-def add(params: Tree, stage: Stage, seed: int) -> Tree:
+def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
     """Adds, initialised, the prompts and adapters of a stage that no earlier one made.
 
+    Args:
+      params: of the model, with what stages before added.
+      stage: the stage.
+      seed: of the experiment.
+      model: bare model.
+
     Raises:
-      UserError: a prompt is there with another number of rows, or nothing makes what teaches.
+      UserError: a prompt is there with another number of rows or of another kind, or nothing
+        makes what teaches.
     """
     embedding = params["token_embedder"]["embedding"]
     for name in stage.prompts:
         rows = trees.prompts_of(params).get(name)
+        kind = prompt_kinds.of_params(trees.keep_prompts(params, (name,)))
+        if rows is not None and kind.word != stage.prompt_kind.word:
+            raise UserError(
+                f"{name!r} is a {kind.word} already, stage {stage.name!r} attaches a "
+                f"{stage.prompt_kind.word}; give it another name (PROMPT)"
+            )
         if rows not in (None, stage.prompt_length):
             raise UserError(
                 f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
@@ -54,8 +69,11 @@ def add(params: Tree, stage: Stage, seed: int) -> Tree:
             )
         if rows is None:
             rng = jax.random.key(seed_of(seed, name))
-            prompt = stage.prompt_init(embedding, stage.prompt_length, rng)
-            params = trees.add_prompt(params, name, prompt)
+            prompt = _rows(stage, embedding, rng, model)
+            network = model.with_lora(stage.adapters(model)).network
+            own = attached.only(params, (), stage.adapters(model))
+            leaves = stage.prompt_kind.begun(network, own, prompt, rng)
+            params = trees.add_prompt_leaves(params, name, leaves)
     taught = stage.teacher and stage.teacher.adapters
     if taught and not lora.adapters(params):
         raise UserError(
@@ -65,6 +83,14 @@ def add(params: Tree, stage: Stage, seed: int) -> Tree:
     if stage.lora and not lora.adapters(params):
         params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     return params
+
+
+def _rows(stage: Stage, embedding: jax.Array, rng: jax.Array, model: Model) -> jax.Array:
+    """Returns what a new prompt begins as: a stage's exemplars, or what it draws."""
+    if stage.context is None:
+        return stage.prompt_init(embedding, stage.prompt_length, rng)
+    context = stage.context.read(model.vocabulary, stage.prompt_length)
+    return jnp.asarray(embedding[np.asarray(context.ids)], jnp.float32)
 
 
 def of_target(method: Method, target: EvalTask) -> tuple[EvalTask, Attached]:
@@ -160,6 +186,16 @@ def check(stage: Stage, targets: Sequence[EvalTask], probed: Sequence[str]) -> N
             of_probe(stage, task, targets)
 
 
+def check_context(stage: Stage, model: Model) -> None:
+    """Raises UserError where a stage learns labels in its prompt that the model cannot predict."""
+    if stage.context is not None and not (model.packs and stage.pack):
+        raise UserError(
+            f"stage {stage.name!r} learns the labels of the exemplars in its prompt, which an "
+            "encoder does not predict; take a decoder-only model with pack, or leave the methods "
+            "with cpt out of METHODS (--methods)"
+        )
+
+
 def check_replay(stage: Stage, model: Model) -> None:
     """Checks that something that a stage trains is at work where rows are replayed.
 
@@ -168,7 +204,7 @@ def check_replay(stage: Stage, model: Model) -> None:
       model: bare model.
 
     Raises:
-      UserError: prompts alone train.
+      UserError: prompts alone train, or the model writes answers behind frozen adapters.
     """
     if stage.replay is None:
         return

@@ -74,6 +74,7 @@ class Runner:
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
                 attachments.check_replay(stage, experiment.model)
+                attachments.check_context(stage, experiment.model)
 
     def run(self, command: str, curve: Curve = ()) -> None:
         """Runs whatever is not finished yet and records it.
@@ -133,11 +134,11 @@ class Runner:
         for number, (name, stage) in enumerate(zip(method.folders, method.stages, strict=True)):
             ended = None
             if stage.rewinds:
-                own = stage.params(attachments.add(params, stage, seed), model)
+                own = stage.params(attachments.add(params, stage, seed, model), model)
                 ended, _ = trees.partition(own, stage.trainable)
                 begun = dataclasses.replace(method, stages=method.stages[: number - 1])
                 params = self._trained_params(begun, seed)
-            params = attachments.add(params, stage, seed)
+            params = attachments.add(params, stage, seed, model)
             own_seed = attachments.seed_of(seed, name)
             before = came_from
             came_from = self._lineage(came_from, stage, own_seed, params)

@@ -75,10 +75,10 @@ class Start:
         experiment = self._experiment
         source = known.open_checkpoint(experiment.initial_checkpoint)
         # Prompts that come with it are there for stages that attach them.
-        prompts = trees.prompts_of(trees.unflatten(dict(source.leaves)))
+        shapes = trees.unflatten(dict(source.leaves))
         return pretrained.load(
             source,
-            experiment.model.with_prompts(prompts),
+            experiment.model.with_prompts_of(shapes),
             self._mesh,
             may_miss=experiment.may_miss,
             may_skip=experiment.may_skip,

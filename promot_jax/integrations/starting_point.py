@@ -28,6 +28,7 @@ from promot_jax.data import foreign, tasks, written
 from promot_jax.data.seqio_vocabularies import seqio_vocabulary
 from promot_jax.data.vocabularies import Vocabulary
 from promot_jax.models.networks import t5
+from promot_jax.models.networks.prompt_kinds import SOFT
 from promot_jax.training.stages import PromptInit
 
 # A checkpoint that counts as many steps was pretrained, not made by a stage.
@@ -110,6 +111,12 @@ def network(
         raise UserError(
             f"{checkpoint} has a low-rank adapter; add it to the kernels first: promot export "
             "--merge_lora"
+        )
+    kind = model.network.config.prompt_kind
+    if prompt is not None and kind != SOFT:
+        raise UserError(
+            f"{checkpoint} has a {kind.word}; the recipes for T5X know soft prompts alone, promot "
+            "run knows both"
         )
     config = dataclasses.replace(
         model.network.config,

@@ -76,7 +76,8 @@ def describe(model: Model) -> dict[str, Any]:
     They are what decides the results: `max_positions` is none of them.
     """
     config = dataclasses.asdict(model.network.config)
-    del config["prompt_init"]
+    # The leaves of prompts tell their kind.
+    del config["prompt_init"], config["prompt_kind"]
     # What came later is left out where it changes nothing: descriptions stay those of before.
     for name, usual in LATER.items():
         if config.get(name, usual) == usual:

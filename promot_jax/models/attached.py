@@ -1,4 +1,4 @@
-"""What is attached to a model while it reads a task: a soft prompt, adapters, nothing."""
+"""What is attached to a model while it reads a task: a prompt, adapters, nothing."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from promot_jax.models.networks.lora import Adapters
 
 @dataclasses.dataclass(frozen=True)
 class Attached:
-    """A soft prompt and adapters; hashable, as what a compiled program depends on.
+    """A prompt of any kind and adapters; hashable, as what a compiled program depends on.
 
     Attributes:
-      prompt: name of the soft prompt of every row, None for none.
+      prompt: name of the prompt of every row, None for none.
       adapters: what the stages added; None leaves the model those that it came with, if any.
     """
 
@@ -36,7 +36,7 @@ class Attached:
     def model(self, model: Model, params: Tree) -> Model:
         """Returns the bare model with what is attached; `params` are those of `Attached.params`."""
         adapters = in_force(model, self.adapters)
-        return model.with_prompts(trees.prompts_of(params)).with_lora(adapters)
+        return model.with_prompts_of(params).with_lora(adapters)
 
     def batch(self, batch: Batch) -> Batch:
         """Returns the batch with the prompt's number in every row."""

@@ -16,7 +16,9 @@ from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import vocabularies
 from promot_jax.models import chunked_loss, decoding, losses
+from promot_jax.models.networks import prompt_kinds
 from promot_jax.models.networks.lora import Adapters
+from promot_jax.models.networks.prompt_kinds import SOFT, Kind
 from promot_jax.models.scored import InChunks, Scored, Whole
 
 Batch = dict[str, jax.Array]
@@ -48,8 +50,8 @@ class Model(abc.ABC):
     def __post_init__(self):
         object.__setattr__(self, "vocabulary", vocabularies.native(self.vocabulary))
 
-    def with_prompts(self, prompts: Mapping[str, int]) -> Self:
-        """Returns the model with prompts of the given names and lengths.
+    def with_prompts(self, prompts: Mapping[str, int], kind: Kind = SOFT) -> Self:
+        """Returns the model with prompts of the given names and lengths, all of one kind.
 
         Raises:
           UserError: the lengths differ, so that no batch can mix the prompts.
@@ -58,7 +60,15 @@ class Model(abc.ABC):
             found = ", ".join(f"{name} has {rows} rows" for name, rows in prompts.items())
             raise UserError(f"all prompts of a model must be of one length: {found}")
         length = max(lengths, default=0)
-        return self._configured(prompt_names=tuple(prompts), prompt_length=length)
+        return self._configured(prompt_names=tuple(prompts), prompt_length=length, prompt_kind=kind)
+
+    def with_prompts_of(self, params: Tree) -> Self:
+        """Returns the model with the prompts that a tree of parameters, or of shapes, holds.
+
+        Raises:
+          UserError: they differ in length or kind.
+        """
+        return self.with_prompts(trees.prompts_of(params), prompt_kinds.of_params(params))
 
     def with_dropout(self, rate: float) -> Self:
         """Returns the model with another dropout rate."""

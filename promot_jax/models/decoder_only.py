@@ -80,6 +80,7 @@ class DecoderOnlyModel(Model):
                 jnp.concatenate([valid, 0 * following], axis=1)
             ),
             "prompt_ids": batch.get("prompt_ids"),
+            "input_slots": jnp.concatenate([valid, 0 * following], axis=1),
             "last": batch["decoder_target_tokens"].shape[1],
         }
 
@@ -132,7 +133,11 @@ class DecoderOnlyModel(Model):
         )
 
     def packer(
-        self, sample: Sequence[packing.Batch], multiple: int, share: packing.Share = packing.WHOLE
+        self,
+        sample: Sequence[packing.Batch],
+        multiple: int,
+        share: packing.Share = packing.WHOLE,
+        labels: packing.Labels = (),
     ) -> packing.Packer:
         """Returns what packs training batches.
 
@@ -140,10 +145,11 @@ class DecoderOnlyModel(Model):
           sample: host batches as they are to be expected.
           multiple: the lines of a packed batch are a multiple of this.
           share: which part of each batch this process has, see `packing.Packer`.
+          labels: what is to be learnt in prompts, likewise.
         """
         eos_id = getattr(self.vocabulary, "eos_id", None)
         length = self.network.config.prompt_length
-        return packing.Packer(sample, self.start_id, eos_id, length, multiple, share)
+        return packing.Packer(sample, self.start_id, eos_id, length, multiple, share, labels)
 
     def _inputs(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the inputs moved to the right end, and where they are: two int32 [B, W]."""

@@ -181,19 +181,20 @@ def decoding(experiment: Experiment, methods: Sequence[Method]) -> list[Program]
         stages = [method.stages[-1] for method in methods if method.stages]
         prompted = next((stage for stage in stages if stage.prompts), None)
         attached = Attached(prompted.prompts[0]) if prompted else BARE
-        length = prompted.prompt_length if prompted else 0
-        programs.append(_search(experiment, target, attached, length))
+        programs.append(_search(experiment, target, attached, prompted))
     if task := longest(experiment.tasks):
-        programs.append(_search(experiment, task, BARE, 0))
+        programs.append(_search(experiment, task, BARE, None))
     return programs
 
 
-def _search(experiment: Experiment, task: EvalTask, attached: Attached, length: int) -> Program:
+def _search(
+    experiment: Experiment, task: EvalTask, attached: Attached, stage: Stage | None
+) -> Program:
     rows = experiment.eval_batch_size
     inputs, targets = (task.task_feature_lengths[name] for name in ("inputs", "targets"))
     model = dataclasses.replace(experiment.model, vocabulary=Tokens())
     if attached.prompt is not None:
-        model = model.with_prompts({attached.prompt: length})
+        model = model.with_prompts({attached.prompt: stage.prompt_length}, stage.prompt_kind)
 
     def predict(params, batch, rng):
         return model.predict_batch(params, batch, experiment.decoder, targets, rng)

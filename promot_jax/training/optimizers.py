@@ -7,18 +7,20 @@ Adafactor is Shazeer & Stern, 2018.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.values import (
     LATER,
     Count,
     OptimizerName,
+    Pattern,
     Positive,
     Range,
     ScheduleName,
@@ -147,6 +149,46 @@ def adamw(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(learning_rate, b2=0.98, weight_decay=weight_decay),
     )
+
+
+def by_pattern(
+    parts: Mapping[Pattern, Callable[[], optax.GradientTransformation]],
+) -> optax.GradientTransformation:
+    """An optimizer for each group of leaves, such as two learning rates.
+
+    Args:
+      parts: {pattern of paths: recipe}; each leaf that trains goes to the first that matches it.
+
+    Raises:
+      UserError: a leaf that no pattern matches, or a pattern that no leaf is left for.
+    """
+    recipes = [recipe() for recipe in parts.values()]
+
+    def groups(tree):
+        """Splits a tree as the patterns say; every leaf is in one part."""
+        found = []
+        for pattern in parts:
+            own, tree = trees.partition(tree, (pattern,))
+            found.append(own)
+        if left := trees.flatten(tree):
+            raise UserError(
+                f"optimizers.by_pattern has no optimizer for {next(iter(left))}; add a pattern"
+            )
+        return found
+
+    def init(params):
+        return tuple(tx.init(own) for tx, own in zip(recipes, groups(params), strict=True))
+
+    def update(gradients, state, params):
+        done = [
+            tx.update(own, slots, leaves)
+            for tx, own, slots, leaves in zip(
+                recipes, groups(gradients), state, groups(params), strict=True
+            )
+        ]
+        return trees.combine(*(updates for updates, _ in done)), tuple(slots for _, slots in done)
+
+    return optax.GradientTransformation(init, update)
 
 
 def warmup_steps(warmup: Warmup, steps: int) -> int:

@@ -12,16 +12,18 @@ from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.data import batching, tasks
+from promot_jax.data.exemplars import Context, Exemplars
 from promot_jax.data.token_weights import TokenWeights
 from promot_jax.models import Model, attached
 from promot_jax.models.attached import BARE, Attached
 from promot_jax.models.networks import lora
 from promot_jax.models.networks.lora import Adapters
+from promot_jax.models.networks.prompt_kinds import SOFT, Kind
 from promot_jax.training import adafactor, optimizers
 from promot_jax.training.afterwards import Transform
 from promot_jax.training.objectives import Objective, Reference, Start
 from promot_jax.training.replay import Replay
-from promot_jax.training.selections import MostChanged, Selection
+from promot_jax.training.selections import MostChanged, NearStart, Selection
 
 # (embedding [V, H], prompt length P, key) -> prompt [P, H]
 PromptInit = Callable[[jax.Array, int, jax.Array], jax.Array]
@@ -39,9 +41,10 @@ class Stage:
       steps: optimizer steps of this stage.
       batches: how rows become batches.
       optimizer: returns the gradient transformation.
-      prompt: name of the soft prompt that is attached, or None; for a mixture, either for each of
+      prompt: name of the prompt that is attached, or None; for a mixture, either for each of
         its tasks, whose rows then run with their own task's prompt. A prompt that no earlier stage
         made is initialised by `prompt_init` with `prompt_length` rows.
+      prompt_kind: what its prompts are made of, see `prompt_kinds`.
       lora: adapters that are attached, low-rank or parallel ones, or None. Those that no earlier
         stage made are added, and change nothing at first.
       dropout_rate, label_smoothing, z_loss: regularisation; A.2.4 has 0.1, 0.1 and none for the
@@ -73,6 +76,8 @@ class Stage:
       replay: general rows that are mixed into the training rows, or None.
       teacher: what is attached to the start model where it teaches, see `objectives.Distillation`;
         None is what the stage attaches itself and does not train.
+      context: exemplars that its prompt begins as, whose labels it learns with those of the rows,
+        for models that read packed rows; None for a prompt that is no text.
     """
 
     name: values.Text
@@ -85,6 +90,7 @@ class Stage:
     prompt: values.Text | Mapping[str, values.Text | None] | None = None
     prompt_length: values.Whole = 0
     prompt_init: PromptInit | None = None
+    prompt_kind: Annotated[Kind, values.LATER] = SOFT
     lora: Adapters | None = None
     dropout_rate: values.Share = 0.0
     label_smoothing: values.Share = 0.0
@@ -104,6 +110,7 @@ class Stage:
     reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
     replay: Annotated[Replay | None, values.LATER] = None
     teacher: Annotated[Attached | None, values.LATER] = None
+    context: Annotated[Exemplars | Context | None, values.LATER] = None
 
     def __post_init__(self):
         values.check_fields(self)
@@ -158,7 +165,7 @@ class Stage:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Names of the soft prompts that it or its teacher attaches, each once."""
+        """Names of the prompts that it or its teacher attaches, each once."""
         own = self.prompt.values() if isinstance(self.prompt, Mapping) else (self.prompt,)
         taught = None if self.teacher is None else self.teacher.prompt
         return tuple(dict.fromkeys(filter(None, (*own, taught))))
@@ -174,6 +181,19 @@ class Stage:
             return self
         selection = dataclasses.replace(self.selection, seed=seed)
         return dataclasses.replace(self, selection=selection)
+
+    def reading(self, model: Model) -> "Stage":
+        """Returns the stage with its exemplars as a model's vocabulary writes them, if it has any.
+
+        Raises:
+          UserError: there are too few.
+        """
+        if self.context is None:
+            return self
+        context, selection = self.context.read(model.vocabulary, self.prompt_length), self.selection
+        if isinstance(selection, NearStart):
+            selection = dataclasses.replace(selection, kinds=tuple(context.kinds))
+        return dataclasses.replace(self, context=context, selection=selection)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -242,7 +262,7 @@ class Stage:
     def prompted(self, bare: Model, adapters: Adapters | None) -> Model:
         """Returns the model with the prompts of its rows, in order of names, and with adapters."""
         prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
-        return bare.with_lora(adapters).with_prompts(prompts)
+        return bare.with_lora(adapters).with_prompts(prompts, self.prompt_kind)
 
     def params(self, params: Tree, model: Model) -> Tree:
         """Returns its parameters: what neither it nor its teacher attaches is left out."""
@@ -363,6 +383,7 @@ class Method:
       asked: how targets are asked that no stage trains on; others are asked as they are.
       targets: what targets are read with at the end; None is what the last stage that trained on
         one attached to it.
+      source: who described it, for people.
     """
 
     name: values.Text
@@ -372,6 +393,7 @@ class Method:
     after: Sequence[Transform] = ()
     asked: Sequence[Asked] = ()
     targets: Attached | None = None
+    source: str = ""
 
     def __post_init__(self):
         names = [transform.name for transform in self.after]

@@ -105,7 +105,7 @@ def train_stage(run: StageRun, params: Tree, model: Model, mesh: jax.sharding.Me
       UserError: a pattern that trains nothing, a loss that is not finite, damaged or lost
         checkpoints, a stage that was begun from something else.
     """
-    run = dataclasses.replace(run, stage=run.stage.drawn(run.seed))
+    run = dataclasses.replace(run, stage=run.stage.drawn(run.seed).reading(model))
     run.folder.path.mkdir(parents=True, exist_ok=True)
     trainable, frozen = trees.partition(params, run.stage.trainable)
     summary, came_from = distributed.by_main(run.folder.open, run.lineage)
@@ -272,7 +272,7 @@ def _reader(run, model, mesh) -> measured.Read:
     """Returns what gives the batches of a mixture, in the stage's form, with nothing attached."""
 
     def read(mixture):
-        bare = {"prompt": None, "teacher": None, "pack": False, "objective": ()}
+        bare = {"prompt": None, "teacher": None, "pack": False, "objective": (), "context": None}
         stage = dataclasses.replace(run.stage, mixture=mixture, **bare)
         return _batches(dataclasses.replace(run, stage=stage), model, mesh, 0, None)
 
@@ -359,7 +359,9 @@ def _batches(run, model, mesh, first_step, marks):
         # By the rows of the beginning, so that a resumed stage has the shapes that it had.
         with contextlib.closing(read()) as beginning:
             sample = _first_rows(beginning, SAMPLE // share[1])
-        pack = model.packer(sample, partitioning.divisible(mesh, 1, stage.microbatches), share)
+        labels = () if stage.context is None else stage.context.labels
+        multiple = partitioning.divisible(mesh, 1, stage.microbatches)
+        pack = model.packer(sample, multiple, share, labels)
     with contextlib.closing(read(first_step=first_step, workers=run.data_workers)) as batches:
         packed = batches if pack is None else map(pack, batches)
         yield (_placed(batch, mesh, stage.microbatches, share) for batch in packed)
@@ -409,6 +411,7 @@ def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
         "name": run.stage.name,
         "mixture": run.stage.mixture,
         "prompt": run.stage.prompt,
+        "prompt_kind": run.stage.prompt_kind.word if run.stage.prompts else None,
         "replay": run.stage.replay and dataclasses.asdict(run.stage.replay),
         "lora": run.stage.lora and dataclasses.asdict(run.stage.lora),
         "steps": steps,

@@ -12,6 +12,7 @@ import pytest
 from promot_jax.base import trees
 from promot_jax.checkpoints.formats import huggingface, peft, peft_lora, safetensors_files
 from promot_jax.checkpoints.formats import huggingface_names as names
+from promot_jax.models.networks import prompt_kinds
 from promot_jax.models.networks.lora import Lora
 
 pytestmark = pytest.mark.long
@@ -57,10 +58,11 @@ def task(case):
     return "SEQ_2_SEQ_LM" if "t5" in case else "CAUSAL_LM"
 
 
-def trained(folder, case, **config):
+def trained(folder, case, factory=None, **config):
     """A PEFT model with random adapters."""
     torch.manual_seed(1)
-    factory = theirs.PromptTuningConfig if "num_virtual_tokens" in config else theirs.LoraConfig
+    usual = theirs.PromptTuningConfig if "num_virtual_tokens" in config else theirs.LoraConfig
+    factory = factory or usual
     model = theirs.get_peft_model(
         tiny.load_model(folder), factory(task_type=task(case), **config)
     ).eval()
@@ -195,6 +197,63 @@ def test_prompt_in_and_out(case, base, tmp_path):
     np.testing.assert_array_equal(peft.read(str(tmp_path / "ours")).prompt, adapter.prompt)
 
 
+def with_prefix(folder, leaves):
+    """Logits of our network with a prefix of every row."""
+    source, _, params = tiny.load(folder)
+    params = trees.add_prompt_leaves(params, "rte", leaves)
+    module = tiny.network(
+        source.family,
+        source.config,
+        prompt_names=("rte",),
+        prompt_length=trees.prompts_of(params)["rte"],
+        prompt_kind=prompt_kinds.of_params(params),
+    )
+    return tiny.our_logits(module, params, source.family, prompt_ids=np.zeros(2, np.int32))
+
+
+# Heads in groups, interleaved rotary features, and a decoder beside an encoder, whose heads are not
+# as wide as PEFT thinks.
+@pytest.mark.parametrize("case", ["t5_v1_1", "llama", "cohere"])
+def test_prefix_in_and_out(case, base, tmp_path):
+    folder = base(case)
+    sizes = {"token_dim": 24, "num_layers": 1} if case == "t5_v1_1" else {}
+    model = trained(folder, case, theirs.PrefixTuningConfig, num_virtual_tokens=3, **sizes)
+    model.save_pretrained(tmp_path / "theirs")
+    expected = their_logits(model)
+    assert np.abs(expected - base_logits(folder)).max() > 0.1
+
+    source = huggingface.open_checkpoint(str(folder))
+    adapter = peft.read(str(tmp_path / "theirs"), source.family, source.config)
+    assert (adapter.kind, adapter.base_model) == ("prefix", str(folder))
+    np.testing.assert_allclose(with_prefix(folder, adapter.leaves), expected, **CLOSE)
+
+    out = tmp_path / "ours"
+    peft.write_prefix(out, adapter.leaves, source.family, source.config, str(folder))
+    again = theirs.PeftModel.from_pretrained(tiny.load_model(folder), out).eval()
+    np.testing.assert_array_equal(their_logits(again), expected)
+    found = [
+        json.loads((tmp_path / f"{name}/adapter_config.json").read_text())
+        for name in ("theirs", "ours")
+    ]
+    assert all(found[0][name] == value for name, value in found[1].items())
+
+
+def test_prompts_that_have_no_place_in_peft(base, tmp_path):
+    def fault(*leaves):
+        return peft.fault([f"{leaf.replace('/', '/prompt/rte/')}" for leaf in leaves])
+
+    assert "no prefix in an encoder" in fault("encoder/keys", "encoder/values", "decoder/keys")
+    assert "no prompt with offsets" in fault("decoder/prompt", "decoder/offset_a")
+    assert [fault(leaf) for leaf in ("encoder/prompt", "decoder/keys")] == [None, None]
+    assert peft.fault(["decoder/layers_0/self_attention/query/lora_a"]) is None
+
+    t5, llama = (huggingface.open_checkpoint(str(base(c))).config for c in ("t5_v1_1", "llama"))
+    leaves = {f"decoder/{name}": np.zeros((1, 3, 24)) for name in ("keys", "values")}
+    peft.write_prefix(tmp_path / "b", leaves, "t5", t5, None)
+    tiny.fails("another model", peft.read, str(tmp_path / "b"), "decoder", llama)
+    tiny.fails("name that one too", peft.read, str(tmp_path / "b"))
+
+
 def test_every_kernel_has_a_module(base):
     source, _, params = tiny.load(base("cohere"))
     kernels = {path for path in trees.flatten(params) if path.endswith("/kernel")}
@@ -244,7 +303,6 @@ def adapter_folder(base, tmp_path):
         {"trainable_token_indices": [1]},
         {"layer_replication": [[0, 1]]},
         {"init_lora_weights": "pissa"},
-        {"peft_type": "PREFIX_TUNING"},
         {"peft_type": "P_TUNING"},
         {"r": None},
         {"lora_alpha": None},

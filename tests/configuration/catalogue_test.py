@@ -65,7 +65,7 @@ def test_a_method_of_parts_that_there_are_is_one_gin_file(where, tmp_path):
 @pytest.mark.parametrize("name", ["mini", "your_data", "smollm2/enfr", "paper/mt5_xl/enfr"])
 def test_experiments_with_one_target_share_one_list(name):
     configuration.parse([configuration.experiment_file(name)])
-    files = [CATALOGUE / f"{file}.gin" for file in ("single_task", "adapters")]
+    files = [CATALOGUE / f"{file}.gin" for file in ("single_task", "adapters", "modules")]
     text = "".join(file.read_text() for file in files)
     # What reads general rows is there where the experiment names some.
     needs = set() if name == "mini" else {"corda_fine_tuning", "lora_null_fine_tuning"}

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.data import batching, packing
 from promot_jax.models.networks.lora import Lora
+from promot_jax.models.networks.prompt_kinds import SOFT, Decomposed, Prefix
 from promot_jax.training import optimizers, train
 from tests import tiny
 from tests.models.models_test import decoder_model, params_of
@@ -168,10 +170,12 @@ def both_losses(kind, prompted):
     model = decoder_model(num_layers=2, **KINDS[kind])
     params = params_of(model)
     if prompted:
+        bare = model.network, params
         for name in ("one", "two"):
             rows = jax.random.normal(jax.random.key(len(name) + ord(name[0])), (3, 16))
-            params = trees.add_prompt(params, name, rows)
-        model = model.with_prompts(trees.prompts_of(params))
+            leaves = prompted.begun(*bare, rows, jax.random.key(0))
+            params = trees.add_prompt_leaves(params, name, leaves)
+        model = model.with_prompts_of(params)
 
     @quick_jit
     def measured(params, batch):
@@ -184,8 +188,12 @@ def both_losses(kind, prompted):
     return model, functools.partial(measured, params)
 
 
-@pytest.mark.parametrize("prompted", [False, True], ids=["bare", "prompted"])
-@pytest.mark.parametrize("kind", KINDS)
+OTHER_PROMPTS = [("scanned", Prefix()), ("start", Decomposed(4, 2))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompted"), [*itertools.product(KINDS, (None, SOFT)), *OTHER_PROMPTS], ids=str
+)
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))
 def test_losses_and_gradients_are_those_of_padded_rows(kind, prompted, seed, gaps):

@@ -154,7 +154,7 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(self, x):
         return stack.apply_layers(
-            Layer, lambda layer, x, _: layer(x), x, 3, scan=self.scan, remat=self.remat
+            Layer, lambda layer, x, *_: layer(x), x, 3, scan=self.scan, remat=self.remat
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -173,3 +174,22 @@ def test_any_transformation_sees_single_layers():
     for path, leaf in trees.flatten(trees.unstack_layers(found)).items():
         np.testing.assert_array_equal(leaf, trees.flatten(expected)[path])
     assert adafactor.layer_by_layer(own := adafactor.adafactor(0.1)) is own
+
+
+def test_each_pattern_has_its_own_optimizer():
+    params = {"a": {"prompt": jnp.ones(2)}, "b": {"offset_a": jnp.ones(3), "offset_b": jnp.ones(1)}}
+    parts = {".*/prompt": lambda: optax.sgd(0.5), "b/.*": lambda: optax.adam(0.25)}
+    tx = optimizers.by_pattern(parts)
+    updates, state = tx.update(jax.tree.map(lambda leaf: 2 * leaf, params), tx.init(params), params)
+    assert updates["a"]["prompt"].tolist() == [-1.0, -1.0]
+    # Adam's first step is its rate, whatever the gradient.
+    np.testing.assert_allclose(updates["b"]["offset_a"], -0.25, rtol=1e-5)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    slots = [leaf.shape for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sorted(slots) == [(1,), (1,), (3,), (3,)]
+    for changed, match in [
+        ({".*/prompt": parts[".*/prompt"]}, "no optimizer for b/offset_a"),
+        ({**parts, "c": parts[".*/prompt"]}, "'c' matches no parameter"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            optimizers.by_pattern(changed).init(params)

@@ -1,5 +1,6 @@
 """Our own model folders: `params`, an orbax tree, and `model.json`, which says what it is."""
 
+import collections
 import json
 import pathlib
 from collections.abc import Mapping
@@ -94,9 +95,12 @@ def save(folder: pathlib.Path, content: Content) -> None:
     """
     with new_folder(folder) as partial:
         _save_params(partial / "params", trees.unflatten(dict(content.leaves)))
-        for path, leaf in content.leaves.items():
-            if match := trees.PROMPT.fullmatch(path):
-                np.save(partial / f"{match[2]}.npy", leaf)
+        matches = {path: trees.PROMPT.fullmatch(path) for path in content.leaves}
+        parts = collections.Counter(match[2] for match in matches.values() if match)
+        for path, match in matches.items():
+            # A prompt of another kind is more than one array.
+            if match and match[3] == "prompt" and parts[match[2]] == 1:
+                np.save(partial / f"{match[2]}.npy", content.leaves[path])
         about = {**content.about, "origin": dict(content.origin), "dtype": content.dtype}
         if content.end_ids:
             about["end_ids"] = list(content.end_ids)

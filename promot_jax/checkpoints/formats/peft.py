@@ -1,4 +1,4 @@
-"""Adapters of Hugging Face's PEFT, read and written without it: soft prompts and LoRA.
+"""Adapters of Hugging Face's PEFT, read and written without it: soft prompts, prefixes and LoRA.
 
 A folder has adapter_config.json and adapter_model.safetensors.
 """
@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.files import new_folder, read_json
-from promot_jax.checkpoints.formats import hub, peft_lora, safetensors_files
+from promot_jax.checkpoints.formats import hub, peft_lora, peft_prefix, safetensors_files
 from promot_jax.checkpoints.formats import huggingface_names as names
 from promot_jax.checkpoints.formats.peft_lora import Adapter
 from promot_jax.checkpoints.formats.source import Content
@@ -35,7 +35,7 @@ def read(path: str, family: str | None = None, config: Mapping[str, Any] | None 
 
     Args:
       path: a local folder, or `hf://OWNER/NAME[@REVISION][/FOLDER]`.
-      family: `t5` or `decoder`, of the base model. Only a LoRA needs it.
+      family: `t5` or `decoder`, of the base model. A soft prompt does not need it.
       config: fields of the base model's configuration, likewise.
 
     Raises:
@@ -46,12 +46,15 @@ def read(path: str, family: str | None = None, config: Mapping[str, Any] | None 
     kind = about.get("peft_type")
     if kind == "PROMPT_TUNING":
         return _read_prompt(folder, about)
-    if kind != "LORA":
+    if kind not in ("LORA", "PREFIX_TUNING"):
         raise UserError(
-            f"{folder / _CONFIG}: peft_type is {kind}; supported are PROMPT_TUNING and LORA"
+            f"{folder / _CONFIG}: peft_type is {kind}; supported are PROMPT_TUNING, PREFIX_TUNING "
+            "and LORA"
         )
     if family is None or config is None:
-        raise UserError(f"{path} is a LoRA, whose names need the base model: name that one too")
+        raise UserError(f"{path} is a {kind}, whose names need the base model: name that one too")
+    if kind == "PREFIX_TUNING":
+        return _read_prefix(folder, about, family, config)
     return peft_lora.read(folder / _CONFIG, about, _tensors(folder), family, config)
 
 
@@ -87,7 +90,19 @@ def _tensors(folder: pathlib.Path) -> dict[str, safetensors_files.Tensor]:
     return safetensors_files.read_header(folder / _WEIGHTS)
 
 
+def _read_prefix(folder, about, family, config) -> Adapter:
+    rows = _rows(folder, about)
+    leaves = peft_prefix.to_ours(rows, about, family, config, str(folder / _WEIGHTS))
+    return Adapter("prefix", about.get("base_model_name_or_path"), leaves=leaves)
+
+
 def _read_prompt(folder: pathlib.Path, about: Mapping[str, Any]) -> Adapter:
+    prompt = _rows(folder, about).astype(np.float32)
+    return Adapter("prompt", about.get("base_model_name_or_path"), prompt=prompt)
+
+
+def _rows(folder: pathlib.Path, about: Mapping[str, Any]) -> np.ndarray:
+    """Returns the matrix of a soft prompt or a prefix, a row for each of its virtual tokens."""
     tensors, length = _tensors(folder), about.get("num_virtual_tokens")
     if _PROMPT not in tensors:
         raise UserError(f"{folder / _WEIGHTS} has no {_PROMPT}")
@@ -100,8 +115,7 @@ def _read_prompt(folder: pathlib.Path, about: Mapping[str, Any]) -> Adapter:
             f"rows (num_virtual_tokens in {_CONFIG})"
         )
     # Of an encoder-decoder PEFT keeps twice the rows and uses the first half.
-    prompt = rows[:length].astype(np.float32)
-    return Adapter("prompt", about.get("base_model_name_or_path"), prompt=prompt)
+    return rows[:length]
 
 
 def _pairs(leaves: Mapping[str, Any], where: str) -> list[str]:
@@ -129,16 +143,37 @@ def _write(
 
 
 def save(folder: pathlib.Path, content: Content) -> None:
-    """Writes the one soft prompt, or the low-rank adapter, that the leaves are."""
+    """Writes the one prompt, of its kind, or the low-rank adapter that the leaves are.
+
+    Raises:
+      UserError: PEFT has no such kind; the folder exists or cannot be written.
+    """
     family, config = content.about["family"], content.about["config"]
-    prompts = [leaf for path, leaf in content.leaves.items() if trees.PROMPT.fullmatch(path)]
-    if prompts:
-        write_prompt(folder, np.asarray(prompts[0]), family, content.base)
+    matches = {trees.PROMPT.fullmatch(path): leaf for path, leaf in content.leaves.items()}
+    prompt = {f"{match[1]}/{match[3]}": leaf for match, leaf in matches.items() if match}
+    if reason := fault(content.leaves):
+        raise UserError(f"{reason}; write another format")
+    if len(prompt) == 1:
+        write_prompt(folder, np.asarray(*prompt.values()), family, content.base)
+    elif prompt:
+        write_prefix(folder, prompt, family, config, content.base)
     else:
         about = config["lora"]
         scaling = about.get("scaling", "rank")
         rank, alpha = about["rank"], about["alpha"]
         write_lora(folder, content.leaves, family, rank, alpha, config, content.base, scaling)
+
+
+def fault(leaves: Iterable[str]) -> str | None:
+    """Says why PEFT has no place for an adapter with leaves of these paths; None where it has."""
+    matches = {f"{match[1]}/{match[3]}" for match in map(trees.PROMPT.fullmatch, leaves) if match}
+    if any("/offset_" in leaf for leaf in matches):
+        return "PEFT has no prompt with offsets of tokens (DePT)"
+    if "encoder/keys" in matches:
+        return (
+            "PEFT has no prefix in an encoder; one with PREFIX_SIDES = 'decoder' has a place there"
+        )
+    return None
 
 
 def write_prompt(
@@ -169,6 +204,35 @@ def write_prompt(
         "prompt_tuning_init": "RANDOM",
     }
     _write(folder, about, {_PROMPT: prompt})
+
+
+def write_prefix(
+    folder: str | os.PathLike,
+    leaves: Mapping[str, Any],
+    family: str,
+    config: Mapping[str, Any],
+    base_model: str | None,
+) -> None:
+    """Writes a prefix that `PeftModel.from_pretrained` loads.
+
+    Args:
+      folder: must not exist.
+      leaves: `decoder/keys` and `decoder/values` [L, P, Nkv*D].
+      family: `t5` or `decoder`, of the base model.
+      config: fields of the base model's configuration.
+      base_model: its name on the hub, or its folder.
+
+    Raises:
+      UserError: the folder exists or cannot be written.
+    """
+    keys, known = (np.asarray(leaves[name]) for name in (peft_prefix.KEYS, peft_prefix.VALUES))
+    about = {
+        "task_type": _TASKS[family],
+        "base_model_name_or_path": base_model,
+        "num_virtual_tokens": keys.shape[1],
+        **peft_prefix.settings(family, config),
+    }
+    _write(folder, about, {_PROMPT: peft_prefix.to_theirs(keys, known, family, config)})
 
 
 def write_lora(

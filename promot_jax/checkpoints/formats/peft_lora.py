@@ -41,14 +41,14 @@ PLAIN = {
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """A soft prompt or a low-rank adapter.
+    """A soft prompt, a prefix or a low-rank adapter.
 
     Attributes:
-      kind: `prompt` or `lora`.
+      kind: `prompt`, `prefix` or `lora`.
       base_model: name of the model that it belongs to, None where nothing tells.
       prompt: float32 `[P, H]`.
       leaves: {our path of `lora_a` [in, r], `lora_b` [r, out] or `lora_magnitude` [out]: float32
-        array}; may be empty.
+        array}, of a prefix {SIDE/LEAF: float32 array}; may be empty.
       pattern: regular expression that matches the paths of exactly the adapted kernels.
       rank: r.
       alpha, scaling: the product of the two matrices is multiplied by `alpha / rank`, or, where

@@ -23,7 +23,8 @@ from flax.linen import partitioning
 from promot_jax.models.networks import rotary
 from promot_jax.models.networks.layers import Dense, RMSNorm, fan_in_normal
 from promot_jax.models.networks.lora import Adapters
-from promot_jax.models.networks.prompt import Initializer
+from promot_jax.models.networks.parameters import Initializer
+from promot_jax.models.networks.prompt_kinds import Prefixes
 
 # Large enough to vanish in a float32 softmax, finite so that a row without any valid key is
 # uniform and not NaN.
@@ -97,6 +98,8 @@ class Attention(nn.Module):
         keep: bool = False,
         index: jax.Array | None = None,
         layer: jax.Array | None = None,
+        placed: Prefixes | None = None,
+        ahead: Prefixes | None = None,
     ) -> jax.Array:
         """Attends within `x`, or in a decoding step to what is known.
 
@@ -112,6 +115,9 @@ class Attention(nn.Module):
           index: int scalar, the slot that a decoding step fills.
           layer: int scalar in a decoding step where all layers have one `cache`, whose leaves then
             have an axis of layers behind the batch: the part that is this layer's.
+          placed: keys and values in place of those of the first F slots of `x`, or, where F is X,
+            of those whose number is not below 0.
+          ahead: further keys and values in front of all others; the mask and the bias know them.
 
         Returns:
           `[B, X, H]`.
@@ -122,6 +128,12 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotary.rotate(query, angles), rotary.rotate(key, angles)
+        if placed is not None:
+            key, value = map(
+                functools.partial(_replaced, placed.slots), (key, value), self._taken(placed)
+            )
+        # For those who begin a prefix with what the network itself knows of some rows.
+        self.sow("intermediates", "known", (key, value))
         known = [(key, value)]
         if slots is not None:
             self._create(key, slots)
@@ -130,7 +142,14 @@ class Attention(nn.Module):
         elif index is not None:
             own = self._add("cached_key", key, index, layer)
             known = [*self._shared(), (own, self._add("cached_value", value, index, layer))]
+        if ahead is not None:
+            known = [self._taken(ahead), *known]
         return self.out(self._attend(query, known, mask, bias, deterministic))
+
+    def _taken(self, prefixes: Prefixes) -> Known:
+        """Returns keys and values of each row, two `[B, F, Nkv, D]`."""
+        both = (jnp.take(bank, prefixes.slots, axis=0) for bank in prefixes.by_layer)
+        return tuple(self._split(rows.astype(self.dtype)) for rows in both)
 
     def across(
         self,
@@ -242,6 +261,13 @@ class Attention(nn.Module):
         if not self.has_variable("shared", "key"):
             return []
         return [(self.get_variable("shared", "key"), self.get_variable("shared", "value"))]
+
+
+def _replaced(slots: jax.Array, own: jax.Array, given: jax.Array) -> jax.Array:
+    """Puts `[B, F, Nkv, D]` in place of the first F of `[B, X, Nkv, D]`, see `Attention`."""
+    if (front := slots.shape[1]) < own.shape[1]:
+        return jnp.concatenate([given, own[:, front:]], axis=1)
+    return jnp.where(slots[..., None, None] >= 0, given, own)
 
 
 def _logits(query: jax.Array, key: jax.Array) -> jax.Array:

@@ -28,7 +28,8 @@ from promot_jax.models.networks import acting, layers, masks, rotary, stack
 from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Adapters
 from promot_jax.models.networks.parameters import Initializer
-from promot_jax.models.networks.prompt import DEFAULT_INIT, PromptBank
+from promot_jax.models.networks.prompt import DEFAULT_INIT
+from promot_jax.models.networks.prompt_kinds import SOFT, Kind, Prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,10 @@ class DecoderConfig:
       logit_scale: multiplies the logits.
       dropout_rate: used throughout when a call enables dropout.
       dtype: of activations; parameters, norms, softmax and logits are always float32.
-      prompt_names: one soft prompt each, at `decoder/prompt/<name>/prompt`.
+      prompt_names: one prompt each, at `decoder/prompt/<name>`.
       prompt_length: P; 0, or no names, is the bare network.
       prompt_init: initialiser of prompts.
+      prompt_kind: what prompts are made of.
       scan_layers: whether layers are scanned, their parameters stacked at `layers`, see `stack`.
       remat: "none", or what a layer's backward pass computes again, see `stack.apply_layers`.
       lora: which kernels have a low-rank adapter, see `lora.Lora`.
@@ -94,6 +96,7 @@ class DecoderConfig:
     prompt_names: tuple[str, ...] = ()
     prompt_length: values.Whole = 0
     prompt_init: Initializer = DEFAULT_INIT
+    prompt_kind: Kind = SOFT
     scan_layers: bool = False
     remat: stack.Remat = "none"
     lora: Adapters | None = None
@@ -128,7 +131,7 @@ class DecoderConfig:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether the network holds soft prompts at all."""
+        """Whether the network holds prompts at all."""
         return bool(self.prompt_names) and self.prompt_length > 0
 
 
@@ -152,6 +155,7 @@ class DecoderLayer(nn.Module):
         angles: tuple[jax.Array, jax.Array],
         index: jax.Array | None,
         layer: jax.Array | None,
+        placed: Prefixes | None,
     ) -> jax.Array:
         """Maps `[B, X, H]` to `[B, X, H]`; see `Attention` for the arguments."""
         config = self.config
@@ -179,6 +183,7 @@ class DecoderLayer(nn.Module):
             keep=self.cache_slots is not None,
             index=index,
             layer=layer,
+            placed=placed,
         )
         mlp = layers.MLP(
             config.mlp_dim,
@@ -201,7 +206,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Soft prompts, then a stack of layers, their final norm and the output projection."""
+    """Prompts, then a stack of layers, their final norm and the output projection."""
 
     config: DecoderConfig
 
@@ -214,6 +219,7 @@ class Decoder(nn.Module):
         prefix: jax.Array | None,
         prompt_ids: jax.Array | None,
         prompt_slots: jax.Array | None,
+        places: jax.Array,
         target_slots: jax.Array | None,
         *,
         deterministic: bool,
@@ -228,25 +234,26 @@ class Decoder(nn.Module):
           float32 logits `[B, last, V]` or `[B, U, V]`, or hidden states, of H in place of V, when
           the config scores with the embedding, or without `project`.
         """
-        config = self.config
-        x, index, cache_slots = embedded, None, None
+        config, kind = self.config, self.config.prompt_kind
+        x, index, cache_slots, prefixes = embedded, None, None, None
         if decode and self.has_variable("cache", "cache_index"):
             index, mask, positions = self._advance()
             # A position is the number of valid tokens before.
             key_positions = jnp.cumsum(mask[:, 0], axis=1) - 1
+            x = self._as_attached(x, index)
         else:
             if config.has_prompts:
-                x = PromptBank(
-                    config.prompt_names, config.prompt_length, config.prompt_init, name="prompt"
-                )(x, prompt_ids, prompt_slots)
+                x, prefixes = kind.in_row(config, x, prompt_ids, prompt_slots, places)
             if config.has_prompts and prompt_ids is not None:
-                segment_ids, positions, prefix = _in_front(
+                segment_ids, positions, prefix = masks.in_front(
                     config.prompt_length, prompt_ids, segment_ids, positions, prefix
                 )
             config.check_rows(segment_ids.shape[1] + (max_decode_length or 0))
             mask, key_positions = masks.prefix_mask(segment_ids, prefix), positions
             if decode:
                 cache_slots = self._create(segment_ids > 0, positions, max_decode_length)
+                if config.has_prompts and kind.in_tokens and prompt_ids is not None:
+                    self.put_variable("shared", "last", x[:, -1:])
         if config.sliding_window is not None and not config.full_layers:
             mask = masks.within_window(mask, positions, key_positions, config.sliding_window)
         angles = rotary.rotation(
@@ -258,12 +265,15 @@ class Decoder(nn.Module):
         x = dropout(x, deterministic=deterministic)
         x = stack.apply_layers(
             functools.partial(DecoderLayer, config, deterministic, cache_slots),
-            lambda layer, x, number: layer(x, mask[:, None], angles, index, number),
+            lambda layer, x, number, own: layer(
+                x, mask[:, None], angles, index, number, prefixes and prefixes.of_layer(own)
+            ),
             x,
             config.num_layers,
             scan=config.scan_layers,
             remat="none" if decode else config.remat,
             step=index is not None,
+            parts=prefixes and prefixes.by_layer,
         )
         if target_slots is None:
             x = x[:, x.shape[1] - last :]
@@ -290,6 +300,14 @@ class Decoder(nn.Module):
         self.put_variable("cache", "position", following.astype(jnp.int32))
         return max_decode_length
 
+    def _as_attached(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """Returns a step's token as a prompt has it read, where it is the last input once more."""
+        if not self.has_variable("shared", "last"):
+            return x
+        again = ~self.get_variable("shared", "valid")[:, -1:, None] & (index == 0)
+        last, beams = self.get_variable("shared", "last"), len(x) // len(again)
+        return jnp.where(*(jnp.repeat(each, beams, axis=0) for each in (again, last)), x)
+
     def _advance(self) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Takes the next slot; returns it, the mask `[B*K, 1, S + slots]` and the positions."""
         index = self.get_variable("cache", "cache_index")
@@ -301,24 +319,6 @@ class Decoder(nn.Module):
         prefix = self.get_variable("shared", "valid")
         prefix = jnp.repeat(prefix, len(valid) // len(prefix), axis=0)
         return index, jnp.concatenate([prefix, valid], axis=1)[:, None], position[:, None]
-
-
-def _in_front(prompt_length, prompt_ids, segment_ids, positions, prefix):
-    """Puts the P slots of a prompt in front of segment ids, positions and prefix `[B, S]`."""
-    attached = (prompt_ids >= 0).astype(jnp.int32)[:, None]
-    slots = (len(segment_ids), prompt_length)
-    front = jnp.broadcast_to(attached, slots)
-    places = jnp.broadcast_to(jnp.arange(prompt_length), slots)
-    segment_ids = jnp.concatenate([front, segment_ids], axis=1)
-    positions = jnp.concatenate([places, positions + prompt_length * attached], axis=1)
-    if prefix is not None:
-        prefix = jnp.concatenate([front, prefix], axis=1)
-    return segment_ids, positions, prefix
-
-
-def _one_segment(tokens, targets):
-    """Returns segment ids: 1 for a token whose target is not 0, or for all without targets."""
-    return jnp.ones_like(tokens, jnp.int32) if targets is None else (targets > 0).astype(jnp.int32)
 
 
 def step_back(variables: dict) -> dict:
@@ -334,7 +334,7 @@ def step_back(variables: dict) -> dict:
 
 
 class Transformer(nn.Module):
-    """The decoder-only network; `prompt_ids` picks each row's soft prompt.
+    """The decoder-only network; `prompt_ids` picks each row's prompt.
 
     `prompt_ids` is None (no prompt, exactly the bare network) or int32 `[B]`: the number of the
     row's prompt in `config.prompt_names`, or -1 for a row without one.
@@ -348,6 +348,18 @@ class Transformer(nn.Module):
         self.token_embedder = layers.Embedding(config.vocab_size, config.emb_dim, config.dtype)
         self.decoder = Decoder(config)
 
+    def read(self, rows: jax.Array) -> jax.Array:
+        """Reads embeddings `[P, H]`; self-attentions leave what they know in `intermediates`."""
+        places, rows = jnp.arange(len(rows))[None], rows[None].astype(self.config.dtype)
+        return self.decoder(
+            *(rows, jnp.ones_like(places), places, None, None, None, places, None),
+            deterministic=True,
+            decode=False,
+            max_decode_length=None,
+            last=rows.shape[1],
+            project=False,
+        )
+
     def __call__(
         self,
         decoder_input_tokens: jax.Array,
@@ -358,6 +370,7 @@ class Transformer(nn.Module):
         *,
         prompt_ids: jax.Array | None = None,
         prompt_slots: jax.Array | None = None,
+        input_slots: jax.Array | None = None,
         target_slots: jax.Array | None = None,
         decode: bool = False,
         enable_dropout: bool = True,
@@ -386,6 +399,7 @@ class Transformer(nn.Module):
           prompt_ids: int32 `[B]` or None, see the class.
           prompt_slots: int32 `[B, S]`, in place of `prompt_ids`: n * P + p where a slot is row p of
             prompt n, else -1. Segments and positions count these slots.
+          input_slots: int `[B, S]`, above 0 for tokens of the input; None is all.
           target_slots: int32 `[B, U]`, in place of `last`: the slots whose logits to compute.
           decode: uses the decoding cache.
           enable_dropout: needs the PRNG "dropout".
@@ -402,9 +416,10 @@ class Transformer(nn.Module):
         """
         tokens = decoder_input_tokens
         if decoder_segment_ids is None:
-            decoder_segment_ids = _one_segment(tokens, decoder_target_tokens)
+            decoder_segment_ids = masks.one_segment(tokens, decoder_target_tokens)
         if decoder_positions is None:
             decoder_positions = jnp.maximum(jnp.cumsum(decoder_segment_ids > 0, axis=1) - 1, 0)
+        places = masks.input_places(decoder_segment_ids, decoder_positions, input_slots)
         if last is not None and not 0 <= last <= tokens.shape[1]:
             raise ValueError(f"last = {last} logits of rows with {tokens.shape[1]} tokens")
         logits = self.decoder(
@@ -412,9 +427,7 @@ class Transformer(nn.Module):
             decoder_segment_ids,
             decoder_positions,
             decoder_causal_attention,
-            prompt_ids,
-            prompt_slots,
-            target_slots,
+            *(prompt_ids, prompt_slots, places, target_slots),
             deterministic=not enable_dropout,
             decode=decode,
             max_decode_length=max_decode_length,

@@ -81,6 +81,43 @@ def prefix_mask(segment_ids: jax.Array, prefix: jax.Array | None) -> jax.Array:
     return allowed & same & (segment_ids[:, None, :] > 0)
 
 
+def one_segment(tokens: jax.Array, targets: jax.Array | None) -> jax.Array:
+    """Returns segment ids: 1 for a token whose target is not 0, or for all without targets."""
+    return jnp.ones_like(tokens, jnp.int32) if targets is None else (targets > 0).astype(jnp.int32)
+
+
+def input_places(
+    segment_ids: jax.Array, positions: jax.Array, input_slots: jax.Array | None
+) -> jax.Array:
+    """Returns the position of each token of an input, -1 for all other tokens: int `[B, S]`.
+
+    Args:
+      segment_ids, positions: int `[B, S]`.
+      input_slots: int `[B, S]`, above 0 for tokens of the input; None is all that are in a segment.
+    """
+    own = segment_ids if input_slots is None else input_slots * segment_ids
+    return jnp.where(own > 0, positions, -1)
+
+
+def in_front(
+    prompt_length: int,
+    prompt_ids: jax.Array,
+    segment_ids: jax.Array,
+    positions: jax.Array,
+    prefix: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Puts the P slots of a prompt in front of segment ids, positions and prefix `[B, S]`."""
+    attached = (prompt_ids >= 0).astype(jnp.int32)[:, None]
+    slots = (len(segment_ids), prompt_length)
+    front = jnp.broadcast_to(attached, slots)
+    places = jnp.broadcast_to(jnp.arange(prompt_length), slots)
+    segment_ids = jnp.concatenate([front, segment_ids], axis=1)
+    positions = jnp.concatenate([places, positions + prompt_length * attached], axis=1)
+    if prefix is not None:
+        prefix = jnp.concatenate([front, prefix], axis=1)
+    return segment_ids, positions, prefix
+
+
 def within_window(
     mask: jax.Array, query_positions: jax.Array, key_positions: jax.Array, window: int
 ) -> jax.Array:

@@ -275,6 +275,21 @@ def combine(prompt_rows: jax.Array, embedded: jax.Array) -> jax.Array:
     return jnp.concatenate([prompt_rows.astype(embedded.dtype), embedded], axis=1)
 
 
+def attach(
+    prompts: Sequence[jax.Array],
+    embedded: jax.Array,
+    prompt_ids: jax.Array | None,
+    prompt_slots: jax.Array | None,
+) -> jax.Array:
+    """Attaches prompts, each `[P, H]`; see `PromptBank` for all else."""
+    if prompt_slots is not None:
+        rows = jnp.take(jnp.concatenate(prompts), prompt_slots, axis=0)
+        return jnp.where(prompt_slots[..., None] >= 0, rows.astype(embedded.dtype), embedded)
+    # `take` turns a number that is too large into NaN, where indexing would clamp it.
+    rows = jnp.take(jnp.stack(prompts), prompt_ids, axis=0)
+    return combine(jnp.where(prompt_ids[:, None, None] >= 0, rows, 0.0), embedded)
+
+
 class SoftPrompt(nn.Module):
     """One prompt: the parameter `prompt`, float32 `[P, H]`, replicated on every device."""
 
@@ -321,11 +336,6 @@ class PromptBank(nn.Module):
             SoftPrompt(self.length, embedded.shape[-1], self.init_fn, name=name)()
             for name in self.names
         ]
-        if prompt_slots is not None:
-            rows = jnp.take(jnp.concatenate(prompts), prompt_slots, axis=0)
-            return jnp.where(prompt_slots[..., None] >= 0, rows.astype(embedded.dtype), embedded)
-        if prompt_ids is None:
+        if prompt_ids is None and prompt_slots is None:
             return embedded
-        # `take` turns a number that is too large into NaN, where indexing would clamp it.
-        rows = jnp.take(jnp.stack(prompts), prompt_ids, axis=0)
-        return combine(jnp.where(prompt_ids[:, None, None] >= 0, rows, 0.0), embedded)
+        return attach(prompts, embedded, prompt_ids, prompt_slots)

@@ -6,7 +6,7 @@ a first axis `layers`. `trees.stack_layers` and `trees.unstack_layers` convert p
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -23,8 +23,9 @@ REMAT_POLICIES = {
 
 Remat = Literal["none", "minimal", "full"]
 
-# Calls one layer: (layer, x, number of the layer where it shares a cache, else None) -> x.
-Call = Callable[[nn.Module, jax.Array, jax.Array | None], jax.Array]
+# Calls one layer: (layer, x, number of the layer where it shares a cache, else None, its part of
+# `parts`) -> x.
+Call = Callable[[nn.Module, jax.Array, jax.Array | None, Any], jax.Array]
 
 
 def check_remat(remat: str) -> None:
@@ -43,6 +44,7 @@ def apply_layers(
     scan: bool,
     remat: str,
     step: bool = False,
+    parts: Any = None,
 ) -> jax.Array:
     """Sends `x` through L new layers of the calling module; to be called in its compact method.
 
@@ -61,14 +63,15 @@ def apply_layers(
       remat: "none", "minimal" (stores results of matrix products without batch dimensions, which
         are those with parameters) or "full" (stores the input of each layer only).
       step: whether this is a decoding step, which reads a cache that exists.
+      parts: a tree of arrays `[L, ...]`, of which each layer gets its own; None for none.
 
     Returns:
       The output of the last layer.
     """
     inner = call
 
-    def call(layer: nn.Module, x: jax.Array, number: jax.Array | None) -> jax.Array:
-        x = inner(layer, x, number)
+    def call(layer: nn.Module, x: jax.Array, number: jax.Array | None, own: Any) -> jax.Array:
+        x = inner(layer, x, number, own)
         return partitioning.with_sharding_constraint(x, ("batch", "length", "embed"))
 
     if remat != "none":
@@ -76,13 +79,14 @@ def apply_layers(
         call = nn.remat(call, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
     if not scan:
         for number in range(num_layers):
-            x = call(make(name=f"layers_{number}"), x, None)
+            own = jax.tree.map(lambda part, number=number: part[number], parts)
+            x = call(make(name=f"layers_{number}"), x, None, own)
         return x
 
-    def body(layer: nn.Module, x: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
-        return call(layer, x, number if step else None), None
+    def body(layer: nn.Module, x: jax.Array, number: jax.Array, own: Any):
+        return call(layer, x, number if step else None, own), None
 
-    axes = {"params": 0, "shared": 0}
+    axes = {"params": 0, "shared": 0, "intermediates": 0}
     scanned = partitioning.scan_with_axes(
         body,
         variable_axes=axes if step else axes | {"cache": 1},
@@ -90,4 +94,4 @@ def apply_layers(
         split_rngs={"params": True, "dropout": True},
         axis_name="layers",
     )
-    return scanned(make(name="layers"), x, jnp.arange(num_layers))[0]
+    return scanned(make(name="layers"), x, jnp.arange(num_layers), parts)[0]

@@ -14,7 +14,7 @@ from promot_jax.models.networks.t5_layers import Decoder, Encoder, T5Config
 
 
 class Transformer(nn.Module):
-    """The encoder-decoder; `prompt_ids` picks each row's soft prompt.
+    """The encoder-decoder; `prompt_ids` picks each row's prompt.
 
     `prompt_ids` is None (no prompt, exactly the bare network) or int32 `[B]`: the number of the
     row's prompt in `config.prompt_names`, or -1 for a row without one.
@@ -28,6 +28,26 @@ class Transformer(nn.Module):
         self.token_embedder = layers.Embedding(config.vocab_size, config.emb_dim, config.dtype)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+
+    def read(self, rows: jax.Array) -> jax.Array:
+        """Returns hidden states of embeddings `[P, H]`, read by the encoder and by the decoder.
+
+        With the collection `intermediates` mutable, each self-attention leaves its keys and values.
+        """
+        rows = rows[None].astype(self.config.dtype)
+        seen = jnp.ones((1, 1, 1, rows.shape[1]), bool)
+        encoded = self.encoder(rows, seen, None, deterministic=True)
+        return self.decoder(
+            rows,
+            encoded,
+            jnp.tri(rows.shape[1], dtype=bool),
+            seen,
+            None,
+            deterministic=True,
+            decode=False,
+            max_decode_length=None,
+            project=False,
+        )
 
     def __call__(
         self,
@@ -93,8 +113,8 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
     ) -> jax.Array:
         """Encodes int `[B, T]` as `[B, P+T, H]` (P = 0 without a prompt); see `__call__`."""
-        valid = self._encoder_valid(encoder_input_tokens, prompt_ids)
-        mask = masks.key_mask(valid)
+        seen = self.config.prompt_kind.in_encoder_keys
+        mask = masks.key_mask(self._valid(encoder_input_tokens, prompt_ids if seen else None))
         if encoder_segment_ids is not None:
             self._check_unpacked(prompt_ids)
             mask = mask & masks.segment_mask(encoder_segment_ids, encoder_segment_ids)
@@ -148,7 +168,8 @@ class Transformer(nn.Module):
             length than the tokens and the prompt give; a decoding step without
             `max_decode_length`.
         """
-        valid = self._encoder_valid(encoder_input_tokens, prompt_ids)
+        encodes = self.config.prompt_kind.in_input
+        valid = self._valid(encoder_input_tokens, prompt_ids if encodes else None)
         if encoded.shape[1] != valid.shape[1]:
             raise ValueError(
                 f"encoded has {encoded.shape[1]} positions, its tokens and prompt have "
@@ -170,18 +191,22 @@ class Transformer(nn.Module):
             encoded,
             mask,
             cross_mask,
+            prompt_ids,
             deterministic=not enable_dropout,
             decode=decode,
             max_decode_length=max_decode_length,
             project=project,
         )
-        if not project:
-            return logits
+        return self._scored(logits) if project else logits
+
+    def _scored(self, logits: jax.Array) -> jax.Array:
+        """Returns logits; without a matrix for them the decoder gave hidden states."""
         if self.config.logits_via_embedding:
             logits = self.token_embedder.attend(logits) * self.config.logit_scale
         return partitioning.with_sharding_constraint(logits, ("batch", "length", "vocab"))
 
-    def _encoder_valid(self, tokens: jax.Array, prompt_ids: jax.Array | None) -> jax.Array:
+    def _valid(self, tokens: jax.Array, prompt_ids: jax.Array | None) -> jax.Array:
+        """Says which keys hold something: those of the tokens, and of prompts in front."""
         attached = prompt_ids if self.config.has_prompts else None
         return masks.encoder_valid(tokens, attached, self.config.prompt_length)
 

@@ -14,7 +14,8 @@ from promot_jax.models.networks import layers, masks, relative, stack
 from promot_jax.models.networks.attention import Attention
 from promot_jax.models.networks.lora import Adapters
 from promot_jax.models.networks.parameters import Initializer
-from promot_jax.models.networks.prompt import DEFAULT_INIT, PromptBank
+from promot_jax.models.networks.prompt import DEFAULT_INIT
+from promot_jax.models.networks.prompt_kinds import SOFT, Kind, Prefixes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +34,10 @@ class T5Config:
       dropout_rate: used throughout when a call enables dropout.
       dtype: of activations; parameters, norms, softmax and logits are always float32.
       logits_via_embedding: score with the embedding in place of `logits_dense` (T5.1.0).
-      prompt_names: one soft prompt each, at `encoder/prompt/<name>/prompt`.
+      prompt_names: one prompt each, at `encoder/prompt/<name>`, or that of the decoder.
       prompt_length: P; 0, or no names, is the bare network.
       prompt_init: initialiser of prompts.
+      prompt_kind: what prompts are made of.
       scan_layers: whether layers are scanned, their parameters stacked at `layers`, see `stack`.
       remat: "none", or what a layer's backward pass computes again, see `stack.apply_layers`.
       lora: which kernels have a low-rank adapter; its pattern sees paths such as
@@ -56,6 +58,7 @@ class T5Config:
     prompt_names: tuple[str, ...] = ()
     prompt_length: values.Whole = 0
     prompt_init: Initializer = DEFAULT_INIT
+    prompt_kind: Kind = SOFT
     scan_layers: bool = False
     remat: stack.Remat = "none"
     lora: Adapters | None = None
@@ -65,7 +68,7 @@ class T5Config:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether the network holds soft prompts at all."""
+        """Whether the network holds prompts at all."""
         return bool(self.prompt_names) and self.prompt_length > 0
 
     @property
@@ -116,11 +119,17 @@ class EncoderLayer(nn.Module):
         self.dropout = _dropout(self.config)
 
     def __call__(
-        self, x: jax.Array, mask: jax.Array, bias: jax.Array, *, deterministic: bool
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        bias: jax.Array,
+        ahead: Prefixes | None,
+        *,
+        deterministic: bool,
     ) -> jax.Array:
-        """Maps `[B, P+T, H]` to `[B, P+T, H]`."""
+        """Maps `[B, X, H]` to `[B, X, H]`; see `Attention` for the arguments."""
         y = self.pre_attention_layer_norm(x)
-        y = self.attention(y, mask, bias=bias, deterministic=deterministic)
+        y = self.attention(y, mask, bias=bias, ahead=ahead, deterministic=deterministic)
         x += self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic)
@@ -153,6 +162,7 @@ class DecoderLayer(nn.Module):
         decode: bool,
         index: jax.Array | None,
         layer: jax.Array | None,
+        ahead: Prefixes | None,
     ) -> jax.Array:
         """Maps `[B*K, U, H]` to `[B*K, U, H]`; see `Attention` for the arguments."""
         y = self.self_attention(
@@ -163,6 +173,7 @@ class DecoderLayer(nn.Module):
             slots=x.shape[1] if decode and index is None else None,
             index=index,
             layer=layer,
+            ahead=ahead,
         )
         x += self.dropout(y, deterministic=deterministic)
         y = self.encoder_decoder_attention.across(
@@ -178,7 +189,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Soft prompts, then a stack of layers that share one relative position bias."""
+    """Prompts, then a stack of layers that share one relative position bias."""
 
     config: T5Config
 
@@ -191,28 +202,54 @@ class Encoder(nn.Module):
         *,
         deterministic: bool,
     ) -> jax.Array:
-        """Encodes `[B, T, H]` as `[B, P+T, H]` (P = 0 when `prompt_ids` is None)."""
+        """Encodes `[B, T, H]` as `[B, P+T, H]`; P is 0 where no prompt has rows in the input.
+
+        The keys of `mask` are those of the input, prompts in front, of whatever kind.
+        """
         config = self.config
-        x = embedded
+        x, prefixes = embedded, None
         if config.has_prompts:
-            x = PromptBank(
-                config.prompt_names, config.prompt_length, config.prompt_init, name="prompt"
-            )(x, prompt_ids)
+            x, prefixes = config.prompt_kind.in_encoder(config, x, prompt_ids)
         x = _dropout(config)(x, deterministic=deterministic)
-        positions = jnp.arange(x.shape[1])
+        queries = jnp.arange(x.shape[1])
+        keys = queries if prefixes is None else _behind(prefixes, queries)
         bias = relative.RelativePositionBias(config.num_heads, name="relpos_bias")(
-            positions, positions, bidirectional=True
+            queries, keys, bidirectional=True
         )
         x = stack.apply_layers(
             functools.partial(EncoderLayer, config),
-            lambda layer, x, _: layer(x, mask, bias, deterministic=deterministic),
+            lambda layer, x, _, own: layer(
+                x, mask, bias, prefixes and prefixes.of_layer(own), deterministic=deterministic
+            ),
             x,
             config.num_encoder_layers,
             scan=config.scan_layers,
             remat=config.remat,
+            parts=prefixes and prefixes.by_layer,
         )
         x = layers.RMSNorm(dtype=config.dtype, name="encoder_norm")(x)
         return nn.Dropout(config.dropout_rate)(x, deterministic=deterministic)
+
+
+def _behind(prefixes: Prefixes, positions: jax.Array) -> jax.Array:
+    """Puts the positions of a prefix, which end with -1, in front of others: int `[P+S]`."""
+    length = prefixes.slots.shape[1]
+    return jnp.concatenate([jnp.arange(length) - length, positions])
+
+
+def _with_prefixes(prefixes: Prefixes, mask: jax.Array, rows: int) -> jax.Array:
+    """Puts the keys of prefixes in front of a mask: bool `[rows, 1, Q, P+S]`.
+
+    Args:
+      prefixes: of B rows, each the same for so many beams.
+      mask: bool, broadcasts to `[rows, 1, Q, S]`.
+      rows: B*K.
+    """
+    mask = jnp.broadcast_to(mask, (rows, 1, *mask.shape[-2:]))
+    attached = jnp.repeat(prefixes.slots >= 0, rows // len(prefixes.slots), axis=0)
+    shape = (*mask.shape[:3], attached.shape[1])
+    front = jnp.broadcast_to(masks.key_mask(attached), shape)
+    return jnp.concatenate([front, mask], axis=-1)
 
 
 class Decoder(nn.Module):
@@ -227,6 +264,7 @@ class Decoder(nn.Module):
         encoded: jax.Array,
         mask: jax.Array,
         cross_mask: jax.Array,
+        prompt_ids: jax.Array | None,
         *,
         deterministic: bool,
         decode: bool,
@@ -249,13 +287,19 @@ class Decoder(nn.Module):
         else:
             queries, keys = index[None], jnp.arange(max_decode_length)
             mask = masks.key_mask((keys <= index)[None])
+        prefixes = None
+        if config.has_prompts:
+            prefixes = config.prompt_kind.in_decoder(config, prompt_ids)
+        if prefixes is not None:
+            keys = _behind(prefixes, keys)
+            mask = _with_prefixes(prefixes, mask, len(embedded))
         bias = relative.RelativePositionBias(config.num_heads, name="relpos_bias")(
             queries, keys, bidirectional=False
         )
         x = _dropout(config)(embedded, deterministic=deterministic)
         x = stack.apply_layers(
             functools.partial(DecoderLayer, config),
-            lambda layer, x, number: layer(
+            lambda layer, x, number, own: layer(
                 x,
                 encoded,
                 mask,
@@ -265,12 +309,14 @@ class Decoder(nn.Module):
                 decode=decode,
                 index=index,
                 layer=number,
+                ahead=prefixes and prefixes.of_layer(own),
             ),
             x,
             config.num_decoder_layers,
             scan=config.scan_layers,
             remat="none" if decode else config.remat,
             step=index is not None,
+            parts=prefixes and prefixes.by_layer,
         )
         x = layers.RMSNorm(dtype=config.dtype, name="decoder_norm")(x)
         x = _dropout(config)(x, deterministic=deterministic)

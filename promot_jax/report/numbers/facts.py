@@ -108,13 +108,13 @@ def _lineage(name: str, summaries: list[dict]) -> list[str]:
 
 
 def _attached(summary: dict) -> str:
-    """Returns the soft prompts and adapters of a stage, "none" for the bare model."""
+    """Returns the prompts, by kind, and adapters of a stage, "none" for the bare model."""
     prompt, lora = summary.get("prompt"), summary.get("lora")
-    parts = []
+    kind, parts = summary.get("prompt_kind") or "prompt", []
     if isinstance(prompt, dict):
-        parts += [f"prompt {value} for {task}" for task, value in prompt.items()]
+        parts += [f"{kind} {value} for {task}" for task, value in prompt.items()]
     elif prompt:
-        parts.append(f"prompt {prompt}")
+        parts.append(f"{kind} {prompt}")
     if isinstance(lora, dict):
         parts.append(_adapters(lora))
     return "; ".join(parts) or "none"

@@ -7,6 +7,7 @@ Masks are the same whether or not layers are stacked.
 
 from promot_jax.training.selections.changes import MoFO, MostChanged
 from promot_jax.training.selections.draws import Half, RandomSparse
+from promot_jax.training.selections.near_start import NearStart
 from promot_jax.training.selections.places import LayerRates, Located
 from promot_jax.training.selections.selection import Selection, SelectionState
 
@@ -16,6 +17,7 @@ __all__ = [
     "Located",
     "MoFO",
     "MostChanged",
+    "NearStart",
     "RandomSparse",
     "Selection",
     "SelectionState",
