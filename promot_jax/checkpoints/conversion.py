@@ -158,6 +158,7 @@ def export_model(
         yield _left_out(params, format_name, kind)
         model, params = model.with_lora(None), lora.remove(params)
     written = pretrained.content(model, params, origin, beside, dtype)
+    leaves = written.leaves
     names = [*trees.prompts_of(params), *([LORA] if model.network.config.lora else [])]
     if kind == "alone":
         prompt = _one_adapter(names, prompt)
