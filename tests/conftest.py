@@ -17,7 +17,7 @@ if "PROMOT_TEST_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["PROMOT_TEST_CACHE"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(os.environ["PROMOT_TEST_CACHE"], "jax"))
 os.environ["PROMOT_CACHE"] = str(pathlib.Path(os.environ["PROMOT_TEST_CACHE"], "rows"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # The tests of meshes set their own number.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 # Programs here run for a moment, and compiling them well would take most of the time of all tests.
