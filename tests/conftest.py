@@ -44,3 +44,13 @@ def pytest_collection_finish():
     """Keeps what is imported out of the search for garbage, and searches seldom: jax adds to it."""
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures of reports empty: to draw them takes longer than a run of a few steps."""
+
+    def save(chart, styles, paper, path):
+        path.write_bytes(b"")
+
+    monkeypatch.setattr("promot_jax.report.charts.figures._save", save)
