@@ -238,6 +238,7 @@ def test_pretraining_runs_a_few_steps(tmp_path, monkeypatch):
 
 SMALL = ["EMB_DIM=16", "NUM_HEADS=2", "NUM_LAYERS=1", "MLP_DIM=32", "BATCH_SIZE=8"]
 SHORT = ["TRAIN_STEPS=2", "PROMPT_TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_PERIOD=2"]
+SHORT += ["DROPOUT_RATE=0.0"]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ SHORT = ["TRAIN_STEPS=2", "PROMPT_TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_
                 "METHODS=None",
                 "experiment.Experiment.decoder=@decoding.Greedy()",
                 "experiment.Experiment.eval_batch_size=4",
-                *("EVAL_EXAMPLES=4", "VALIDATION_EXAMPLES=4", "DROPOUT_RATE=0.0", FEW),
+                *("EVAL_EXAMPLES=4", "VALIDATION_EXAMPLES=4", FEW),
                 "experiment.Experiment.unseen_examples=2",
             ],
         ),
