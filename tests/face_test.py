@@ -18,6 +18,7 @@ import promot_jax
 from promot_jax import cli
 from promot_jax.checkpoints import pretrained
 from tests import tiny
+from tests.commands.cli_test import FEW
 
 pytestmark = pytest.mark.long
 
@@ -30,6 +31,7 @@ SMALL = {
     **{"TRAIN_STEPS": 2, "PROMPT_TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "PROMPT_EVAL_PERIOD": 2},
     **{"BATCH_SIZE": 8, "EVAL_EXAMPLES": 4, "VALIDATION_EXAMPLES": 4},
     "experiment.Experiment.eval_batch_size": 4,
+    "DROPOUT_RATE": 0.0,
 }
 
 
@@ -45,7 +47,8 @@ def folder(tmp_path_factory):
 def run(tmp_path_factory):
     """A tiny run, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "mini"
-    made = promot_jax.run("mini", seeds=(0,), methods="promot", MODEL_DIR=folder, **SMALL)
+    options = {"seeds": (0,), "methods": "promot", "bindings": [FEW], "MODEL_DIR": folder}
+    made = promot_jax.run("mini", **options, **SMALL)
     assert made == folder
     return made
 
@@ -67,7 +70,7 @@ def test_importing_it_and_reading_scores_load_nothing_heavy(run):
         "assert not (heavy - {'numpy'}) & set(sys.modules), heavy & set(sys.modules)\n"
     )
     command = [sys.executable, "-c", program, run]
-    assert subprocess.check_output(command, text=True).split() == ["100.0", "9"]
+    assert subprocess.check_output(command, text=True).split() == ["100.0", "3"]
     assert not hasattr(promot_jax, "metricks")
 
 
@@ -114,6 +117,7 @@ def test_a_model_refuses_bad_input(folder, tmp_path):
 @pytest.mark.slow
 def test_a_run_is_what_the_command_makes(run, tmp_path, capsys):
     flags = [f"--gin.{name}={value!r}" for name, value in {**SMALL, "MODEL_DIR": str(run)}.items()]
+    flags += [f"--gin.{FEW}"]
     assert cli.main(["run", "mini", "--seeds=0", "--methods=promot", *flags]) == 0
     assert json.loads((run / "run.json").read_text())["command"].startswith("promot run mini --se")
     scores = promot_jax.scores(run)
@@ -173,11 +177,13 @@ def test_the_pages_example_runs_as_it_stands(tmp_path, monkeypatch):
     assert printed.getvalue().splitlines()[-2] == "['bamako']"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_front_pages_example_runs(tmp_path, monkeypatch, capsys):
     (example,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    # As it stands, but for the size of the model and the number of steps.
-    monkeypatch.setattr(promot_jax, "run", functools.partial(promot_jax.run, **SMALL))
+    # As it stands, but for the size of the model and the numbers of steps and of tasks.
+    smaller = functools.partial(promot_jax.run, bindings=[FEW], **SMALL)
+    monkeypatch.setattr(promot_jax, "run", smaller)
     exec(compile(example, "README.md", "exec"), {})
     *_, rows, bare, prompted = capsys.readouterr().out.splitlines()
     assert rows.startswith("promot mini_")

@@ -39,7 +39,7 @@ chunked_loss.CHUNK, chunked_loss.FEWEST_COLUMNS = 1, 32
 params = trees.add_prompt(
     jax.device_get(tiny.model().init(jax.random.key(0))), "rte", np.full((3, 16), 0.1, np.float32)
 )
-stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3)
+stage = tiny.stage(trainable=(".*",), prompt="rte", prompt_length=3, dropout_rate=0.1)
 model = tiny.model().with_prompts({"rte": 3})
 found = {}
 for name, (data_size, fsdp, model_parallel) in partitioning_test.SHAPES.items():

@@ -33,6 +33,7 @@ RUN = [
             "PROMPT_EVAL_PERIOD=1",
             "TRAIN_STEPS=4",
             "EVAL_PERIOD=2",
+            "DROPOUT_RATE=0.1",
             "experiment.Experiment.fsdp=4",
         )
     ),
@@ -225,9 +226,9 @@ def test_process_0_acts_for_all(tmp_path):
     ("where", "code", "line"),
     [
         ("same main", 2, "main is refused"),
-        ("same process_0", 2, "process_0 is refused"),
+        pytest.param("same process_0", 2, "process_0 is refused", marks=pytest.mark.slow),
         ("same process_1", 2, "process_1 is refused"),
-        ("same process_0 process_1", 2, "is refused"),
+        pytest.param("same process_0 process_1", 2, "is refused", marks=pytest.mark.slow),
         ("same crash_process_1", 1, "process 1 failed: KeyError: 'process_1'"),
         ("different", 2, "('process_1', there 'process_0'); give every process the same command"),
     ],
@@ -248,7 +249,10 @@ def test_one_process_ends_all(tmp_path, where, code, line):
         assert found[0][2][-1] == found[1][2][-1]
 
 
-@pytest.mark.parametrize(("sent", "number"), [("SIGKILL", 0), ("SIGKILL", 1), ("SIGTERM", 1)])
+@pytest.mark.parametrize(
+    ("sent", "number"),
+    [("SIGKILL", 0), ("SIGKILL", 1), pytest.param("SIGTERM", 1, marks=pytest.mark.slow)],
+)
 def test_a_killed_process_ends_the_others(tmp_path, sent, number):
     began = time.monotonic()
     found = group(f"same {sent}_process_{number}", tmp_path / "run")

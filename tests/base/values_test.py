@@ -123,7 +123,7 @@ def required(experiment: str) -> list[str]:
 
 
 @hypothesis.settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import gguf as gguf_package
@@ -17,6 +18,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.checkpoints.formats import gguf, gguf_tokenizer
 from promot_jax.data import vocabularies
 from promot_jax.models.networks import decoder
+from tests.quick import quick_jit
 
 pytestmark = pytest.mark.long
 
@@ -125,7 +127,8 @@ def write(path, architecture, weights, kinds=None, metadata=None, tokenizer=None
 def network_logits(source, tokens):
     network = decoder.Transformer(decoder.DecoderConfig(**source.config))
     params = trees.unflatten({path: source.read(path).astype("f4") for path in source.leaves})
-    return network.apply({"params": params}, tokens, enable_dropout=False)
+    apply = quick_jit(functools.partial(network.apply, enable_dropout=False))
+    return apply({"params": params}, tokens)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ def test_a_model_without_template_says_what_to_give(place, capsys):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.long
 def test_a_run_tunes_on_chat(place, capsys):
     save_model(place / "base", "smollm2")
@@ -131,7 +132,7 @@ def test_a_run_tunes_on_chat(place, capsys):
     words = ["run", "your_data", "--train", "train.jsonl", "--eval", "dev.jsonl"]
     words += ["--checkpoint", "base", "--metric", "exact_match", "--unseen", "kept.jsonl"]
     words += ["--methods", "pretrained,fine_tuning", "--gin.MODEL_DIR='out'"]
-    words += ["--gin.TRAIN_STEPS=150", "--gin.BATCH_SIZE=8", "--gin.EVAL_PERIOD=150"]
+    words += ["--gin.TRAIN_STEPS=80", "--gin.BATCH_SIZE=8", "--gin.EVAL_PERIOD=80"]
     words += ["--gin.LEARNING_RATE=0.02", "--system", "Be short."]
     assert called(*words) == 0
     capsys.readouterr()

@@ -105,10 +105,10 @@ def test_what_is_wrong_with_a_row_is_said_in_a_line(monkeypatch, workers):
 
 @pytest.mark.long
 def test_worker_processes_read_what_a_thread_reads():
-    for kind in (batching.FixedBatches(8, ((40, 4),)), batching.SortedBatches(8, ((28, 4),))):
-        expected, found = take(70, batches=kind), take(70, batches=kind, workers=2)
-        assert same(expected, found)
-        assert same(expected[65:], take(5, batches=kind, workers=1, first_step=65))
+    fixed, by_length = batching.FixedBatches(8, ((40, 4),)), batching.SortedBatches(8, ((28, 4),))
+    assert same(take(70, batches=fixed), take(70, batches=fixed, workers=2))
+    expected = take(70, batches=by_length)
+    assert same(expected[65:], take(5, batches=by_length, workers=1, first_step=65))
     for _ in range(100):
         if not multiprocessing.active_children():
             break

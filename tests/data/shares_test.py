@@ -15,27 +15,21 @@ import contextlib, itertools, json, sys
 import numpy as np
 from promot_jax.base import distributed, partitioning
 
-model_parallel, mode, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-given, rows = dict(flag.lstrip("-").split("=") for flag in sys.argv[4:]), 16
+folder, cases, rows = sys.argv[1], sys.argv[2].split(), 16
+given = dict(flag.lstrip("-").split("=") for flag in sys.argv[3:])
 number, count = int(given.get("process_id", 0)), int(given.get("num_processes", 1))
 group = distributed.joined(False, given["coordinator"], count, number) if count > 1 else None
 
 def line(array):
     return np.asarray(array).tolist()
 
-with group or contextlib.nullcontext():
-    import jax
-    from jax.experimental import multihost_utils
-    from promot_jax.data import batching, packing
-    from promot_jax.tasks import mini
-
-    mesh = partitioning.make_mesh(model_parallel)
-    share = partitioning.share(mesh)
+def batches(mesh, mode):
     kinds = {
         "sorted": batching.SortedBatches(rows, ((27, 4), (29, 4), (32, 4))),
         "tokens": batching.TokenBatches(28 * rows, ((27, 4), (29, 4), (32, 4)), rows),
     }
     kind = kinds.get(mode, batching.FixedBatches(rows, ((33, 4), (34, 4))))
+    share = partitioning.share(mesh)
     options = {"seed": 3, "share": share, "vocabulary": mini.vocabulary()}
     def read():
         return batching.train_batches("mini_rte", {"inputs": 48, "targets": 4}, kind, **options)
@@ -43,38 +37,56 @@ with group or contextlib.nullcontext():
     if mode == "packed":
         sample = list(itertools.islice(read(), 4))
         pack = packing.Packer(sample, None, 1, 0, partitioning.row_parts(mesh), share)
-    found = []
     for batch in itertools.islice(map(pack, read()), 12):
         placed = partitioning.shard_batch(mesh, batch, share)
         whole = multihost_utils.process_allgather(placed, tiled=True)
-        found.append({
+        yield {
             "own": {name: line(array) for name, array in batch.items()},
             "whole": {name: line(array) for name, array in whole.items()},
-        })
-    left = []
-    if count > 1:
-        distributed.gathered("the last one")
-        left = distributed._group.client.key_value_dir_get("promot/given/")
-        left += distributed._group.client.key_value_dir_get("promot/done/")
+        }
+
+with group or contextlib.nullcontext():
+    import jax
+    from jax.experimental import multihost_utils
+    from promot_jax.data import batching, packing
+    from promot_jax.tasks import mini
+
+    written = {}
+    for case in cases:
+        mode, model_parallel = case.split("-")
+        mesh, left = partitioning.make_mesh(int(model_parallel)), []
+        found = list(batches(mesh, mode))
+        if count > 1:
+            distributed.gathered("the last one")
+            left = distributed._group.client.key_value_dir_get("promot/given/")
+            left += distributed._group.client.key_value_dir_get("promot/done/")
+        written[case] = {
+            "share": partitioning.share(mesh), "batches": found, "left": len(left)
+        }
     with open(f"{folder}/{number}.json", "w") as file:
-        json.dump({"share": share, "batches": found, "left": len(left)}, file)
+        json.dump(written, file)
 """
 
-
-def read(folder, count, devices, model_parallel, mode):
-    """What each of so many processes writes down."""
-    command = ["-c", PROGRAM, str(model_parallel), mode, str(folder)]
-    found = ends(start(count, command, devices), seconds=300)
-    assert [code for code, _, _ in found] == [0] * count, [lines[-5:] for _, _, lines in found]
-    return [json.loads((folder / f"{number}.json").read_text()) for number in range(count)]
+# What so many processes read, which start once for all of it: how, and the `model` axis.
+CASES = {
+    1: ("plain-1", "sorted-1", "tokens-1"),
+    2: ("plain-1", "tokens-1", "plain-4", "packed-1"),
+    4: ("plain-1", "sorted-1", "plain-2"),
+}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return {
-        mode: read(tmp_path_factory.mktemp(mode), 1, 4, 1, mode)[0]["batches"]
-        for mode in ("plain", "sorted", "tokens")
-    }
+def found(tmp_path_factory):
+    """What each of so many processes writes down of a case, by their number and the case."""
+    written = {}
+    for count, cases in CASES.items():
+        folder = tmp_path_factory.mktemp("shares")
+        command = ["-c", PROGRAM, str(folder), " ".join(cases)]
+        done = ends(start(count, command, 4 // count), seconds=300)
+        assert [code for code, _, _ in done] == [0] * count, [lines[-5:] for _, _, lines in done]
+        files = [json.loads((folder / f"{n}.json").read_text()) for n in range(count)]
+        written |= {(count, case): [file[case] for file in files] for case in cases}
+    return written
 
 
 @pytest.mark.parametrize(
@@ -90,23 +102,23 @@ def alone(tmp_path_factory):
     ],
 )
 def test_processes_read_disjoint_rows_of_the_batch_of_one(
-    alone, tmp_path, mode, count, model_parallel, shares
+    found, mode, count, model_parallel, shares
 ):
-    found = read(tmp_path, count, 4 // count, model_parallel, mode)
-    assert [one["share"] for one in found] == shares
+    together, (alone,) = found[count, f"{mode}-{model_parallel}"], found[1, f"{mode}-1"]
+    assert [one["share"] for one in together] == shares
     first = {tuple(share): number for number, share in enumerate(shares)}
     widths = set()
-    for number, expected in enumerate(alone[mode]):
-        parts = [found[first[part]]["batches"][number]["own"] for part in sorted(first)]
+    for number, expected in enumerate(alone["batches"]):
+        parts = [together[first[part]]["batches"][number]["own"] for part in sorted(first)]
         for name, rows in expected["whole"].items():
             assert [row for part in parts for row in part[name]] == rows
-        for one in found:
+        for one in together:
             assert one["batches"][number]["whole"] == expected["whole"]
         widths.add(len(expected["whole"]["encoder_input_tokens"][0]))
     # Each process had to hear how long the rows of the others are.
     assert len(widths) > 1
     # Values of the last call alone, whatever the number of steps.
-    assert max(one["left"] for one in found) <= 2
+    assert max(one["left"] for one in together) <= 2
 
 
 def targets(batch):
@@ -119,12 +131,12 @@ def targets(batch):
     return found
 
 
-def test_processes_pack_the_rows_that_they_have(alone, tmp_path):
-    found = read(tmp_path, 2, 2, 1, "packed")
+def test_processes_pack_the_rows_that_they_have(found):
+    (alone,), (one, other) = found[1, "plain-1"], found[2, "packed-1"]
     packed = 0
-    for number, expected in enumerate(alone["plain"]):
-        batch = found[0]["batches"][number]["whole"]
-        assert batch == found[1]["batches"][number]["whole"]
+    for number, expected in enumerate(alone["batches"]):
+        batch = one["batches"][number]["whole"]
+        assert batch == other["batches"][number]["whole"]
         packed += "decoder_tokens" in batch
         assert targets(batch) == targets(expected["whole"])
     assert packed > 6

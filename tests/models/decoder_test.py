@@ -261,6 +261,7 @@ def test_beams_share_the_keys_of_their_inputs(scan_layers, dtype):
     segments = np.array([[1] * 5, [0, 0] + [1] * 3])
     apply = functools.partial(net.apply, enable_dropout=False, decode=True, max_decode_length=4)
 
+    @functools.partial(quick_jit, static_argnums=0)
     def start(rows):
         fields = {"decoder_segment_ids": segments, "decoder_causal_attention": segments}
         fields = {name: np.repeat(field, rows, 0) for name, field in fields.items()}

@@ -166,6 +166,7 @@ def test_every_method_has_its_own_legible_colour(small):
 # Unfinished runs
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_seed_shows_plain_numbers(tmp_path):
     folder = write_run(tmp_path / "one", seeds=(4,))
     text = build(folder).read_text(encoding="utf-8")
@@ -176,6 +177,7 @@ def test_one_seed_shows_plain_numbers(tmp_path):
     assert "over seeds" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_goes_on_gives_a_report_that_says_so(small):
     change_about(small, finished=None)
     path = small / "results.jsonl"

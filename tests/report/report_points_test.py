@@ -83,6 +83,7 @@ def test_a_point_counts_when_all_its_tasks_are_scored(run):
     assert note == "The last line of curves.jsonl is incomplete and was left out."
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_table_has_a_row_a_point_on_page_markdown_and_terminal(run):
     found = records.read(run)
     table = points.table(found)

@@ -88,6 +88,7 @@ def test_what_cannot_be_used_is_named(tmp_path, monkeypatch, names, message):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_is_bound_to_its_unseen_rows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = [{"text": f"the box is {i}", "label": "yes" if i % 2 else "no"} for i in range(8)]

@@ -22,6 +22,7 @@ from promot_jax.models.networks import lora
 from promot_jax.training import objectives, train_state, train_step
 from tests import tiny
 from tests.models.chunked_loss_test import network
+from tests.quick import quick_jit
 from tests.training.objectives_test import padded_and_packed
 from tests.training.train_test import RISING, params_with_prompt, run_stage
 
@@ -42,7 +43,7 @@ ALL = (
 
 def attached_stage(**changes):
     """The model trains, a prompt is attached: ProMoT's second stage."""
-    settings = {"prompt": "rte", "prompt_length": 3, "dropout_rate": 0.0}
+    settings = {"prompt": "rte", "prompt_length": 3}
     return tiny.stage(**settings | changes)
 
 
@@ -149,9 +150,7 @@ def adapted():
     adapters = lora.Lora(".*attention/(query|value)/kernel", 2, 4.0)
     params = lora.add(tiny.model().init(jax.random.key(0)), adapters, jax.random.key(1))
     chosen = (objectives.KL(1.0),)
-    stage = tiny.stage(
-        trainable=(".*/lora_[ab]",), lora=adapters, objective=chosen, dropout_rate=0.0
-    )
+    stage = tiny.stage(trainable=(".*/lora_[ab]",), lora=adapters, objective=chosen)
     return stage, params
 
 
@@ -206,9 +205,14 @@ def test_the_reference_has_nothing_attached():
     batch = host_batch() | {"prompt_ids": numbers}
     metrics, state = one_step(stage, batch=batch)
     model, bare = tiny.model(), attached.BARE.params(tiny.model(), params_with_prompt())
-    prompted = model.with_prompts({"rte": 3}).scored(params_with_prompt(), batch)
-    reference = model.scored(bare, attached.bare_batch(batch))
-    each = prompted.divergence(reference, "forward") * (batch["decoder_loss_weights"] > 0)
+
+    @quick_jit
+    def divergence(params):
+        prompted = model.with_prompts({"rte": 3}).scored(params, batch)
+        reference = model.scored(bare, attached.bare_batch(batch))
+        return prompted.divergence(reference, "forward")
+
+    each = divergence(params_with_prompt()) * (batch["decoder_loss_weights"] > 0)
     assert (np.asarray(each).sum(1) > 1e-5).tolist() == (numbers == 0).tolist()
     expected = each.sum() / batch["decoder_loss_weights"].sum()
     np.testing.assert_allclose(metrics["penalty"], expected, rtol=1e-4)

@@ -18,7 +18,7 @@ SCORES = (99, 10, 30, 20, 30, 25, 40, 50, 60)
 
 
 def patient(**changes):
-    settings = {"steps": 8, "eval_period": 1, "patience": 3, "dropout_rate": 0.1}
+    settings = {"steps": 8, "eval_period": 1, "patience": 3}
     return tiny.stage(**settings | changes)
 
 

@@ -25,7 +25,7 @@ from tests.quick import quick_jit
 from tests.training.train_test import RISING, run_stage
 
 REPLAY = Replay("mini_triviaqa", 0.25, {"inputs": 48, "targets": 12})
-STAGE = tiny.stage(prompt="rte", prompt_length=3, replay=REPLAY, dropout_rate=0.0)
+STAGE = tiny.stage(prompt="rte", prompt_length=3, replay=REPLAY)
 KINDS = [
     batching.FixedBatches(8, ((40, 4),)),
     batching.SortedBatches(8, ((28, 4), (32, 4))),
@@ -192,7 +192,7 @@ def test_a_batch_is_a_function_of_its_number(family):
 
 @pytest.mark.long
 def test_a_resumed_stage_ends_with_the_same_bits_and_moves_no_prompt(tmp_path):
-    stage = dataclasses.replace(STAGE, steps=4, dropout_rate=0.1)
+    stage = dataclasses.replace(STAGE, steps=4)
     whole = run_stage(tmp_path / "whole", stage)
     run_stage(tmp_path / "parts", dataclasses.replace(stage, steps=2))
     (tmp_path / "parts" / "stage.json").unlink()

@@ -34,7 +34,6 @@ for kind, model in models.items():
             prompt_length=3,
             batches=batching.FixedBatches(6),
             microbatches=microbatches,
-            dropout_rate=0.0,
             # Half of what the norm is without it, so that all updates depend on the norm.
             gradient_clip=0.5,
             optimizer=lambda: optax.sgd(0.1),

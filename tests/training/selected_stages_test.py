@@ -30,7 +30,7 @@ ADAMW = functools.partial(optimizers.plain_adamw, 0.01, 0.1)
 
 
 def selected(selection, **changes):
-    settings = {"selection": selection, "dropout_rate": 0.0, "optimizer": ADAMW}
+    settings = {"selection": selection, "optimizer": ADAMW}
     return tiny.stage(**settings | changes)
 
 
@@ -93,7 +93,7 @@ def test_entries_drawn_once_are_in_the_checkpoint(tmp_path):
 
 
 def two_stages(**changes):
-    settings = {"steps": 2, "optimizer": ADAMW, "dropout_rate": 0.0}
+    settings = {"steps": 2, "optimizer": ADAMW}
     first = tiny.stage(name="full", **settings)
     sparse = selections.MostChanged(0.05)
     second = tiny.stage(name="sparse", selection=sparse, **settings | changes)

@@ -1,6 +1,7 @@
 """Draws the charts as PNG files, once for light and once for dark paper."""
 
 import dataclasses
+import functools
 import pathlib
 import statistics
 import textwrap
@@ -79,18 +80,24 @@ def _size(chart: Chart) -> tuple[float, float]:
 
 def _legend_columns(chart: Chart) -> int:
     """Returns how many labels fit beside each other."""
+    return _fitting(tuple(name.label for name in chart.names), chart.is_lines)
+
+
+# Measuring a text takes milliseconds, and each figure of each paper asks twice.
+@functools.cache
+def _fitting(labels: tuple[str, ...], is_lines: bool) -> int:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
     # 72 points make an inch.
     widths = [
-        TextPath((0, 0), name.label, prop=FontProperties(size=_TYPE)).get_extents().width / 72
-        for name in chart.names
+        TextPath((0, 0), label, prop=FontProperties(size=_TYPE)).get_extents().width / 72
+        for label in labels
     ]
-    mark = _LINE_MARK if chart.is_lines else _POINT_MARK
+    mark = _LINE_MARK if is_lines else _POINT_MARK
     # The last column has no gap behind it.
     fitting = max(1, int((_WIDTH + 0.1) / (max(widths) + mark)))
-    return 2 if len(chart.names) == 4 and fitting >= 2 else min(fitting, len(chart.names))
+    return 2 if len(labels) == 4 and fitting >= 2 else min(fitting, len(labels))
 
 
 def _draw_panel(axes, chart: Chart, panel: Panel, styles: dict[str, Style], paper: Paper) -> None:
