@@ -194,7 +194,7 @@ def train_batches(
             shape = _shape(tokens, bounds, share)
             batch = fields(tokens, shape)
             if weights:
-                batch["decoder_loss_scales"] = _scales(tokens, shape)
+                batch[packing.SCALES] = _scales(tokens, shape)
             if numbers is not None:
                 batch["prompt_ids"] = np.array([numbers[task] for task in whose], np.int32)
             yield batch
