@@ -195,7 +195,7 @@ def train_batches(
             shape = _shape(tokens, bounds, share)
             batch = fields(tokens, shape)
             if weights:
-                batch["decoder_loss_scales"] = _scales(tokens, shape)
+                batch[packing.SCALES] = _scales(tokens, shape)
             for field, values in said.items():
                 batch[field] = np.array([values[task] for task in whose], np.int32)
             yield batch

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from promot_jax.base import partitioning
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
-from promot_jax.data import batching
+from promot_jax.data import batching, packing
 from promot_jax.experiment.evaluation import EvalTask
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.models.attached import BARE, Attached
@@ -150,8 +150,7 @@ def _training_step(experiment, name, stage, users, shape) -> Program:
         step = make_train_step(bare, stage, tx, mesh, shardings)
         placed = partitioning.divisible(mesh, rows, stage.microbatches)
         batch = _batch(mesh, placed, inputs, targets, bool(stage.prompts))
-        if others := _beside(mesh, stage):
-            batch["beside"] = others
+        batch |= _for_objectives(mesh, stage, batch)
         with partitioning.activate(mesh):
             traced = step.compiled.trace(
                 state.moving, state.frozen, state.reference, batch, _abstract_key(mesh)
@@ -222,16 +221,21 @@ def _abstract_params(model, mesh) -> Tree:
     )
 
 
-def _beside(mesh, stage) -> dict[str, Any]:
-    """Returns the shapes of the rows that objectives of a stage have of their own."""
-    found = {}
+def _for_objectives(mesh, stage, batch) -> dict[str, Any]:
+    """Returns the shapes of what objectives of a stage need beside its batch."""
+    needed, found = {}, {}
+    if any(objective.token_weights is not None for objective in stage.objective):
+        shape = batch["decoder_loss_weights"]
+        needed[packing.SCALES] = jax.ShapeDtypeStruct(
+            shape.shape, jnp.float32, sharding=shape.sharding
+        )
     for number, objective in enumerate(stage.objective):
         if objective.rows is not None:
             own = stage.beside(objective)
             placed = partitioning.divisible(mesh, objective.size, stage.microbatches)
             lengths = [own.task_feature_lengths[side] for side in ("inputs", "targets")]
             found[str(number)] = _batch(mesh, placed, *lengths, False)
-    return found
+    return needed | ({"beside": found} if found else {})
 
 
 def _batch(mesh, rows, inputs, targets, prompted) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,6 +15,8 @@ import pytest
 from promot_jax import cli, configuration
 from promot_jax.base import partitioning
 from promot_jax.base.errors import UserError
+from promot_jax.data.token_weights import ByPattern
+from promot_jax.models.attached import Attached
 from promot_jax.plan import flops, measure, programs, roofline, search, tables, topology
 from promot_jax.plan.chips import CHIPS, GIB
 from promot_jax.plan.costs import Costs
@@ -226,6 +228,25 @@ def test_a_reference_is_held_and_computed():
     assert compared.slots == plain.slots
     # A forward pass beside three.
     assert 1.25 < more / work < 1.45
+
+
+def test_what_objectives_read_and_draw_is_counted():
+    own_rows = objectives.KL(rows="mini_triviaqa", size=8)
+    settings = [
+        {},
+        {"objective": (own_rows, objectives.RowWeights(ByPattern("True")))},
+        {"objective": (objectives.OnPolicy(),), "teacher": Attached("rte"), "prompt_length": 3},
+    ]
+    work = []
+    for changes in settings:
+        method = Method("own", "Own", [tiny.stage(**changes)])
+        experiment = tiny.tiny_experiment(methods=[method])
+        (program,) = programs.training(experiment, [method])
+        work.append(flops.of_jaxpr(program.trace(partitioning.make_mesh())[0].jaxpr.jaxpr))
+    # As many rows beside the others, in four passes; the teacher, and answers that are drawn.
+    plain, beside, drawn = work
+    assert 2.1 < beside / plain < 2.7
+    assert 1.4 < drawn / plain < 2.2
 
 
 SHRINK = [

@@ -55,7 +55,7 @@ class OnPolicy(Distillation):
 
     It is on-policy self-distillation (Shenfeld et al. 2026), with a teacher that stands still.
     What is drawn has no gradient, as in generalised knowledge distillation (Agarwal et al. 2024).
-    Answers are as long as the targets of their batch, at most.
+    Answers are as long as the targets of their batch, at most. Replayed rows get some, too.
 
     Attributes:
       direction: as in `Distillation`.

@@ -35,8 +35,8 @@ class QTuning(Objective):
 
     def weights(self, tokens: Tokens, measured: Tree) -> jax.Array:
         """See `Objective`."""
-        wrong, unsure = _sorted_out(*_of_rows(tokens), self.rows_kept)
-        wrong, kept = _at_targets(wrong, tokens), _at_targets(wrong | unsure, tokens)
+        sides = _sorted_out(*_of_rows(tokens), self.rows_kept)
+        wrong, kept = (_at_targets(each, tokens) for each in sides)
         counted = tokens.counted
         total = jnp.sum(counted)
         wanted = jnp.round(total * (self.rows_kept * self.share)).astype(jnp.int32)
@@ -86,7 +86,7 @@ def _at_targets(of_rows: jax.Array, tokens: Tokens) -> jax.Array:
 def _sorted_out(
     perplexity: jax.Array, entropy: jax.Array, share: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns which rows are misconceptions and which are unsure answers, bool [N] both.
+    """Returns which rows are misconceptions, and which are these or unsure answers, bool [N] both.
 
     Thresholds are equal quantiles from above and below, found by halving. Rows that are missing are
     those whose perplexity and entropy, scaled to one, differ most.
@@ -120,7 +120,7 @@ def _sorted_out(
     others = there & ~wrong & ~unsure
     found = places(jnp.abs(tilt)[None], others[None], jnp.zeros((1, len(tilt)), jnp.int32))[0]
     added = others & (found < wanted)
-    return wrong | added & (tilt >= 0), unsure | added & (tilt < 0)
+    return wrong | added & (tilt >= 0), wrong | unsure | added
 
 
 def _scaled(numbers: jax.Array) -> jax.Array:
