@@ -11,9 +11,12 @@ import transformers
 
 from promot_jax import cli, models
 from promot_jax.base import trees
-from promot_jax.checkpoints import pretrained
+from promot_jax.base.errors import UserError
+from promot_jax.checkpoints import conversion, pretrained
 from promot_jax.checkpoints.formats import known
 from promot_jax.models.networks import decoder, lora
+from promot_jax.models.networks.lora_inits import MiLoRA
+from promot_jax.models.networks.parallel import Parallel
 from promot_jax.tasks import mini
 from tests import tiny
 from tests.commands.cli_test import fails
@@ -286,3 +289,60 @@ def test_bad_requests_are_one_line(folder, adapted, tmp_path, capsys):
     ]:
         assert expected in fails(capsys, *arguments)
     assert not (tmp_path / "new").exists()
+
+
+# ---- adapters of further kinds -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(adapted):
+    """The decoder-only model without its adapter, and its parameters."""
+    model, params = load(adapted)
+    return model.with_lora(None), lora.remove(params)
+
+
+def exported(model, params, out, name, **options):
+    lines = [*conversion.export_model(model, params, out, format_name=name, origin={}, **options)]
+    return "\n".join(lines)
+
+
+def with_adapters(plain, adapters):
+    model, params = plain
+    added = lora.add(params, adapters, jax.random.key(0))
+    small = jax.tree.map(lambda leaf: leaf + 0.01, lora.adapters(added))
+    return model.with_lora(adapters), trees.combine(lora.remove(added), small)
+
+
+def test_parallel_adapters_go_where_they_have_a_place(plain, tmp_path):
+    model, params = with_adapters(plain, Parallel(".*/mlp", 3))
+    exported(model, params, tmp_path / "native", "native")
+    again, found = load(tmp_path / "native")
+    assert again.network.config.lora == Parallel(".*/mlp", 3)
+    assert tiny.leaves_equal(found, params)
+    told = exported(model, params, tmp_path / "hf", "huggingface")
+    assert "the model is written without them; --format native keeps them" in told
+    _, found = load(tmp_path / "hf")
+    assert tiny.leaves_equal(found, lora.remove(params))
+    for name, options in (("peft", {}), ("huggingface", {"merge_lora": True})):
+        with pytest.raises(UserError, match="--format native keeps them"):
+            exported(model, params, tmp_path / "none", name, **options)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("scaling", ["rank", "root_rank"])
+def test_what_began_as_a_part_of_its_kernel_fits_the_base(plain, tmp_path, scaling):
+    """PEFT's folder has twice the rank; added to the base's kernels it is what was merged here."""
+    adapters = dataclasses.replace(LORA, scaling=scaling, init=MiLoRA())
+    model, params = with_adapters(plain, adapters)
+    small = trees.flatten(params)
+    changed = {path: 3 * leaf for path, leaf in small.items() if path.endswith("lora_b")}
+    params = trees.unflatten(small | changed)
+    dry = exported(model, params, tmp_path / "peft", "peft", dry_run=True)
+    assert dry == exported(model, params, tmp_path / "peft", "peft").rpartition("\n")[0]
+    found = pretrained.attach(*plain, "a", str(tmp_path / "peft"))
+    assert (found[0].network.config.lora.rank, found[0].network.config.lora.scaling) == (4, scaling)
+    merged = lora.merge(found[1], found[0].network.config.lora)
+    expected = trees.flatten(lora.merge(params, adapters))
+    for path, leaf in trees.flatten(merged).items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-6, err_msg=path)
+    assert not tiny.leaves_equal(merged, lora.remove(params))

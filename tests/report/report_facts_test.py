@@ -107,6 +107,19 @@ def test_initial_checkpoint_is_told(run, checkpoint, origin, told):
     assert dict(facts.setting(found))["Initial checkpoint"] == told
 
 
+@pytest.mark.parametrize(
+    ("lora", "told"),
+    [
+        ({"rank": 4, "form": "dora"}, "DoRA of rank 4"),
+        ({"width": 64, "scale": 4.0}, "parallel adapters of width 64"),
+    ],
+)
+def test_adapters_are_told_by_their_kind(run, lora, told):
+    path = run / "seed_0" / "model" / "stage.json"
+    write_json(path, json.loads(path.read_text()) | {"lora": lora})
+    assert facts.stage_facts(records.read(run), "model")["attached"] == told
+
+
 def test_methods_of_one_kind_in_several_runs_look_different(run):
     methods = [{"name": f"m{i}", "label": f"M{i}", "stages": ["model"]} for i in range(16)]
     change_about(run, methods=methods)
