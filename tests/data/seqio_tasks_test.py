@@ -25,7 +25,7 @@ LENGTHS = {"inputs": 48, "targets": 8}
 MINI = [name for name in tasks.names() if name.startswith("mini_")]
 
 
-def compare(name: str, split: str, vocabulary=None, lengths=LENGTHS, most: int = 16) -> int:
+def compare(name: str, split: str, vocabulary=None, lengths=LENGTHS, most: int = 40) -> int:
     """Compares the two readings of the first rows; returns how many there are."""
     vocabulary = vocabulary or mini.VOCABULARY
     task = tasks.task(name)

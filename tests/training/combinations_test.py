@@ -109,8 +109,8 @@ def trained(name, folder, evaluations=None, **changes):
         runner, method = opened(name, folder, **changes)
         end = runner.trained(method, 0).params
         found = {"end": jax.device_get(end)}
+        start_and_end = runner.start.apart(0, end) if method.after else ()
         for transform in method.after:
-            start_and_end = runner.start.apart(0, end)
             made = runner.points._apply(Point(transform, transform.points[0]), 0, *start_and_end)
             found[transform.name] = jax.device_get(made)
     return trees.flatten(found), seen, times
