@@ -42,17 +42,14 @@ def test_a_pattern_weighs_as_much_as_all_others(text):
     np.testing.assert_allclose(weights.sum(), len(weights), rtol=1e-6)
     capped = ByPattern(f"^{first}", most=2.0)({}, tokens, WORDS)
     np.testing.assert_allclose(capped.max() / capped.min(), 2.0, rtol=1e-6)
-    for pattern in ("nowhere", ".*"):
-        almost = ByPattern(pattern, most=1.0)({}, tokens, WORDS)
-        np.testing.assert_allclose(almost, 1.0, rtol=1e-6)
+    assert (ByPattern("nowhere")({}, tokens, WORDS) == 1).all()
 
 
 def test_rows_bring_weights_of_texts():
     tokens = tokens_of("go to mali and to peru")
     row = {"token_weights": [["to", 0.5], ["to", 3.0], ["ru", 2.0]]}
     weights = Given()(row, tokens, WORDS)
-    found = dict(zip(np.cumsum([len(p) for p in pieces(tokens)]), weights, strict=False))
-    assert set(found.values()) == {1.0, 0.5, 3.0, 2.0}
+    assert set(weights.tolist()) == {1.0, 0.5, 3.0, 2.0}
     order = [w for w in weights if w != 1.0]
     assert [w for i, w in enumerate(order) if i == 0 or w != order[i - 1]] == [0.5, 3.0, 2.0]
     # The end of the sequence is no text.
@@ -86,13 +83,16 @@ def test_batches_have_the_weights_of_their_targets_packed_or_not():
     assert (scales == np.where(learnt & whose[:, None], targets, 1)).all()
     assert scales.dtype == np.float32
     packer = packing.Packer([batch], None, WORDS.eos_id, 0, 1)
-    packer.shapes = [packing.Shape(2, 256, 32)]
+    packer.shapes = [packing.Shape(2, 160, 24)]
     line = packer(batch)
-    assert line["decoder_tokens"].shape == (2, 256)
-    weighed = line[packing.SCALES] == line["decoder_target_tokens"]
-    learnt = line["decoder_loss_weights"] > 0
-    assert (weighed & learnt).sum() == (whose[:, None] & (batch["decoder_loss_weights"] > 0)).sum()
-    assert (weighed | (line[packing.SCALES] == 1))[learnt].all()
+    assert line["decoder_tokens"].shape == (2, 160)
+    pairs = [
+        sorted(zip(*(each[name][each["decoder_loss_weights"] > 0] for name in names), strict=True))
+        for each in (batch, line)
+        for names in [("decoder_target_tokens", packing.SCALES)]
+    ]
+    assert pairs[0] == pairs[1]
+    assert len({scale for _, scale in pairs[0]}) > 3
 
 
 def test_the_loss_is_weighed_by_them():

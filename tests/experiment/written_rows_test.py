@@ -161,6 +161,7 @@ def test_a_teacher_answers_with_its_prompt_and_is_followed_where_it_is_right(tmp
     assert len(bare.asked) == 20
 
 
+@pytest.mark.slow
 def test_a_teacher_reads_with_what_is_attached(params):
     author = Author(tiny.model(), partitioning.make_mesh())
     rows = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32) * 3

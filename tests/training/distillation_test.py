@@ -135,6 +135,7 @@ def test_adapters_teach_too():
     assert abs(metrics["penalty"]) < 1e-9
 
 
+@pytest.mark.slow
 def test_a_student_of_adapters_needs_no_second_copy():
     params = lora.add(strong_params(), ADAPTERS, jax.random.key(1))
     chosen = stage(Distillation(gold="none"), trainable=(".*/lora_[ab]",), lora=ADAPTERS)
@@ -170,6 +171,7 @@ def decoder_case():
     return model, trees.add_prompt(model.init(jax.random.key(0)), "rte", rows)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_taught_as_rows_of_their_own():
     model, params = decoder_case()
     learnt = [[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
@@ -184,7 +186,7 @@ def test_packed_rows_are_taught_as_rows_of_their_own():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["t5", "decoder"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("decoder", marks=pytest.mark.slow)])
 def test_a_text_as_prompt_teaches_what_the_text_in_front_does(family):
     model = tiny.model() if family == "t5" else decoder_case()[0]
     params, batch = model.init(jax.random.key(0)), host_batch()
@@ -215,6 +217,7 @@ def test_a_text_as_prompt_teaches_what_the_text_in_front_does(family):
     np.testing.assert_allclose(one[counted], other[counted], rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "decoder"])
 def test_answers_are_the_model_s_own(family):
     """The step learns from the very answers that the model draws, up to the first end."""

@@ -51,7 +51,9 @@ def one_step(chosen, params):
     return step(state, batch, jax.random.key(0))
 
 
-@pytest.mark.parametrize("case", ["prompt", "frozen adapters"])
+@pytest.mark.parametrize(
+    "case", ["prompt", pytest.param("frozen adapters", marks=pytest.mark.slow)]
+)
 def test_the_divergence_is_of_those_rows_with_nothing_attached(case):
     params, changes = params_with_prompt(), {"objective": (KL,), "microbatches": 2}
     if case == "frozen adapters":
@@ -76,6 +78,7 @@ def test_the_divergence_is_of_those_rows_with_nothing_attached(case):
     assert found["kept"] == found["weight"] == 1
 
 
+@pytest.mark.slow
 def test_resumed_equals_never_interrupted(tmp_path):
     chosen = stage(objective=(KL,), dropout_rate=0.1)
     before = chosen.params(params_with_prompt(), tiny.model())
