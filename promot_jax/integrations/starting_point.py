@@ -108,8 +108,8 @@ def network(
         )
     if model.network.config.lora is not None:
         raise UserError(
-            f"{checkpoint} has a low-rank adapter; add it to the kernels first: promot export "
-            "--merge_lora"
+            f"{checkpoint} has adapters; add them to the kernels first: promot export --merge_lora "
+            "(of low-rank ones)"
         )
     config = dataclasses.replace(
         model.network.config,
