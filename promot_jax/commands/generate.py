@@ -41,7 +41,7 @@ def add(commands) -> None:
         "--prompt", default="none", help="name of the soft prompt to attach, or none"
     )
     generate.add_argument(
-        "--lora", action="store_true", help="attach the low-rank adapters that the run trained"
+        "--lora", action="store_true", help="attach the adapters that the run trained"
     )
     flags.which_model(generate)
     generate.add_argument(

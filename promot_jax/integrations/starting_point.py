@@ -109,8 +109,8 @@ def network(
         )
     if model.network.config.lora is not None:
         raise UserError(
-            f"{checkpoint} has a low-rank adapter; add it to the kernels first: promot export "
-            "--merge_lora"
+            f"{checkpoint} has adapters; add them to the kernels first: promot export --merge_lora "
+            "(of low-rank ones)"
         )
     kind = model.network.config.prompt_kind
     if prompt is not None and kind != SOFT:

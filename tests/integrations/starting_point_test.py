@@ -150,7 +150,7 @@ def test_other_kinds_of_models_are_refused(tmp_path):
         pretrained.save(tmp_path / name, model, drawn(model), {})
     with pytest.raises(UserError, match="gpt is a decoder-only model"):
         starting_point.network(str(tmp_path / "gpt"))
-    with pytest.raises(UserError, match=r"lora has a low-rank adapter.* --merge_lora"):
+    with pytest.raises(UserError, match=r"lora has adapters.* --merge_lora"):
         starting_point.network(str(tmp_path / "lora"))
 
 

@@ -113,17 +113,17 @@ def test_moments_are_those_of_rows_without_padding(family):
     model, adapters = make(), Lora(".*(query|key|wo|logits_dense)/kernel", 2, 1.0)
     params = random(model.shapes_and_axes()[0])
 
-    def moments_of(model, params, batch):
+    def summed(model, params, batch):
         return quick_jit(lambda *given: moments.of_inputs(model, *given, adapters))(params, batch)
 
-    whole = moments_of(model, params, BATCH)
-    scanned = moments_of(make(scan_layers=True), trees.stack_layers(params), BATCH)
+    whole = summed(model, params, BATCH)
+    scanned = summed(make(scan_layers=True), trees.stack_layers(params), BATCH)
     assert {len(values) for values in BATCH.values()} == {2}
     rows = [{name: values[i : i + 1] for name, values in BATCH.items()} for i in range(2)]
     for name in ("encoder_input_tokens", "encoder_segment_ids"):
         assert rows[1][name][0, -1] == 0
         rows[1][name] = rows[1][name][:, :-1]
-    first, second = (moments_of(model, params, row) for row in rows)
+    first, second = (summed(model, params, row) for row in rows)
     assert len(whole) == (9 if family == "t5" else 3)
     for path, value in whole.items():
         scale = np.abs(value).max()

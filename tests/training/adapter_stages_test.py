@@ -163,11 +163,13 @@ def test_half_of_what_adapters_add(kind):
 # ---- devices -------------------------------------------------------------------------------------
 
 ON_MESHES = """
-import sys
+import contextlib, dataclasses, sys
 import jax, numpy as np
 from promot_jax.base import partitioning, trees
 from promot_jax.experiment import attachments
 from promot_jax.models import moments
+from promot_jax.models.networks.lora_inits import MiLoRA
+from promot_jax.training import begun_adapters, train_state
 from tests import tiny
 from tests.training.adapter_stages_test import MOVES, NULL, stage_of
 from tests.training.objective_stages_test import host_batch, one_step
@@ -190,6 +192,17 @@ for name, devices, sizes in (("one", 1, (1, 1)), ("eight", 8, (2, 2))):
         run = jax.jit(lambda bare, placed: moments.of_inputs(model, bare, placed, NULL))
         leaves = run(bare, placed)
     found |= {f"{name}:moment:{what}": np.asarray(leaf) for what, leaf in leaves.items()}
+    # Of several directions that no row uses, each choice is as good: this one has no choice.
+    stage = stage_of("lora_null", lora=dataclasses.replace(NULL, init=MiLoRA()))
+    params = attachments.add(model.init(jax.random.key(0)), stage, 3)
+    state = train_state.sharded_state(stage, params, model, mesh)
+    read = lambda mixture: contextlib.nullcontext([placed])
+    state = begun_adapters.begun(stage, state, model, mesh, read)
+    leaves = trees.flatten(state.trainable)
+    for path in [path for path in leaves if path.endswith("lora_a0")]:
+        # But for a sign.
+        a, b = (np.asarray(leaves[p]) for p in (path, path.replace("lora_a0", "lora_b0")))
+        found[f"{name}:begun:{path}"] = a @ b
 np.savez(sys.argv[1], **found)
 """
 
