@@ -44,7 +44,7 @@ def test_every_method_of_the_catalogue_is_one_line(capsys):
     pairs = [*zip(lines, rows.values(), strict=True)]
     ends = {line.index(cost) + len(cost) for line, (_, cost, *_) in pairs}
     assert len(ends) == 1
-    assert len({line.index(trains, *ends) for line, (_, _, trains, _) in pairs}) == 1
+    assert len({line.index(trains, *ends) for line, (_, _, trains, *_) in pairs}) == 1
 
 
 def test_an_experiment_has_its_own_steps_and_says_what_runs(capsys, tmp_path):
