@@ -59,11 +59,11 @@ class Exemplars:
 
     Attributes:
       task: a registered one.
-      task_feature_lengths: longest `inputs` and `targets` in tokens.
+      task_feature_lengths: longest `inputs` and `targets` in tokens; None cuts none that fits.
     """
 
     task: values.Text
-    task_feature_lengths: values.Lengths
+    task_feature_lengths: values.Lengths | None = None
 
     def read(self, vocabulary: Vocabulary, length: int) -> Context:
         """Returns them as the tokens of a prompt of a length.
@@ -71,10 +71,11 @@ class Exemplars:
         Raises:
           UserError: no such task, or too few rows.
         """
+        lengths = self.task_feature_lengths or {"inputs": length, "targets": length}
         task, parts, size = tasks.task(self.task), [], 0
         rows = task.rows("train")
         for number in range(len(rows)):
-            parts.append(_pieces(task, rows[number], vocabulary, self.task_feature_lengths))
+            parts.append(_pieces(task, rows[number], vocabulary, lengths))
             size += len(parts[-1])
             if size >= length:
                 break

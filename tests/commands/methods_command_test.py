@@ -22,7 +22,7 @@ def test_every_method_of_the_catalogue_is_one_line(capsys):
     rows, lines = listed(capsys)
     defined = [
         name
-        for file in ("single_task.gin", "adapters.gin", "multi_task.gin")
+        for file in ("single_task.gin", "adapters.gin", "modules.gin", "multi_task.gin")
         for name in re.findall(
             r"^(\w+)/stages\.Method:",
             (configuration.GIN_FOLDER / "methods" / file).read_text(),
@@ -32,19 +32,23 @@ def test_every_method_of_the_catalogue_is_one_line(capsys):
     # It names no general rows, which these read.
     needs = {"corda_fine_tuning", "lora_null_fine_tuning"}
     assert [*rows][1:] == [name for name in defined if name not in needs]
-    assert rows["method"] == ["label", "cost", "trains", "stages and their steps"]
+    assert rows["method"] == ["label", "cost", "trains", "stages and their steps", "source"]
     assert rows["pretrained"] == ["Pretrained", "0.00", "nothing", "-"]
     # A frozen model costs two thirds of a step: 5 * 2/3 + 1.
     assert rows["promot"] == ["ProMoT", "4.33", "prompt, model", "prompt 5000, model 1000"]
     assert rows["lora_fine_tuning"] == ["LoRA fine-tuning", "0.67", "adapters", "lora_model 1000"]
     assert rows["promot_dora"][1:] == ["4.33", "adapters, model", "dora 5000, model 1000"]
     assert rows["adapter_fine_tuning"][1:3] == ["0.67", "adapters"]
+    source = "Li & Liang 2021, 2101.00190"
+    stages = "prefix 5000, model 1000"
+    assert rows["promot_prefix"][1:] == ["4.33", "prefix, model", stages, source]
+    assert rows["dept"][2] == "offsets and prompt"
     assert rows["joint"][1:3] == ["1.00", "model and prompt"]
     assert rows["sequential_promot"][1] == "8.67"
     pairs = [*zip(lines, rows.values(), strict=True)]
     ends = {line.index(cost) + len(cost) for line, (_, cost, *_) in pairs}
     assert len(ends) == 1
-    assert len({line.index(trains, *ends) for line, (_, _, trains, _) in pairs}) == 1
+    assert len({line.index(trains, *ends) for line, (_, _, trains, *_) in pairs}) == 1
 
 
 def test_an_experiment_has_its_own_steps_and_says_what_runs(capsys, tmp_path):
@@ -74,7 +78,7 @@ def test_an_experiment_has_its_own_steps_and_says_what_runs(capsys, tmp_path):
 def test_without_standard_fine_tuning_there_is_no_unit(capsys):
     rows, _ = listed(capsys, "cpu_smoke")
     assert rows == {
-        "method": ["label", "cost", "trains", "stages and their steps"],
+        "method": ["label", "cost", "trains", "stages and their steps", "source"],
         "promot *": ["ProMoT", "-", "prompt, model", "prompt 4, model 4"],
     }
 
