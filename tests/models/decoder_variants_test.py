@@ -165,8 +165,14 @@ class Numbers:
         return " ".join(map(str, ids))
 
 
-@pytest.mark.parametrize("name", ["window, mistral", "yarn"])
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "beams"),
+    [
+        *(("window, mistral", 3), ("yarn", 1)),
+        pytest.param("window, mistral", 1, marks=pytest.mark.slow),
+        pytest.param("yarn", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_answers_are_those_of_transformers(saved, name, beams):
     source, params = opened(saved(name))
     model = models.DecoderOnlyModel(tiny.network("decoder", source.config), Numbers())

@@ -156,8 +156,14 @@ def test_chunks_are_computed_again_only_where_the_projection_trains(direction):
         assert found == expected, argument
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", ["t5_tied", "decoder"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        *(("t5_tied", "bfloat16"), ("decoder", "float32")),
+        pytest.param("t5_tied", "float32", marks=pytest.mark.slow),
+        pytest.param("decoder", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_has_the_divergence_of_its_logits(family, dtype, monkeypatch):
     model, batch = network(family, dtype=dtype), random_batch()
     params, start = (model.init(jax.random.key(seed)) for seed in (0, 1))

@@ -28,8 +28,15 @@ def measured(model, params, batch):
     return float(loss), trees.flatten(gradients), np.asarray(scores, np.float64)
 
 
-@pytest.mark.parametrize(("chunks", "frozen_dtype"), [(True, "bfloat16"), (False, None)])
-@pytest.mark.parametrize("family", ["t5", "t5_tied", "decoder"])
+@pytest.mark.parametrize(
+    ("family", "chunks", "frozen_dtype"),
+    [
+        *(("t5", True, "bfloat16"), ("t5_tied", True, "bfloat16")),
+        *(("decoder", True, "bfloat16"), ("decoder", False, None)),
+        pytest.param("t5", False, None, marks=pytest.mark.slow),
+        pytest.param("t5_tied", False, None, marks=pytest.mark.slow),
+    ],
+)
 def test_bfloat16_costs_only_rounding(family, chunks, frozen_dtype, monkeypatch):
     if chunks:
         monkeypatch.setattr(chunked_loss, "CHUNK", 1)

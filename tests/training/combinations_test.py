@@ -23,7 +23,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.data import generated
 from promot_jax.experiment.points import Point
 from promot_jax.experiment.runner import Runner
-from promot_jax.training import train
+from promot_jax.training import objectives, train
 from tests import tiny
 
 pytestmark = pytest.mark.long
@@ -70,16 +70,18 @@ def opened(name, folder, **changes):
     for stage in method.stages:
         for source in filter(None, map(generated.source, stage.rates)):
             source._count = 16
-    return Runner(settings, folder), dataclasses.replace(
-        method, stages=[*map(briefly_measured, method.stages)]
-    )
-
-
-def briefly_measured(stage):
-    brief = [
-        dataclasses.replace(each, batches=1) if each.batches else each for each in stage.objective
+    stages = [
+        dataclasses.replace(stage, objective=[*map(fitting, stage.objective)])
+        for stage in method.stages
     ]
-    return dataclasses.replace(stage, objective=brief)
+    return Runner(settings, folder), dataclasses.replace(method, stages=stages)
+
+
+def fitting(objective):
+    """Returns an objective that measures little, and keeps some targets of an untrained model."""
+    if isinstance(objective, objectives.STM):
+        return objectives.STM(1e4)
+    return dataclasses.replace(objective, batches=1) if objective.batches else objective
 
 
 def trained(name, folder, evaluations=None, **changes):

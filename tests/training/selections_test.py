@@ -18,6 +18,7 @@ from promot_jax.training import adafactor, optimizers, selections
 from promot_jax.training.selections import top_k
 from promot_jax.training.stages import Method
 from tests import tiny
+from tests.quick import quick_jit
 
 pytestmark = pytest.mark.long
 
@@ -177,8 +178,13 @@ def test_layers_have_the_same_masks_stacked_or_not(name):
     found = []
     for before in (stacked, trees.unstack_layers(stacked)):
         tx, state = begun(selection, optimizers.plain_adamw(0.01), before)
-        _, state = tx.update(gradients(before), state, before)
-        found.append(unstacked(selection.masks(state, before), before))
+
+        @quick_jit
+        def masks(before, state, tx=tx):
+            _, state = tx.update(gradients(before), state, before)
+            return unstacked(selection.masks(state, before), before)
+
+        found.append(masks(before, state))
     assert found[0].keys() == found[1].keys()
     for path, mask in found[0].items():
         np.testing.assert_array_equal(mask, found[1][path], err_msg=path)
