@@ -74,6 +74,7 @@ class Runner:
             for stage in method.stages:
                 attachments.check(stage, experiment.targets, probed)
                 attachments.check_replay(stage, experiment.model)
+                teaching.check(stage, experiment.model)
 
     def run(self, command: str, curve: Curve = ()) -> None:
         """Runs whatever is not finished yet and records it.

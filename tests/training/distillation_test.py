@@ -14,16 +14,18 @@ import torch
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.runner import Runner
 from promot_jax.models import attached
 from promot_jax.models.attached import Attached
 from promot_jax.models.networks import lora, prompt
 from promot_jax.training import objectives, teaching
 from promot_jax.training.objectives import Distillation, OnPolicy, Reference, Tokens
+from promot_jax.training.stages import Method
 from tests import tiny
 from tests.models.chunked_loss_test import network
 from tests.training.objective_stages_test import host_batch, one_step
 from tests.training.objectives_test import padded_and_packed, random_logits, scored
-from tests.training.train_test import RISING, params_with_prompt, run_stage
+from tests.training.train_test import RISING, run_stage
 
 pytestmark = pytest.mark.long
 
@@ -286,11 +288,14 @@ def test_draws_come_to_the_exact_mean():
         ({"prompt": "rte", "trainable": (".*",)}, "trains the prompt 'rte' that its teacher"),
     ],
 )
-def test_what_cannot_teach_is_one_line(changes, message):
+def test_what_cannot_teach_is_one_line(changes, message, tmp_path):
     chosen = stage(Distillation(), **changes)
-    params = chosen.params(params_with_prompt(), tiny.model())
     with pytest.raises(UserError, match=message):
-        teaching.check(chosen, params)
+        teaching.check(chosen, tiny.model())
+    # Before anything trains.
+    experiment = tiny.tiny_experiment(methods=[Method("own", "Own", [chosen])])
+    with pytest.raises(UserError, match=message):
+        Runner(experiment, tmp_path)
 
 
 def test_a_row_has_room_for_one_prompt():
