@@ -18,7 +18,7 @@ from promot_jax.experiment.runner import Runner
 from promot_jax.models import attached
 from promot_jax.models.attached import Attached
 from promot_jax.models.networks import lora, prompt
-from promot_jax.training import objectives, teaching
+from promot_jax.training import objectives, teaching, train_step
 from promot_jax.training.objectives import Distillation, OnPolicy, Reference, Tokens
 from promot_jax.training.stages import Method
 from tests import tiny
@@ -255,6 +255,28 @@ def test_answers_are_the_model_s_own(family):
     each = distances(model, params, drawn, "reverse")
     np.testing.assert_allclose(metrics["penalty"], each.sum() / lengths.sum(), rtol=1e-3)
     assert metrics["weight"] == 0
+
+
+def test_an_answer_ends_with_its_first_end_and_stays_with_its_row():
+    class Echo:
+        """Answers each row with its inputs."""
+
+        ends = (1, 9)
+
+        def predict_batch(self, params, batch, decoder, length, rng):
+            return batch["encoder_input_tokens"][:, :length]
+
+    inputs = np.array([[5, 1, 7, 1], [9, 5, 5, 5], [5, 6, 7, 8], [0, 5, 9, 0]], np.int32)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "encoder_segment_ids": np.ones_like(inputs),
+        "decoder_target_tokens": np.zeros((4, 4), np.int32),
+    }
+    for parts in (1, 2):
+        chosen = stage(OnPolicy(), microbatches=parts)
+        answers, held = train_step._sampled(chosen, Echo(), {}, batch, 1.0, jax.random.key(0))
+        assert np.asarray(held).sum(1).tolist() == [2, 1, 4, 3]
+        assert (np.asarray(answers) == inputs * np.asarray(held)).all()
 
 
 def test_draws_come_to_the_exact_mean():
