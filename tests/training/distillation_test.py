@@ -274,7 +274,8 @@ def test_an_answer_ends_with_its_first_end_and_stays_with_its_row():
     }
     for parts in (1, 2):
         chosen = stage(OnPolicy(), microbatches=parts)
-        answers, held = train_step._sampled(chosen, Echo(), {}, batch, 1.0, jax.random.key(0))
+        draw = functools.partial(train_step._sampled, chosen, Echo(), {}, temperature=1.0)
+        answers, held = jax.jit(draw)(batch, rng=jax.random.key(0))
         assert np.asarray(held).sum(1).tolist() == [2, 1, 4, 3]
         assert (np.asarray(answers) == inputs * np.asarray(held)).all()
 
