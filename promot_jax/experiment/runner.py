@@ -75,6 +75,7 @@ class Runner:
                 attachments.check(stage, experiment.targets, probed)
                 attachments.check_replay(stage, experiment.model)
                 attachments.check_context(stage, experiment.model)
+                teaching.check(stage, experiment.model)
 
     def run(self, command: str, curve: Curve = ()) -> None:
         """Runs whatever is not finished yet and records it.

@@ -45,19 +45,20 @@ def teacher(stage: Stage, reference: Reference, frozen: Tree, model: Model) -> S
     return Start(stage.prompted(model, adapters), reference.leaves, params)
 
 
-def check(stage: Stage, params: Tree) -> None:
+def check(stage: Stage, model: Model) -> None:
     """Checks that what teaches a stage is there, and stands still, where an objective asks for it.
 
     Args:
       stage: the stage.
-      params: its parameters, or their shapes.
+      model: bare model.
 
     Raises:
       UserError: it is not.
     """
     if not any(objective.asks_teacher for objective in stage.objective):
         return
-    trained, frozen = trees.partition(params, stage.trainable)
+    shapes, _ = stage.whole(model).shapes_and_axes()
+    trained, frozen = trees.partition(shapes, stage.trainable)
     own = stage.prompts if stage.teacher is None else (stage.teacher.prompt,)
     moving = [f"the prompt {name!r}" for name in trees.prompts_of(trained) if name in own]
     if stage.teacher is not None and stage.teacher.adapters and lora.adapters(trained):

@@ -186,7 +186,7 @@ def _abstract(stage, params, model, mesh) -> TrainState:
     shapes = jax.eval_shape(
         lambda params: begin(params, stage.trainable, tx, stage.frozen_dtype), params
     )
-    teaching.check(stage, shapes.params)
+    teaching.check(stage, model)
     reference = jax.eval_shape(lambda leaves: refer(stage, leaves), stage.reference(params, model))
     shapes = shapes.replace(reference=reference)
     return jax.tree.map(

@@ -14,16 +14,18 @@ import torch
 
 from promot_jax.base import trees
 from promot_jax.base.errors import UserError
+from promot_jax.experiment.runner import Runner
 from promot_jax.models import attached
 from promot_jax.models.attached import Attached
 from promot_jax.models.networks import lora, prompt
-from promot_jax.training import objectives, teaching
+from promot_jax.training import objectives, teaching, train_step
 from promot_jax.training.objectives import Distillation, OnPolicy, Reference, Tokens
+from promot_jax.training.stages import Method
 from tests import tiny
 from tests.models.chunked_loss_test import network
 from tests.training.objective_stages_test import host_batch, one_step
 from tests.training.objectives_test import padded_and_packed, random_logits, scored
-from tests.training.train_test import RISING, params_with_prompt, run_stage
+from tests.training.train_test import RISING, run_stage
 
 pytestmark = pytest.mark.long
 
@@ -255,6 +257,29 @@ def test_answers_are_the_model_s_own(family):
     assert metrics["weight"] == 0
 
 
+def test_an_answer_ends_with_its_first_end_and_stays_with_its_row():
+    class Echo:
+        """Answers each row with its inputs."""
+
+        ends = (1, 9)
+
+        def predict_batch(self, params, batch, decoder, length, rng):
+            return batch["encoder_input_tokens"][:, :length]
+
+    inputs = np.array([[5, 1, 7, 1], [9, 5, 5, 5], [5, 6, 7, 8], [0, 5, 9, 0]], np.int32)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "encoder_segment_ids": np.ones_like(inputs),
+        "decoder_target_tokens": np.zeros((4, 4), np.int32),
+    }
+    for parts in (1, 2):
+        chosen = stage(OnPolicy(), microbatches=parts)
+        draw = functools.partial(train_step._sampled, chosen, Echo(), {}, temperature=1.0)
+        answers, held = jax.jit(draw)(batch, rng=jax.random.key(0))
+        assert np.asarray(held).sum(1).tolist() == [2, 1, 4, 3]
+        assert (np.asarray(answers) == inputs * np.asarray(held)).all()
+
+
 def test_draws_come_to_the_exact_mean():
     """Of one target the divergence does not depend on what is drawn; the draws have the model's
     own frequencies."""
@@ -286,11 +311,14 @@ def test_draws_come_to_the_exact_mean():
         ({"prompt": "rte", "trainable": (".*",)}, "trains the prompt 'rte' that its teacher"),
     ],
 )
-def test_what_cannot_teach_is_one_line(changes, message):
+def test_what_cannot_teach_is_one_line(changes, message, tmp_path):
     chosen = stage(Distillation(), **changes)
-    params = chosen.params(params_with_prompt(), tiny.model())
     with pytest.raises(UserError, match=message):
-        teaching.check(chosen, params)
+        teaching.check(chosen, tiny.model())
+    # Before anything trains.
+    experiment = tiny.tiny_experiment(methods=[Method("own", "Own", [chosen])])
+    with pytest.raises(UserError, match=message):
+        Runner(experiment, tmp_path)
 
 
 def test_a_row_has_room_for_one_prompt():
