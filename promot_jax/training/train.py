@@ -181,7 +181,8 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
         elif run.stage.rewinds:
             state = _chosen(run.stage, state, run.ended)
         else:
-            read = _reader(run, model, mesh)
+            own = dataclasses.replace(run, stage=dataclasses.replace(run.stage, replay=None))
+            read = _reader(own, model, mesh)
             state = begun_adapters.begun(run.stage, state, model, mesh, read)
         if course:
             course.resume(latest or 0)

@@ -200,6 +200,8 @@ READERS = {
     "LORA_LEARNING_RATE": ("promot_lora_r2", "PROMPT_TRAIN_STEPS"),
     "GENTLE_LEARNING_RATE": ("gentle_fine_tuning", "TRAIN_STEPS"),
     "LORA_FINE_TUNING_RATE": ("lora_fine_tuning", "TRAIN_STEPS"),
+    "ADAPTER_LEARNING_RATE": ("promot_adapter", "PROMPT_TRAIN_STEPS"),
+    "ADAPTER_FINE_TUNING_RATE": ("adapter_fine_tuning", "TRAIN_STEPS"),
 }
 
 

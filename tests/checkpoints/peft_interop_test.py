@@ -322,6 +322,11 @@ def test_refused_settings_are_those_of_peft():
     assert set(peft_lora.PLAIN) <= fields
 
 
+def test_lengths_of_columns_go_with_dora(adapter_folder):
+    _, read = adapter_folder
+    tiny.fails("q_proj.lora_magnitude_vector is missing, but use_dora is True", read, use_dora=True)
+
+
 def test_damaged_adapters(adapter_folder, base):
     folder, read = adapter_folder
     t5 = huggingface.open_checkpoint(str(base("t5_v1_0"))).config

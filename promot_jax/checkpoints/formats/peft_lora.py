@@ -125,9 +125,13 @@ def read(
             added[path] = table[path].to_ours(_scale(about, rank, alpha) * (b @ a).T)
             continue
         leaves[stem], sizes[stem] = (a.T, table[path].to_ours(b)), (rank, alpha)
-        if about.get("use_dora"):
-            if MAGNITUDE not in pair:
-                raise UserError(f"{file}: {module}.{MAGNITUDE} is missing, with use_dora")
+        if bool(about.get("use_dora")) != (MAGNITUDE in pair):
+            there = "there" if MAGNITUDE in pair else "missing"
+            raise UserError(
+                f"{file}: {module}.{MAGNITUDE} is {there}, but use_dora is "
+                f"{about.get('use_dora')}; save the adapter again"
+            )
+        if MAGNITUDE in pair:
             lengths[f"{stem}/{MAGNITUDE_LEAF}"] = _lengths(*pair[MAGNITUDE], b, table[path])
     if not leaves and not replaced and not added:
         raise UserError(f"{file} holds no matrices of a LoRA")
