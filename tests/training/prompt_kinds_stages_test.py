@@ -23,6 +23,7 @@ from tests.training.train_test import RISING, run_stage
 
 pytestmark = pytest.mark.long
 
+SLOW = [pytest.mark.slow, pytest.mark.long]
 KINDS = {"prefix": Prefix(), "dept": Decomposed(8, 2)}
 OPTIMIZER = functools.partial(optimizers.adamw, 0.05, 0.0)
 
@@ -45,7 +46,7 @@ def changed(before, after):
     return {path for path in before if (np.asarray(before[path]) != np.asarray(after[path])).any()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["prefix", pytest.param("dept", marks=SLOW)])
 def test_a_method_trains_the_module_then_the_model_beside_it(kind, tmp_path, monkeypatch):
     method = Method("both", "Both", [module_stage(kind), model_stage(kind)])
     experiment = tiny.tiny_experiment(methods=[method], seeds=(0,))
@@ -86,7 +87,7 @@ def test_a_method_trains_the_module_then_the_model_beside_it(kind, tmp_path, mon
     assert not list((tmp_path / "model").glob("*.npy"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("prefix", marks=SLOW), "dept"])
 def test_a_packed_stage_of_a_scanned_decoder_resumes_where_it_was(kind, tmp_path):
     model = decoder_model(num_layers=2, scan_layers=True)
     stage = module_stage(kind)
