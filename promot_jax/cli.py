@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import gc
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ ADD = (
     tasks.add,
     methods.add,
 )
+# The exit code where nobody reads the output any more, as after the signal of a closed pipe.
+CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(50_000)
     try:
         call(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        # Who reads the output, such as `head`, has seen enough. What is buffered has no place to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     except (UserError, OSError, KeyboardInterrupt) as error:
         line, code = explained(error)
         print(f"promot: {line}", file=sys.stderr)

@@ -315,3 +315,11 @@ def test_the_module_is_the_command():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("promot: no experiment 'minni'")
+
+
+def test_who_closes_the_output_gets_no_complaint():
+    command = [sys.executable, "-m", "promot_jax.cli", "tasks"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
