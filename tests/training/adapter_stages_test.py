@@ -53,7 +53,9 @@ def model_of(kind):
     return tiny.model(**layers, scan_layers=True) if kind == "lora_null" else tiny.model()
 
 
-@pytest.mark.parametrize("kind", MOVES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param("dora", marks=pytest.mark.slow), "parallel", "lora_null"]
+)
 def test_a_stage_moves_its_adapters_alone_and_is_resumed(kind, tmp_path, monkeypatch):
     stage, model = stage_of(kind), model_of(kind)
     bare = model.init(jax.random.key(0))
@@ -86,6 +88,7 @@ def test_a_stage_moves_its_adapters_alone_and_is_resumed(kind, tmp_path, monkeyp
         assert np.abs(old[f"{path}a0"] @ old[f"{path}b0"]).max(axis=(1, 2)).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_second_stage_reads_what_the_first_one_made(tmp_path):
     """ProMoT with adapters: they stand still in its second stage, and are off elsewhere."""
     model = tiny.model()
