@@ -192,9 +192,8 @@ def test_an_encoder_attends_to_its_prefix_as_by_hand():
     hidden = np.maximum(y @ leaves[layer + "mlp/wi/kernel"], 0.0)
     x = x + hidden @ leaves[layer + "mlp/wo/kernel"]
     expected = normed(x, "encoder/encoder_norm/scale")
-    found = model.network.apply(
-        {"params": params}, tokens, prompt_ids=jnp.array([1]), enable_dropout=False, method="encode"
-    )
+    encode = functools.partial(model.network.apply, enable_dropout=False, method="encode")
+    found = quick_jit(encode)({"params": params}, tokens, prompt_ids=jnp.array([1]))
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 
