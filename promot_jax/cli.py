@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         call(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:
-        # Who reads the output, such as `head`, has seen enough. What is buffered has no place to go.
+        # Who reads the output, such as `head`, has seen enough. What is buffered is dropped.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED
     except (UserError, OSError, KeyboardInterrupt) as error:
