@@ -15,6 +15,8 @@ from promot_jax.experiment.run_folder import RunFolder
 
 # Changing these does not make another run: they say where it lies and how much of it is done.
 FREE_MACROS = ("MODEL_DIR", "SEEDS", "METHODS", "PAPER_METHODS", "REUSE")
+# They are printed, and decide nothing.
+FOR_PEOPLE = ("stages.Method.source", "parts.Part.source")
 # What there is to choose from.
 LISTS = ("experiment.Experiment.methods", "experiment.Experiment.parts")
 
@@ -62,7 +64,7 @@ def _settings(config: str) -> dict[str, str]:
         for name, _, value in statements
         if value
         and not name.startswith("#")
-        and not {name, name.rpartition("/")[2]} & {*FREE_MACROS, *costs.CONFIGURED}
+        and not {name, name.rpartition("/")[2]} & {*FREE_MACROS, *FOR_PEOPLE, *costs.CONFIGURED}
     }
 
 

@@ -62,7 +62,7 @@ def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
                 f"prompt {name!r} has {rows} rows, stage {stage.name!r} asks for "
                 f"{stage.prompt_length}; set PROMPT_LENGTH to {rows}"
             )
-        if rows is None and stage.prompt_init is None:
+        if rows is None and stage.prompt_init is None and stage.context is None:
             raise UserError(
                 f"stage {stage.name!r} reads rows with the prompt {name!r}, which no stage before "
                 "it trained; put one that does before it, or give prompt_init"

@@ -3,7 +3,9 @@
 Batches have the prompts of the teacher. A student that has none reads them without.
 """
 
-from promot_jax.base import trees
+from collections.abc import Mapping
+
+from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.models import Batch, Model, attached
@@ -12,6 +14,11 @@ from promot_jax.models.networks import lora
 from promot_jax.models.networks.lora import Adapters
 from promot_jax.training.objectives import Reference, Start
 from promot_jax.training.stages import Stage
+
+
+def by_prompt(prompt: values.Text | Mapping[str, values.Text | None] | None) -> Attached:
+    """Returns what teaches with a prompt; nothing does where each task has one of its own."""
+    return Attached(None if isinstance(prompt, Mapping) else prompt)
 
 
 def as_student_reads(stage: Stage, batch: Batch) -> Batch:

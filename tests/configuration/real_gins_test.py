@@ -27,6 +27,7 @@ FURTHER = ["gentle_fine_tuning", "gentle_promot", "lora_fine_tuning"]
 # Adapters of further kinds, and the first stages of those that come off again.
 KINDS = ["dora", "rs_lora", "milora", "adapter"]
 REMOVABLE = {"promot_lora": "lora", "promot_dora": "dora", "promot_adapter": "adapter"}
+MODULES = ("prefix", "dept", "cpt")
 KEPT = [f"{kind}_fine_tuning" for kind in KINDS]
 STEPS = ("PROMPT_TRAIN_STEPS=2", "TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_PERIOD=2")
 SMALL = ("EVAL_EXAMPLES=2", "VALIDATION_EXAMPLES=2", "BATCH_SIZE=2", "PROMPT_LENGTH=3")
@@ -78,7 +79,7 @@ def test_an_experiment_has_the_paper_s_families_and_all_methods(name, model_fold
     assert {stage.prompt for stage in stages} == {None, name.split("/")[1]}
     # All but those of a first stage change what the unseen tasks are read with.
     assert {stage.name for stage in stages if not stage.follow_unseen} == {
-        *("prompt", "prompt_1shot", "lora_r2", "lora_r4", *REMOVABLE.values())
+        *("prompt", "prompt_1shot", "lora_r2", "lora_r4", *REMOVABLE.values(), *MODULES)
     }
     assert {stage.mixture for stage in stages} == {target.name, *target.variants}
     for stage in stages:

@@ -79,7 +79,7 @@ def test_tokens_are_the_whole_text_and_weights_its_answers(kind, texts, system, 
     theirs, template, vocabulary = opened(kind)
     messages = turns(texts[: len(texts) // 2 * 2], system)
     chat = Chat(template, which)
-    ((inputs, targets, weights),) = chat([{"messages": messages}], vocabulary, LONG)
+    ((inputs, targets, weights, _),) = chat([{"messages": messages}], vocabulary, LONG)
     whole = theirs.apply_chat_template(messages, return_dict=True)["input_ids"]
     # The end of sequence behind the inputs is what a decoder-only model drops.
     assert inputs[-1] == vocabulary.eos_id
@@ -185,7 +185,7 @@ def test_the_last_answer_is_what_is_evaluated():
 def test_a_long_row_is_cut_at_its_end():
     _, template, vocabulary = opened("marked")
     chat, given = Chat(template), row("a b c d e f g h", "one", "and?", "two")
-    ((inputs, targets, weights),) = chat([given], vocabulary, LONG)
+    ((inputs, targets, weights, _),) = chat([given], vocabulary, LONG)
     whole = [*inputs[:-1], *targets]
     for most in range(1, len(whole)):
         lengths = {"inputs": 9, "targets": most}
@@ -207,7 +207,7 @@ def test_an_answer_at_the_very_beginning_is_not_predicted_from_nothing():
     _, _, vocabulary = opened("marked")
     text = "{% for m in messages %}{{ m.content }}{% endfor %}"
     given = {"messages": [{"role": "assistant", "content": "one two"}]}
-    ((inputs, targets, weights),) = Chat(of_text(text, "bare"))([given], vocabulary, LONG)
+    ((inputs, targets, weights, _),) = Chat(of_text(text, "bare"))([given], vocabulary, LONG)
     assert len(inputs) == 2
     assert [*inputs[:1], *targets] == vocabulary.encode("one two")
     assert weights.all()
@@ -219,7 +219,7 @@ def test_models_with_an_encoder_learn_the_last_turn():
         Chat(template, "all", family="t5")
     chat, vocabulary = Chat(template, "last", family="t5"), ByteVocabulary()
     given = row("hi", "one", "and?", "two")
-    ((inputs, targets, weights),) = chat([given], vocabulary, LONG)
+    ((inputs, targets, weights, _),) = chat([given], vocabulary, LONG)
     asked, answer = chat.texts(given)
     assert (vocabulary.decode(inputs), vocabulary.decode(targets)) == (asked, answer)
     assert weights is None

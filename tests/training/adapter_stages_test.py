@@ -59,7 +59,7 @@ def model_of(kind):
 def test_a_stage_moves_its_adapters_alone_and_is_resumed(kind, tmp_path, monkeypatch):
     stage, model = stage_of(kind), model_of(kind)
     bare = model.init(jax.random.key(0))
-    before = attachments.add(bare, stage, 3)
+    before = attachments.add(bare, stage, 3, model)
     seen = []
     whole = run_stage(tmp_path / "whole", stage, before, evaluations=seen, model=model)
     with pytest.raises(IndexError):
@@ -93,7 +93,7 @@ def test_a_second_stage_reads_what_the_first_one_made(tmp_path):
     """ProMoT with adapters: they stand still in its second stage, and are off elsewhere."""
     model = tiny.model()
     first = stage_of("parallel")
-    params = attachments.add(model.init(jax.random.key(0)), first, 3)
+    params = attachments.add(model.init(jax.random.key(0)), first, 3, model)
     params = run_stage(tmp_path / "first", first, params, model=model)
     others = ("(?!.*/(prompt/|lora_|adapter_)).*",)
     second = tiny.stage(trainable=others, lora=ADAPTER)
@@ -109,7 +109,7 @@ def test_a_second_stage_reads_what_the_first_one_made(tmp_path):
 
 def test_what_adapters_began_with_must_be_in_checkpoints(tmp_path):
     stage, model = stage_of("lora_null", trainable=(".*/lora_[ab]",)), model_of("lora_null")
-    params = attachments.add(model.init(jax.random.key(0)), stage, 3)
+    params = attachments.add(model.init(jax.random.key(0)), stage, 3, model)
     with pytest.raises(UserError, match=r"must hold lora_a0 and lora_b0: .*ab\]0\?'\)"):
         run_stage(tmp_path, stage, params, model=model)
 
@@ -118,7 +118,9 @@ def test_settings_that_came_later_count_where_they_say_something():
     embedding = np.zeros((4, 2), np.float32)
 
     def of(adapters):
-        return lineage.of_stage("base", tiny.stage(lora=adapters), 0, "", embedding)
+        return lineage.of_stage(
+            "base", tiny.stage(lora=adapters, dropout_rate=0.1), 0, "", embedding
+        )
 
     plain = Lora(PATTERN, 2, 4.0)
     # As it was before there were other scales, forms and inits.
@@ -136,7 +138,7 @@ def test_settings_that_came_later_count_where_they_say_something():
 def test_half_of_what_adapters_add(kind):
     """At 0 the start, at 1 every bit of the end; between, what half an adapter is."""
     adapters, model = MOVES[kind][0], tiny.model()
-    params = attachments.add(model.init(jax.random.key(0)), stage_of(kind), 3)
+    params = attachments.add(model.init(jax.random.key(0)), stage_of(kind), 3, model)
     rng = np.random.default_rng(0)
     small = {
         path: leaf + np.float32(rng.normal(0, 0.1, leaf.shape))
@@ -183,7 +185,7 @@ for name, devices, sizes in (("one", 1, (1, 1)), ("eight", 8, (2, 2))):
     mesh = partitioning.make_mesh(*sizes, jax.devices()[:devices])
     for kind in ("dora", "parallel"):
         stage = stage_of(kind)
-        params = attachments.add(model.init(jax.random.key(0)), stage, 3)
+        params = attachments.add(model.init(jax.random.key(0)), stage, 3, model)
         metrics, state = one_step(stage, model, params, batch, mesh)
         leaves = {**metrics, **trees.flatten(state.trainable)}
         found |= {f"{name}:{kind}:{what}": np.asarray(leaf) for what, leaf in leaves.items()}
@@ -197,7 +199,7 @@ for name, devices, sizes in (("one", 1, (1, 1)), ("eight", 8, (2, 2))):
     found |= {f"{name}:moment:{what}": np.asarray(leaf) for what, leaf in leaves.items()}
     # Of several directions that no row uses, each choice is as good: this one has no choice.
     stage = stage_of("lora_null", lora=dataclasses.replace(NULL, init=MiLoRA()))
-    params = attachments.add(model.init(jax.random.key(0)), stage, 3)
+    params = attachments.add(model.init(jax.random.key(0)), stage, 3, model)
     state = train_state.sharded_state(stage, params, model, mesh)
     read = lambda mixture: contextlib.nullcontext([placed])
     state = begun_adapters.begun(stage, state, model, mesh, read)
