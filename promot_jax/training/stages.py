@@ -235,6 +235,7 @@ class Stage:
             prompt=None,
             teacher=None,
             replay=None,
+            context=None,
             objective=(),
         )
 

@@ -175,6 +175,13 @@ def test_a_stage_resumes_where_it_was_and_a_next_one_keeps_its_prompt(tmp_path):
     old, new = trees.flatten(params), trees.flatten(whole)
     moved = {path for path in old if (np.asarray(old[path]) != np.asarray(new[path])).any()}
     assert moved == {"decoder/prompt/rte/prompt"}
+    further = {"context": None, "selection": None, "optimizer": optimizers.model_adafactor}
+    second = dataclasses.replace(
+        stage, name="model", trainable=("(?!.*/prompt/).*",), steps=2, **further
+    )
+    after = run_stage(tmp_path / "second", second, whole, model=model)["decoder"]
+    assert tiny.leaves_equal(after["prompt"], whole["decoder"]["prompt"])
+    assert not tiny.leaves_equal(after["layers_0"], whole["decoder"]["layers_0"])
 
 
 def test_an_encoder_predicts_no_labels_of_its_prompt():

@@ -1,5 +1,6 @@
 """What all kinds of prompts share, and the usual one: rows in front of the input."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,7 +36,7 @@ class Prefixes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class Kind(abc.ABC):
     """What all kinds share. `config` is that of a network, whose names and length it reads."""
 
     # Whether it has P rows in the input, of which an encoder then gives as many more.
@@ -53,6 +54,7 @@ class Kind:
         """Whether an encoder's self-attention has P further keys."""
         return True
 
+    @abc.abstractmethod
     def in_row(
         self,
         config: Any,
@@ -74,8 +76,8 @@ class Kind:
           `[B, P+T, H]`, or `[B, T, H]` without `prompt_ids`, and what takes the place of the keys
           and values of some slots: those in front, or of packed rows all.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def in_encoder(
         self, config: Any, embedded: jax.Array, prompt_ids: jax.Array | None
     ) -> tuple[jax.Array, Prefixes | None]:
@@ -84,13 +86,13 @@ class Kind:
         Returns:
           `[B, P+T, H]` or `[B, T, H]`, and what stands ahead of each layer's keys and values.
         """
-        raise NotImplementedError
 
     def in_decoder(self, config: Any, prompt_ids: jax.Array | None) -> Prefixes | None:
         """Returns what stands ahead of the decoder's own keys and values, in its compact method."""
         del config, prompt_ids
         return None
 
+    @abc.abstractmethod
     def begun(
         self, network: nn.Module, params: Tree, rows: jax.Array, rng: jax.Array
     ) -> dict[str, jax.Array]:
@@ -102,7 +104,6 @@ class Kind:
           rows: float32 `[P, H]`, embeddings to begin with.
           rng: a PRNG key, for what these do not decide.
         """
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
