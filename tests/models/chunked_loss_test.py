@@ -1,9 +1,6 @@
 """The loss in chunks against the loss of whole logits, and against float64."""
 
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +14,7 @@ from promot_jax.models import architectures, chunked_loss, losses
 from promot_jax.models.chunked_loss import Head
 from promot_jax.models.networks import lora
 from promot_jax.training import adafactor
-from tests import tiny
+from tests import meshes, tiny
 from tests.models.losses_test import reference
 from tests.quick import quick_jit
 
@@ -238,11 +235,8 @@ np.savez(sys.argv[1], **found)
 
 
 def test_gradients_of_certain_tokens_on_a_mesh(tmp_path):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    file = tmp_path / "found.npz"
-    subprocess.run([sys.executable, "-c", ON_A_MESH, file], env=environment, check=True)
+    found = meshes.found(ON_A_MESH, tmp_path)
     of_hidden, of_kernel, _ = float64_gradients(*confident_case(40.0, 1016), 0.1, 0.0)
-    found = np.load(file)
     assert len(found.files) == 8
     for name in found.files:
         _, axis, what = name.split("/")

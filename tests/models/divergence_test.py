@@ -1,9 +1,6 @@
 """The divergence of two models in chunks against that of whole logits, and against float64."""
 
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +11,7 @@ from hypothesis import strategies as st
 
 from promot_jax.models import chunked_divergence, chunked_loss, losses
 from promot_jax.models.chunked_loss import Head
+from tests import meshes
 from tests.models.chunked_loss_test import (
     BFLOAT16,
     loops,
@@ -226,10 +224,7 @@ np.savez(sys.argv[1], **found)
 
 
 def test_divergences_on_a_mesh(tmp_path):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    file = tmp_path / "found.npz"
-    subprocess.run([sys.executable, "-c", ON_A_MESH, file], env=environment, check=True)
-    found = np.load(file)
+    found = meshes.found(ON_A_MESH, tmp_path)
     hidden, kernel, other, other_kernel = pair(0, 1016, 0.3)
     rows = [jnp.tile(array, (4, 1, 1)) for array in (hidden, other)]
     for direction in DIRECTIONS:

@@ -1,9 +1,6 @@
 """Stages that train adapters of each kind: what moves, what stays, and that they are resumed."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -19,7 +16,7 @@ from promot_jax.models.networks.lora import Lora
 from promot_jax.models.networks.lora_inits import CorDA, LoRANull, MiLoRA
 from promot_jax.models.networks.parallel import Parallel
 from promot_jax.training import afterwards, optimizers, selections
-from tests import tiny
+from tests import meshes, tiny
 from tests.models.parallel_test import BATCH
 from tests.quick import quick_jit
 from tests.training.train_test import RISING, run_stage
@@ -214,12 +211,7 @@ np.savez(sys.argv[1], **found)
 
 @pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    file = tmp_path / "found.npz"
-    subprocess.run([sys.executable, "-c", ON_MESHES, file], env=environment, check=True)
-    found = np.load(file)
-    names = [name.removeprefix("one:") for name in found.files if name.startswith("one:")]
+    found = meshes.found(ON_MESHES, tmp_path)
+    names = meshes.names(found)
     assert len(names) > 20
-    for name in names:
-        options = {"rtol": 1e-3, "atol": 1e-4, "err_msg": name}
-        np.testing.assert_allclose(found[f"one:{name}"], found[f"eight:{name}"], **options)
+    meshes.check_equal(found, names, atol=1e-4)

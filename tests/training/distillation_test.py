@@ -2,9 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +18,7 @@ from promot_jax.models.networks import lora, prompt
 from promot_jax.training import objectives, teaching, train_step
 from promot_jax.training.objectives import Distillation, OnPolicy, Reference, Tokens
 from promot_jax.training.stages import Method
-from tests import tiny
+from tests import meshes, tiny
 from tests.models.chunked_loss_test import network
 from tests.training.objective_stages_test import host_batch, one_step
 from tests.training.objectives_test import padded_and_packed, random_logits, scored
@@ -362,12 +359,6 @@ np.savez(sys.argv[1], **found)
 
 @pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    file = tmp_path / "found.npz"
-    subprocess.run([sys.executable, "-c", ON_MESHES, file], env=environment, check=True)
-    found = np.load(file)
-    names = [name.removeprefix("one:") for name in found.files if name.startswith("one:")]
+    found = meshes.found(ON_MESHES, tmp_path)
     assert found["one:penalty"] > 1e-4
-    for name in names:
-        options = {"rtol": 1e-3, "atol": 1e-5, "err_msg": name}
-        np.testing.assert_allclose(found[f"one:{name}"], found[f"eight:{name}"], **options)
+    meshes.check_equal(found, meshes.names(found), atol=1e-5)

@@ -3,9 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ from promot_jax.experiment import lineage
 from promot_jax.models import attached
 from promot_jax.models.networks import lora
 from promot_jax.training import objectives, train_state, train_step
-from tests import tiny
+from tests import meshes, tiny
 from tests.models.chunked_loss_test import network
 from tests.quick import quick_jit
 from tests.training.objectives_test import padded_and_packed
@@ -266,13 +263,8 @@ np.savez(sys.argv[1], **found)
 
 @pytest.mark.slow
 def test_eight_devices_equal_one(tmp_path):
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": os.getcwd()}
-    file = tmp_path / "found.npz"
-    subprocess.run([sys.executable, "-c", ON_MESHES, file], env=environment, check=True)
-    found = np.load(file)
-    names = [name.removeprefix("one:") for name in found.files if name.startswith("one:")]
+    found = meshes.found(ON_MESHES, tmp_path)
+    names = meshes.names(found)
     assert {"kept", "penalty"} < set(names)
     assert (found["one:pieces"], found["eight:pieces"]) == (1, 4)
-    for name in set(names) - {"pieces"}:
-        options = {"rtol": 1e-3, "atol": 1e-5, "err_msg": name}
-        np.testing.assert_allclose(found[f"one:{name}"], found[f"eight:{name}"], **options)
+    meshes.check_equal(found, {*names} - {"pieces"}, atol=1e-5)

@@ -8,6 +8,7 @@ itself never changes. The papers take the part out of the kernel, which computes
 Each kind says the part of a kernel [in, out] as three factors: [in, r], its sizes [r] and [r, out].
 """
 
+import abc
 import dataclasses
 from typing import Annotated, ClassVar
 
@@ -23,7 +24,7 @@ DAMPING, TRIES = 0.01, 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Init:
+class Init(abc.ABC):
     """What all kinds share.
 
     Attributes:
@@ -35,6 +36,7 @@ class Init:
     def __post_init__(self):
         values.check_fields(self)
 
+    @abc.abstractmethod
     def factors(self, kernel: jax.Array, moment: jax.Array | None, rank: int) -> Factors:
         """Returns the part of a kernel that matters least.
 
@@ -43,7 +45,6 @@ class Init:
           moment: of a kind that reads, the mean of `x x'` over what the kernel reads, [in, in].
           rank: r.
         """
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
