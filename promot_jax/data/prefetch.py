@@ -1,7 +1,10 @@
 """Reading ahead: windows of rows are made by a thread or by processes while steps are computed."""
 
 import functools
+import multiprocessing.connection
+import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,4 +53,17 @@ def ahead(make: Callable[[int], Any], first: int, workers: int) -> Iterator[Any]
 
 
 def _pickled(make: Callable[[int], Any], number: int) -> bytes:
+    _end_with_parent()
     return pickle.dumps(make(number), pickle.HIGHEST_PROTOCOL)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Ends this process when the one that reads is gone, however that ended: `kill -9` too."""
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
