@@ -10,8 +10,12 @@ from benchmarks import workers
 from benchmarks.train_step import OURS
 
 BATCH = {"rows": 32, "inputs": 40, "targets": 4}
-# Batches of one timing; whole epochs differ in the rows of their last batches alone.
-TIMES = 125
+# Rows as long as articles are, which cost enough to share among processes.
+ARTICLES = {"rows": 32, "inputs": 1024, "targets": 4}
+WORDS, ROWS = 400, 5000
+# Batches of one timing: whole epochs, which differ in the rows of their last batches alone, and
+# many beside those that were read ahead between two timings.
+TIMES = 1000
 TOKENS = 0.02
 # Where a stage of a file of many rows is resumed.
 MANY, STEP = 1_000_000, 100_000
@@ -41,6 +45,7 @@ def measure(file: str, tokenizer: str, rounds: int) -> Iterator[dict[str, Any]]:
     for name, given in (("a task", ours), ("rows of a file", ours | {"file": file})):
         contenders = {
             OURS: ("benchmarks.ours:batches", given),
+            f"{OURS}, later epochs": ("benchmarks.ours:batches", given | {"first_epoch": False}),
             several: ("benchmarks.ours:batches", given | {"processes": os.cpu_count()}),
             **peers,
         }
@@ -55,7 +60,24 @@ def measure(file: str, tokenizer: str, rounds: int) -> Iterator[dict[str, Any]]:
             raise RuntimeError(f"the contenders read different rows; tokens of a row: {rates}")
         yield {"name": name, **result}
     with tempfile.TemporaryDirectory() as folder:
+        yield {"name": f"rows of {WORDS} words", **_shared(folder, rounds)}
         yield {"name": f"a first batch of {MANY:,} rows", **_resumed(folder, ours, rounds)}
+
+
+def _shared(folder: str, rounds: int) -> dict[str, Any]:
+    """Compares one reader of long rows with several."""
+    file = str(pathlib.Path(folder, "articles.jsonl"))
+    sizes = {"file": file, "count": ROWS, "words": WORDS}
+    workers.Worker("benchmarks.ours:write_articles", sizes).close()
+    given = {"task": "mini_rte", "file": file, **ARTICLES}
+    contenders = {
+        label: ("benchmarks.ours:batches", given | {"processes": processes})
+        for label, processes in (
+            (f"{OURS}, a thread", 0),
+            *((f"{OURS}, {count} processes", count) for count in range(1, os.cpu_count() + 1)),
+        )
+    }
+    return workers.compare(contenders, rounds, TIMES)
 
 
 def _resumed(folder: str, ours: dict[str, Any], rounds: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import pathlib
+import random
 from collections.abc import Iterator
 
 import jax
@@ -17,7 +18,7 @@ from benchmarks.workers import Subject
 from promot_jax.base import partitioning, trees
 from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import huggingface
-from promot_jax.data import batching
+from promot_jax.data import batching, windows
 from promot_jax.models import architectures, decoding
 from promot_jax.training import optimizers, stages, train, train_state
 from promot_jax.training.train_step import make_train_step
@@ -192,7 +193,13 @@ def _stream(task: str, rows: int, inputs: int, targets: int, file: str | None):
 
 
 def batches(
-    task: str, rows: int, inputs: int, targets: int, file: str | None = None, processes: int = 0
+    task: str,
+    rows: int,
+    inputs: int,
+    targets: int,
+    file: str | None = None,
+    processes: int = 0,
+    first_epoch: bool = True,
 ) -> Subject:
     """Reads training batches; `file` holds rows of a person's own, {"text", "label"} a line.
 
@@ -203,7 +210,10 @@ def batches(
       targets: longest targets.
       file: a .jsonl file.
       processes: that read and tokenise; 0 is a thread.
+      first_epoch: every row is tokenised, as if it had not been read before.
     """
+    if first_epoch:
+        windows.MOST = 0
     stream = _stream(task, rows, inputs, targets, file)(workers=processes)
 
     def run(count):
@@ -239,6 +249,20 @@ def write_many_rows(file: str, count: int) -> Subject:
         for number in range(count):
             text, label = made[number % len(made)]
             lines.write(json.dumps({"text": f"{number} {text}", "label": label}) + "\n")
+    return Subject(lambda count: {})
+
+
+def write_articles(file: str, count: int, words: int) -> Subject:
+    """Writes so many rows of so many words of the miniature, {"text", "label"} a line."""
+    from promot_jax.tasks import mini_rows
+
+    made = mini_rows.zero_shot_splits("rte")["train"]
+    drawn = random.Random(0)
+    known = " ".join(text for text, _ in made).split()
+    with open(file, "w", encoding="utf-8") as lines:
+        for _ in range(count):
+            row = {"text": " ".join(drawn.choices(known, k=words)), "label": drawn.choice(made)[1]}
+            lines.write(json.dumps(row) + "\n")
     return Subject(lambda count: {})
 
 

@@ -187,18 +187,64 @@ def train_batches(
     bounds = [*(tuple(map(min, bucket, longest)) for bucket in batches.buckets), longest]
     layout = batches.layout(bounds, lambda: _sample(stream, share))
     first, skipped = divmod(first_step, len(layout.sizes))
-    said = {field: [of[part.name] for part in parts] for field, of in (marks or {}).items()}
-    read = prefetch.ahead(windows.Windows(stream, layout, seed, share), first, workers)
+    said = {
+        field: np.array([of[part.name] for part in parts], np.int32)
+        for field, of in (marks or {}).items()
+    }
+    made = _Made(windows.Windows(stream, layout, seed, share), bounds, said, bool(weights))
+    read = prefetch.ahead(made, first, workers)
     with contextlib.closing(read):
-        for found in itertools.islice(itertools.chain.from_iterable(read), skipped, None):
-            whose, tokens = zip(*found, strict=True)
-            shape = _shape(tokens, bounds, share)
-            batch = fields(tokens, shape)
-            if weights:
-                batch[packing.SCALES] = _scales(tokens, shape)
-            for field, values in said.items():
-                batch[field] = np.array([values[task] for task in whose], np.int32)
+        for need, batch in itertools.islice(itertools.chain.from_iterable(read), skipped, None):
+            if len(bounds) > 1 and share != WHOLE:
+                # As long as the rows of other processes need it, too.
+                need = np.max(agreed(need, share), axis=0)
+                batch = _resized(batch, bounds[windows.first_holding(need, bounds)])
             yield batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """Windows as batches, each as long as its own rows; made by whoever reads ahead.
+
+    Attributes:
+      windows: of rows.
+      bounds: see `windows.first_holding`.
+      said: fields of batches, with what each says of the rows of each task.
+      scaled: whether rows have scales.
+    """
+
+    windows: windows.Windows
+    bounds: Sequence[Bucket]
+    said: Mapping[str, np.ndarray]
+    scaled: bool
+
+    def __call__(self, number: int) -> list[tuple[Bucket, Batch]]:
+        """Returns the longest inputs and targets of each batch, and the batch."""
+        return list(map(self._batch, self.windows(number)))
+
+    def _batch(self, held: windows.Held) -> tuple[Bucket, Batch]:
+        found = [row for row in held.rows if row is not None]
+        need = tuple(max((len(row[side]) for row in found), default=0) for side in (0, 1))
+        shape = self.bounds[windows.first_holding(need, self.bounds)]
+        batch = fields(held.rows, shape)
+        if self.scaled:
+            batch[packing.SCALES] = _scales(held.rows, shape)
+        return need, batch | {field: of[held.whose] for field, of in self.said.items()}
+
+
+def _resized(batch: Batch, shape: Bucket) -> Batch:
+    """Returns a batch whose padding is cut or longer, so that it has T and U."""
+
+    def resized(name, array):
+        length = shape[0] if name.startswith("encoder_") else shape[1]
+        if array.ndim == 1 or array.shape[1] == length:
+            return array
+        # Scales of padding are 1.
+        longer = max(length - array.shape[1], 0)
+        padding = 1 if name == packing.SCALES else 0
+        return np.pad(array, ((0, 0), (0, longer)), constant_values=padding)[:, :length]
+
+    return {name: resized(name, array) for name, array in batch.items()}
 
 
 def _sample(stream: windows.Rows, share: Share) -> list[tuple[int, int]]:
@@ -206,35 +252,24 @@ def _sample(stream: windows.Rows, share: Share) -> list[tuple[int, int]]:
     number, count = share
     begin, end = number * SAMPLE // count, (number + 1) * SAMPLE // count
     read = stream.read(begin, end - begin)
-    lengths = agreed([(len(row.inputs), len(row.targets)) for _, row in read], share)
+    lengths = agreed([(len(row.inputs), len(row.targets)) for row in read], share)
     return [row for part in lengths for row in part]
-
-
-def _shape(rows: Sequence[Tokens | None], bounds: Sequence[Bucket], share: Share) -> Bucket:
-    """Returns the first bucket that holds the rows of a batch, those of other processes too."""
-    if len(bounds) == 1:
-        return bounds[0]
-    found = [row for row in rows if row is not None]
-    need = [max((len(row[side]) for row in found), default=0) for side in (0, 1)]
-    need = np.max(agreed(need, share), axis=0)
-    return bounds[windows.first_holding(need, bounds)]
 
 
 def fields(rows: Sequence[Tokens | None], shape: Bucket) -> Batch:
     """Returns rows as a batch, padded to a shape; None is an empty row."""
     filled = [place for place, row in enumerate(rows) if row is not None]
     found = [rows[place] for place in filled]
-    tokens, segments = np.zeros((2, len(rows), shape[0]), np.int32)
-    targets, before, weights = np.zeros((3, len(rows), shape[1]), np.int32)
+    tokens = np.zeros((len(rows), shape[0]), np.int32)
+    targets, before = np.zeros((2, len(rows), shape[1]), np.int32)
     lengths = np.zeros((2, len(rows), 1), int)
     lengths[:, filled, 0] = [[len(row[side]) for row in found] for side in (0, 1)]
     # All rows in one go: one by one they cost more than to be tokenised.
     inputs, wanted = (np.arange(most) < each for most, each in zip(shape, lengths, strict=True))
-    segments[inputs] = 1
+    segments, weights = inputs.astype(np.int32), wanted.astype(np.int32)
     if found:
         tokens[inputs] = np.concatenate([row.inputs for row in found])
         targets[wanted] = np.concatenate([row.targets for row in found])
-        weights[wanted] = 1
         for place, row in zip(filled, found, strict=True):
             if row.weights is not None:
                 weights[place, : len(row.weights)] = row.weights

@@ -11,6 +11,7 @@ rows of a batch needs to know their lanes alone.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from promot_jax.data.order import Order
 from promot_jax.data.tasks import Tokens
 from promot_jax.data.token_weights import TokenWeights
 from promot_jax.data.vocabularies import Vocabulary
+
+# Bytes of tokens that are kept for the next epoch, and what a row takes beside them, about.
+MOST, ROW = 2**26, 400
 
 # Longest inputs T and targets U, in tokens.
 Bucket = tuple[Count, Count]
@@ -65,34 +69,80 @@ class Rows:
     lengths: Sequence[tasks.Lengths]
     vocabulary: Vocabulary | None
     weights: Mapping[str, TokenWeights] = dataclasses.field(default_factory=dict)
+    _kept: "_Kept" = dataclasses.field(default_factory=lambda: _Kept())
 
-    def read(self, begin: int, count: int) -> list[tuple[int, Tokens]]:
-        """Returns the task and the tokens of the places from `begin` on."""
+    def read(self, begin: int, count: int) -> list[Tokens]:
+        """Returns the tokens of the places from `begin` on."""
         return self.at(*self.order(begin, count))
 
-    def at(self, whose: np.ndarray, numbers: np.ndarray) -> list[tuple[int, Tokens]]:
+    def at(self, whose: np.ndarray, numbers: np.ndarray) -> list[Tokens]:
         """Returns the tokens of rows that the order names."""
         found: list = [None] * len(whose)
-        sources = zip(self.parts, self.rows, self.lengths, strict=True)
-        for task, (part, rows, lengths) in enumerate(sources):
-            mine = np.flatnonzero(whose == task).tolist()
-            if not mine:
-                continue
-            # Some rows are read sooner many at a time.
-            if hasattr(rows, "at"):
-                texts = rows.at(numbers[mine])
-            else:
-                texts = [rows[number] for number in numbers[mine].tolist()]
-            words = self.vocabulary or part.vocabulary()
-            encoded = part.encode(texts, words, lengths)
-            if weights := self.weights.get(part.name):
-                encoded = [
-                    tokens._replace(scales=weights(text, tokens, words))
-                    for text, tokens in zip(texts, encoded, strict=True)
-                ]
-            for place, tokens in zip(mine, encoded, strict=True):
-                found[place] = task, tokens
+        for task in np.unique(whose).tolist():
+            mine = np.flatnonzero(whose == task)
+            read = self._of_task(task, numbers[mine].tolist())
+            for place, tokens in zip(mine.tolist(), read, strict=True):
+                found[place] = tokens
         return found
+
+    def _of_task(self, task: int, numbers: list[int]) -> list[Tokens]:
+        known = self._kept.rows.setdefault(task, {})
+        missing = [number for number in numbers if number not in known]
+        if not missing:
+            return [known[number] for number in numbers]
+        fresh = dict(zip(missing, self._encoded(task, missing), strict=True))
+        found = [known.get(number) or fresh[number] for number in numbers]
+        self._kept.add(task, fresh)
+        return found
+
+    def _encoded(self, task: int, numbers: list[int]) -> list[Tokens]:
+        part, rows = self.parts[task], self.rows[task]
+        # Some rows are read sooner many at a time.
+        at = getattr(rows, "at", None)
+        texts = at(np.array(numbers)) if at else [rows[number] for number in numbers]
+        words = self.vocabulary or part.vocabulary()
+        encoded = part.encode(texts, words, self.lengths[task])
+        if weights := self.weights.get(part.name):
+            encoded = [
+                tokens._replace(scales=weights(text, tokens, words))
+                for text, tokens in zip(texts, encoded, strict=True)
+            ]
+        return encoded
+
+
+@dataclasses.dataclass
+class _Kept:
+    """Rows that were read, which need not be tokenised again in the next epoch.
+
+    Without room no other row is kept: of an epoch that is larger, a part.
+
+    Attributes:
+      rows: {task: {number: tokens}}.
+      room: bytes that are left.
+    """
+
+    rows: dict[int, dict[int, Tokens]] = dataclasses.field(default_factory=dict)
+    room: int = dataclasses.field(default_factory=lambda: MOST)
+
+    def add(self, task: int, fresh: Mapping[int, Tokens]) -> None:
+        """Keeps rows of a task, as long as there is room."""
+        if self.room > 0:
+            self.rows[task].update(fresh)
+            self.room -= sum(
+                ROW + sum(part.nbytes for part in row if part is not None) for row in fresh.values()
+            )
+
+
+class Held(NamedTuple):
+    """The rows of a batch that one process holds.
+
+    Attributes:
+      whose: numbers of their tasks [B].
+      rows: their tokens; None is an empty row.
+    """
+
+    whose: np.ndarray
+    rows: list[Tokens | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,29 +163,32 @@ class Windows:
     seed: int
     share: tuple[int, int]
 
-    def __call__(self, number: int) -> list[list[tuple[int, Tokens | None]]]:
-        """Returns the task and the tokens of the rows of each batch of a window, None for none."""
+    def __call__(self, number: int) -> list[Held]:
+        """Returns the rows of each batch of a window."""
         begin = number * self.layout.rows
         if self.layout.lanes is None:
-            return list(map(self._filled, self._in_order(begin), self.layout.sizes))
-        batches = list(map(self._filled, self._sorted(begin), self.layout.sizes))
+            return self._in_order(begin)
+        batches = self._sorted(begin)
         # Long batches among short ones.
         shuffled = np.random.SeedSequence([self.seed % 2**32, number])
         return [batches[i] for i in np.argsort(shuffled.generate_state(len(batches)))]
 
-    def _in_order(self, begin: int) -> list[list[tuple[int, Tokens]]]:
+    def _in_order(self, begin: int) -> list[Held]:
         sizes = self.layout.sizes
         whose, numbers = self.rows.order(begin, self.layout.rows)
-        ends = np.cumsum(sizes).tolist()
-        chosen = [
-            end - size + place
-            for end, size in zip(ends, sizes, strict=True)
-            for place in self._held(size)
+        starts = np.cumsum([0, *sizes[:-1]]).tolist()
+        held = [
+            range(start + rows.start, start + rows.stop)
+            for start, rows in zip(starts, map(self._held, sizes), strict=True)
         ]
-        read = iter(self.rows.at(whose[chosen], numbers[chosen]))
-        return [[next(read) for _ in self._held(size)] for size in sizes]
+        chosen = np.concatenate(held).astype(int)
+        whose = whose[chosen]
+        read = self.rows.at(whose, numbers[chosen])
+        ends = np.cumsum(list(map(len, held))).tolist()
+        parts = zip([0, *ends], ends, sizes, strict=False)
+        return [self._filled(whose[a:b], read[a:b], size) for a, b, size in parts]
 
-    def _sorted(self, begin: int) -> list[list[tuple[int, Tokens]]]:
+    def _sorted(self, begin: int) -> list[Held]:
         sizes, lanes = self.layout.sizes, self.layout.lanes
         held = list(map(self._held, sizes))
         # Only lanes of which rows are held here.
@@ -145,15 +198,19 @@ class Windows:
         batches: list = [[] for _ in sizes]
         length = self.layout.rows // lanes
         for lane in range(first, last):
-            rows = self.rows.read(begin + lane * length, length)
+            whose, numbers = self.rows.order(begin + lane * length, length)
+            rows = list(zip(whose, self.rows.at(whose, numbers), strict=True))
             rows.sort(key=lambda row: rank(row[1], self.layout.bounds), reverse=True)
             dealt = iter(rows)
             for batch, size in zip(batches, sizes, strict=True):
                 batch += [next(dealt) for _ in range(size // lanes)]
-        return [
-            batch[rows.start - first * size // lanes : rows.stop - first * size // lanes]
-            for batch, (rows, size) in zip(batches, pairs, strict=True)
-        ]
+        found = []
+        for batch, (rows, size) in zip(batches, pairs, strict=True):
+            before = first * size // lanes
+            mine = batch[rows.start - before : rows.stop - before]
+            whose = np.array([task for task, _ in mine], int)
+            found.append(self._filled(whose, [tokens for _, tokens in mine], size))
+        return found
 
     def _held(self, size: int) -> range:
         """Returns the rows of a batch that are held here."""
@@ -163,9 +220,11 @@ class Windows:
     def _each(self, size: int) -> int:
         return -(-size // self.share[1])
 
-    def _filled(self, rows: list, size: int) -> list[tuple[int, Tokens | None]]:
+    def _filled(self, whose: np.ndarray, rows: list, size: int) -> Held:
         """Adds empty rows, so that every process has as many."""
-        return rows + [(0, None)] * (self._each(size) - len(rows))
+        if missing := self._each(size) - len(rows):
+            return Held(np.pad(whose, (0, missing)), rows + [None] * missing)
+        return Held(whose, rows)
 
 
 def rank(row: Tokens, bounds: Sequence[Bucket]) -> tuple[int, int]:

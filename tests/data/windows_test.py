@@ -1,15 +1,18 @@
 """Windows of rows: sorted or not, every row once, in batches that any number of processes share."""
 
 import collections
+import dataclasses
 import itertools
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
-from promot_jax.data import batching, windows
+from promot_jax.data import batching, tasks, windows
 from promot_jax.data.order import Order
 from promot_jax.data.tasks import Tokens
+from promot_jax.tasks import mini
 
 LONGEST = (64, 16)
 BUCKETS = ((8, 4), (16, 8), (32, 8))
@@ -35,7 +38,7 @@ class Rows:
         for number in numbers.tolist():
             inputs, targets = (np.ones(length, int) for length in self.lengths[number])
             inputs[0] = number
-            rows.append((0, Tokens(inputs, targets)))
+            rows.append(Tokens(inputs, targets))
         return rows
 
     def read(self, begin, count):
@@ -50,7 +53,7 @@ def batches_of(kind, rows, share, count=3):
     layout = kind.layout(BOUNDS, rows.sample)
     read = windows.Windows(rows, layout, 9, share)
     found = [batch for number in range(count) for batch in read(number)]
-    return [[-1 if row is None else int(row.inputs[0]) for _, row in batch] for batch in found]
+    return [[-1 if row is None else int(row.inputs[0]) for row in batch.rows] for batch in found]
 
 
 KINDS = st.one_of(
@@ -123,3 +126,54 @@ def test_sorted_batches_need_less_padding_and_come_in_any_order():
     widths = [shape[0] for shape, _ in found]
     # Sorted would be a few runs.
     assert np.count_nonzero(np.diff(widths)) > len(widths) / 3
+
+
+@pytest.mark.parametrize(("room", "expected"), [(2**20, [5]), (0, [5, 5])])
+def test_rows_are_tokenised_once_as_long_as_there_is_room(monkeypatch, room, expected):
+    monkeypatch.setattr(windows, "MOST", room)
+    seen = []
+
+    def encode(texts, *arguments):
+        seen.append(len(texts))
+        return tasks.encode_texts(texts, *arguments)
+
+    task = dataclasses.replace(tasks.task("mini_rte"), encode=encode)
+    texts, lengths = task.rows("train"), {"inputs": 40, "targets": 4}
+    order, words = Order([len(texts)], [1.0], 0), mini.vocabulary()
+    rows = windows.Rows([task], [texts], order, [lengths], words)
+    numbers = np.array([3, 1, 4, 1, 5])
+    found = [rows.at(np.zeros(5, int), numbers) for _ in range(2)]
+    assert seen == expected
+    right = tasks.encode_texts([texts[number] for number in numbers.tolist()], words, lengths)
+    for row, other in zip([*found[0], *found[1]], [*right, *right], strict=True):
+        assert row.inputs.tolist() == other.inputs.tolist()
+        assert row.targets.tolist() == other.targets.tolist()
+
+
+@pytest.mark.parametrize("other", [(2, 1), (31, 1), (9, 4), (9, 5), (35, 6)])
+def test_a_batch_is_as_long_as_the_rows_of_all_processes(monkeypatch, other):
+    # The second bucket holds longer inputs than the third, but not its targets.
+    buckets, lengths = [(30, 3), (32, 4), (28, 5)], {"inputs": 40, "targets": 8}
+    monkeypatch.setattr(batching, "agreed", lambda need, share: [need, other])
+
+    def scale(row, tokens, words):
+        return np.full(len(tokens.targets), 2.0, np.float32)
+
+    def stream(kind, share):
+        given = {"seed": 1, "vocabulary": mini.vocabulary(), "weights": {"mini_rte": scale}}
+        return batching.train_batches("mini_rte", lengths, kind, share=share, **given)
+
+    whole = stream(batching.FixedBatches(8), batching.WHOLE)
+    part = stream(batching.FixedBatches(8, buckets), (0, 2))
+    for batch, own in itertools.islice(zip(whole, part, strict=True), 5):
+        longest = [
+            int(np.count_nonzero(batch[name][:4], axis=1).max())
+            for name in ("encoder_segment_ids", "decoder_loss_weights")
+        ]
+        need = np.maximum(longest, other)
+        fits = (bound for bound in [*buckets, (40, 8)] if all(need <= bound))
+        inputs, targets = next(fits)
+        for name, array in own.items():
+            width = inputs if name.startswith("encoder_") else targets
+            assert (array == batch[name][:4, :width]).all(), name
+            assert array.shape == (4, width)

@@ -12,8 +12,8 @@ from sentencepiece import sentencepiece_model_pb2
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.data.vocabularies.vocabulary import Vocabulary, digest, plain_ids, read
 
-# Texts from which on threads pay.
-MANY = 64
+# Characters from which on threads pay.
+MANY = 10_000
 
 # Opening a model is not safe in several threads.
 _opening = threading.Lock()
@@ -74,7 +74,7 @@ class SentencePieceVocabulary(Vocabulary):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Vocabulary`."""
-        threads = (os.cpu_count() or 1) if len(texts) >= MANY else 1
+        threads = (os.cpu_count() or 1) if sum(map(len, texts)) >= MANY else 1
         return self.tokenizer.encode(list(texts), num_threads=threads)
 
     def decode(self, ids: Iterable[int]) -> str:
