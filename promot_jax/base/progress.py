@@ -58,6 +58,13 @@ class Progress:
             self._printed = now
             self._print(now)
 
+    def skip(self, steps: int) -> None:
+        """Counts steps that were done before; with nothing but these, no line is printed."""
+        self._first += steps
+        self._done += steps
+        if self._bar is not None:
+            self._bar.update(steps)
+
     def note(self, text: str) -> None:
         """Shows the newest figures, such as `loss 0.31`, behind the bar or in the next line."""
         self._note = text

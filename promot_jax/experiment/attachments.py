@@ -48,6 +48,15 @@ def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
       UserError: a prompt is there with another number of rows or of another kind, or nothing
         makes what teaches.
     """
+    taught = stage.teacher and stage.teacher.adapters
+    if taught and not lora.adapters(params):
+        raise UserError(
+            f"stage {stage.name!r} has a teacher with adapters, which no stage before it trained; "
+            "put one that does before it"
+        )
+    # First: a prompt may begin as what the model, adapters and all, makes of some rows.
+    if stage.lora and not lora.adapters(params):
+        params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     embedding = params["token_embedder"]["embedding"]
     for name in stage.prompts:
         rows = trees.prompts_of(params).get(name)
@@ -74,14 +83,6 @@ def add(params: Tree, stage: Stage, seed: int, model: Model) -> Tree:
             own = attached.only(params, (), stage.adapters(model))
             leaves = stage.prompt_kind.begun(network, own, prompt, rng)
             params = trees.add_prompt_leaves(params, name, leaves)
-    taught = stage.teacher and stage.teacher.adapters
-    if taught and not lora.adapters(params):
-        raise UserError(
-            f"stage {stage.name!r} has a teacher with adapters, which no stage before it trained; "
-            "put one that does before it"
-        )
-    if stage.lora and not lora.adapters(params):
-        params = lora.add(params, stage.lora, jax.random.key(seed_of(seed, "lora")))
     return params
 
 

@@ -87,7 +87,7 @@ class Author:
         key = row_store.fingerprint("start", VERSION, *about, numbers[0], known)
         # All processes compute together, or none does.
         if all(distributed.gathered(row_store.holds(key))):
-            progress.advance(-(-len(rows) // BATCH))
+            progress.skip(-(-len(rows) // BATCH))
             return row_store.cached(key, lambda writer: {})
         task = tasks.task(source.original, words) if source.original else None
         encode = task.encode if task else tasks.encode_texts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from promot_jax.training import optimizers, train
 from promot_jax.training.stages import Method
 from tests import tiny
 from tests.models.models_test import decoder_model, params_of
+from tests.training.combinations_test import trained
 from tests.training.train_test import RISING, run_stage
 
 pytestmark = pytest.mark.long
@@ -106,3 +108,26 @@ def test_a_name_is_of_one_kind():
     params = attachments.add(params_of(model), tiny.prompt_stage(), 0, model)
     with pytest.raises(UserError, match=r"'rte' is a prompt already, .* attaches a prefix; give"):
         attachments.add(params, module_stage("prefix"), 0, model)
+
+
+def test_a_prefix_and_adapters_train_together_and_stand_still_together(tmp_path):
+    _, seen, _ = trained("promot_mam", tmp_path, model=tiny.model())
+    (first, before, after), (second, *model) = seen
+    added = {path for path in before if re.search("/prompt/|/adapter_(down|up)$", path)}
+    assert {path.split("/")[-1] for path in added} == {
+        *("keys", "values", "adapter_down", "adapter_up")
+    }
+    assert changed(before, after) == added
+    assert changed(*model) == before.keys() - added
+    assert first.stage.prompt_kind == second.stage.prompt_kind == Prefix()
+    assert first.stage.lora == second.stage.lora
+    # Adapters add nothing at first: it begins as the prefix alone.
+    batch = next(batching.train_batches("mini_rte", tiny.LENGTHS, batching.FixedBatches(2), seed=0))
+    params = trees.unflatten(before)
+    scores = [
+        each.model(tiny.model(), own).score_batch(own, each.batch(batch))
+        for adapters in (first.stage.lora, None)
+        for each in [Attached("rte", adapters)]
+        for own in [each.params(tiny.model(), params)]
+    ]
+    assert (scores[0] == scores[1]).all()
