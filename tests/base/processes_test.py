@@ -77,12 +77,12 @@ def ends(processes, seconds=300):
     return found
 
 
-def run_mini(folder, count):
+def run_mini(folder, count, *flags):
     """Runs the shrunken experiment on four devices; returns what process 0 printed."""
-    command = ["-m", "promot_jax.cli", "run", "mini", at(folder), *RUN]
+    command = ["-m", "promot_jax.cli", "run", "mini", at(folder), *RUN, *flags]
     found = ends(start(count, command, devices=4 // count))
     assert [code for code, _, _ in found] == [0] * count, [lines[-3:] for _, _, lines in found]
-    assert "ProMoT, seed 0: RTE" in found[0][1]
+    assert "seed 0: RTE" in found[0][1]
     # C++ code of the collectives writes lines of its own, and may break one with another.
     spoken = "".join(out for _, out, _ in found[1:])
     lines = [line for line in spoken.splitlines() if not line.startswith("[Gloo]")]
@@ -117,9 +117,12 @@ def interrupted(run, folder):
     return folder
 
 
-def assert_same_run(one, other):
-    """The same files, losses to rounding, answers and lineages."""
-    for stage, lines in (("prompt", 3), ("prompt-model", 5)):
+TRAINED = {"prompt": 3, "prompt-model": 5}
+
+
+def assert_same_run(one, other, trained=TRAINED):
+    """The same files, losses to rounding, answers and lineages; `trained` has a log's lines."""
+    for stage, lines in trained.items():
         folders = [run / "seed_0" / stage for run in (one, other)]
         logs = [read_jsonl(folder / "metrics.jsonl") for folder in folders]
         assert [len(log) for log in logs] == [lines, lines]
@@ -165,6 +168,17 @@ def test_four_processes_continue_what_one_began(alone, tmp_path):
     folder = interrupted(alone, tmp_path / "run")
     run_mini(folder, 4)
     assert_same_run(alone, folder)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_with_further_rows_and_objectives(tmp_path):
+    flags = ["--replay=self:0.25", "--methods=promot+on_policy,ewc,self_distillation,sparse,lwf"]
+    flags += ["--curve=none", "--gin.KL_ROWS='mini_cb'"]
+    run_mini(tmp_path / "alone", 1, *flags)
+    run_mini(tmp_path / "together", 2, *flags)
+    stages = ("prompt-model_on_policy", "model_ewc", "model_self_distillation", "model_lwf")
+    trained = {"prompt": 3, **dict.fromkeys((*stages, "model", "model-model_sparse"), 5)}
+    assert_same_run(tmp_path / "alone", tmp_path / "together", trained)
 
 
 # A group of processes without an experiment: they need no tensorflow, and start in a second.

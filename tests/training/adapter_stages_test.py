@@ -175,6 +175,7 @@ from promot_jax.training import begun_adapters, train_state
 from tests import tiny
 from tests.training.adapter_stages_test import MOVES, NULL, stage_of
 from tests.training.objective_stages_test import host_batch, one_step
+from tests.training.replay_test import ADAPTED, adapted_params_of
 
 found, batch = {}, host_batch()
 model = tiny.model(num_encoder_layers=2, scan_layers=True)
@@ -186,6 +187,11 @@ for name, devices, sizes in (("one", 1, (1, 1)), ("eight", 8, (2, 2))):
         metrics, state = one_step(stage, model, params, batch, mesh)
         leaves = {**metrics, **trees.flatten(state.trainable)}
         found |= {f"{name}:{kind}:{what}": np.asarray(leaf) for what, leaf in leaves.items()}
+    # Adapters that stand still, and act in every other row.
+    acting = batch | {"adapted": np.arange(len(batch["decoder_target_tokens"]), dtype=np.int32) % 2}
+    metrics, state = one_step(ADAPTED, model, adapted_params_of(model), acting, mesh)
+    leaves = {**metrics, **trees.flatten(state.trainable)}
+    found |= {f"{name}:acting:{what}": np.asarray(leaf) for what, leaf in leaves.items()}
     bare = model.init(jax.random.key(0))
     _, axes = model.shapes_and_axes()
     bare = jax.device_put(bare, partitioning.params_sharding(mesh, axes, bare))

@@ -140,8 +140,17 @@ def test_replayed_rows_are_read_by_the_bare_model(family):
 
 @pytest.mark.parametrize(
     ("family", "options"),
-    [("encoder-decoder", SCANNED), ("decoder", SCANNED), ("decoder", {})],
-    ids=["encoder-decoder, scanned", "decoder, scanned", "decoder"],
+    [
+        *(("encoder-decoder", SCANNED), ("decoder", SCANNED), ("decoder", {})),
+        *(("encoder-decoder", {"dtype": "bfloat16"}), ("decoder", {"dtype": "bfloat16"})),
+    ],
+    ids=[
+        "encoder-decoder, scanned",
+        "decoder, scanned",
+        "decoder",
+        "bfloat16",
+        "decoder, bfloat16",
+    ],
 )
 def test_frozen_adapters_act_in_no_replayed_row(family, options):
     bare = MODELS[family](**options)
