@@ -173,7 +173,7 @@ def test_four_processes_continue_what_one_began(alone, tmp_path):
 @pytest.mark.slow
 def test_two_processes_do_what_one_does_with_further_rows_and_objectives(tmp_path):
     flags = ["--replay=self:0.25", "--methods=promot+on_policy,ewc,self_distillation,sparse,lwf"]
-    flags += ["--curve=none", "--gin.KL_ROWS='mini_cb'"]
+    flags += ["--gin.KL_ROWS='mini_cb'"]
     run_mini(tmp_path / "alone", 1, *flags)
     run_mini(tmp_path / "together", 2, *flags)
     stages = ("prompt-model_on_policy", "model_ewc", "model_self_distillation", "model_lwf")
