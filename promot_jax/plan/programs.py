@@ -125,8 +125,10 @@ def _what_is_compiled(stage: Stage) -> Stage:
 
 def _shapes(stage: Stage, every_bucket: bool) -> list[tuple[int, int, int]]:
     """Returns (rows, inputs, targets) of a stage's batches, the longest last."""
-    lengths = stage.task_feature_lengths
-    longest = lengths["inputs"], lengths["targets"]
+    all_lengths = [stage.task_feature_lengths]
+    if stage.replay and stage.replay.task_feature_lengths:
+        all_lengths.append(stage.replay.task_feature_lengths)
+    longest = tuple(max(own[side] for own in all_lengths) for side in ("inputs", "targets"))
     buckets = [tuple(map(min, bucket, longest)) for bucket in stage.batches.buckets]
     chosen = [*dict.fromkeys([*buckets, longest])] if every_bucket else [longest]
     return [(_rows(stage.batches, *lengths), *lengths) for lengths in chosen]

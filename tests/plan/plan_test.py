@@ -23,6 +23,7 @@ from promot_jax.plan.costs import Costs
 from promot_jax.plan.measure import Measured, Memory
 from promot_jax.plan.programs import Held, Program
 from promot_jax.training import objectives
+from promot_jax.training.replay import Replay
 from promot_jax.training.stages import Method
 from tests import tiny
 
@@ -228,6 +229,13 @@ def test_a_reference_is_held_and_computed():
     assert compared.slots == plain.slots
     # A forward pass beside three.
     assert 1.25 < more / work < 1.45
+
+
+def test_replayed_rows_may_be_the_longest():
+    replay = Replay("mini_triviaqa", 0.25, {"inputs": 99, "targets": 2})
+    method = Method("own", "Own", [tiny.stage(replay=replay)])
+    (program,) = programs.training(tiny.tiny_experiment(methods=[method]), [method])
+    assert (program.inputs, program.targets) == (99, tiny.LENGTHS["targets"])
 
 
 def test_what_objectives_read_and_draw_is_counted():
