@@ -6,6 +6,7 @@ on dark paper for contrast; markers and dashes repeat the distinction without co
 
 import dataclasses
 
+from promot_jax.report.numbers import frontier
 from promot_jax.report.records.records import Records
 
 
@@ -32,6 +33,9 @@ class Paper:
 LIGHT = Paper("#ffffff", "#1d2026", "#626873", "#e3e5e9")
 DARK = Paper("#171a1f", "#e8eaed", "#9aa1ac", "#2e333b")
 
+# In place of a method's name: all that do not stand out.
+MUTED = ""
+_MUTED = Style("#b4b9c1", "#5a616c", "o", ())
 _PRETRAINED = Style("#6f7580", "#a3aab5", "D", (1, 1.5))
 # Blue for ProMoT and vermilion for fine-tuning, the pair that the report is about.
 _KNOWN = {
@@ -56,7 +60,13 @@ def styles(records: Records) -> dict[str, Style]:
     """Returns method name → style; methods without a style of their own take the rest in turn."""
     chosen: dict[str, Style] = {}
     taken = 0
-    for method in records.methods:
+    order = records.methods
+    if frontier.many(records):
+        # Those that are drawn by themselves get the colours that can be told apart.
+        first = frontier.standing_out(records)
+        order = [*first, *(method for method in records.methods if method not in first)]
+        chosen[MUTED] = _MUTED
+    for method in order:
         known = _PRETRAINED if method.untouched else _KNOWN.get(method.kind)
         if known is None or known in chosen.values():
             known = _other(taken)

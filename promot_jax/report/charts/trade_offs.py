@@ -1,10 +1,12 @@
 """The figures that set what was learned against what was kept."""
 
+import dataclasses
 import statistics
 
+from promot_jax.report.charts import palette
 from promot_jax.report.charts.chart import Chart, Cloud, Name, Panel, Path
 from promot_jax.report.charts.curves import name_of
-from promot_jax.report.numbers import following, points
+from promot_jax.report.numbers import following, frontier, points
 from promot_jax.report.numbers.following import Followed
 from promot_jax.report.numbers.tables import metric_name, shots_name
 from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
@@ -16,6 +18,9 @@ _PATHS = (
 )
 
 
+Drawn = tuple[tuple[Cloud, ...], tuple[Path, ...]]
+
+
 def finals(records: Records) -> list[Chart]:
     """Returns one figure a target: its score against Norm. Avg., one point a seed."""
     charts = []
@@ -23,17 +28,42 @@ def finals(records: Records) -> list[Chart]:
         panels = []
         for shots in records.shots:
             which = f", {shots_name(shots)}" if len(records.shots) > 1 else " of the other tasks"
-            clouds = tuple(
-                Cloud(Name(method.label, method.name), found)
-                for method in records.methods
-                if (found := _final_points(records, method, target, shots))
+            clouds, paths = (_of_many if frontier.many(records) else _of_all)(
+                records, target, shots
             )
             if clouds:
-                paths = tuple(map(_path, points.curves(records, target, shots)))
                 panels.append(Panel(f"Norm. Avg.{which}", clouds=clouds, paths=paths))
         if panels:
-            charts.append(_final(records, target, panels))
+            draw = _final_of_many if frontier.many(records) else _final
+            charts.append(draw(records, target, panels))
     return charts
+
+
+def _of_all(records: Records, target: TaskRecord, shots: int) -> Drawn:
+    """Returns every seed of every method, and all paths."""
+    clouds = tuple(
+        Cloud(Name(method.label, method.name), found)
+        for method in records.methods
+        if (found := _final_points(records, method, target, shots))
+    )
+    return clouds, tuple(map(_path, points.curves(records, target, shots)))
+
+
+def _of_many(records: Records, target: TaskRecord, shots: int) -> Drawn:
+    """Returns the mean points of all methods that train; what does not stand out looks alike."""
+    chosen = {method.name for method in frontier.standing_out(records)}
+    found: dict[Name, list[tuple[float, float]]] = {}
+    for one in frontier.scored(records, target, shots):
+        own = Name(one.method.label, one.method.name)
+        name = own if own.method in chosen else Name("Other methods", palette.MUTED)
+        found.setdefault(name, []).append((one.target, one.kept))
+    muted = sorted(found.items(), key=lambda item: item[0].method != palette.MUTED)
+    paths = [
+        dataclasses.replace(path, seeds={None: path.mean()})
+        for path in map(_path, points.curves(records, target, shots))
+        if path.name.method in chosen
+    ]
+    return tuple(Cloud(name, tuple(each)) for name, each in muted), tuple(paths)
 
 
 def _path(curve: points.Curve) -> Path:
@@ -58,6 +88,20 @@ def _final(records: Records, target: TaskRecord, panels: list[Panel]) -> Chart:
         panels=tuple(panels),
         columns=min(2, len(panels)),
         marks_means=True,
+    )
+
+
+def _final_of_many(records: Records, target: TaskRecord, panels: list[Panel]) -> Chart:
+    return Chart(
+        name=_file_name("frontier", records, target),
+        title=f"{_learned(records, target)} against what was kept: the frontier",
+        caption=f"Each point is the mean over seeds of a method's end, or of one between its start "
+        f"and its end: its {target.label} score and its mean over the other tasks. In colour: "
+        "methods of which a point is on the frontier, the first one and ProMoT. Up and to the "
+        "right is better.",
+        x_label=f"{target.label} {metric_name(target.metric)}",
+        panels=tuple(panels),
+        columns=min(2, len(panels)),
     )
 
 

@@ -122,9 +122,12 @@ def _curves(
     records: Records, learned: Followed, kept: Followed
 ) -> dict[MethodRecord, list[StageRecord]]:
     """Returns the last stage of each method and seed that followed both quantities."""
-    found = {}
+    found, told = {}, set()
     for method in records.methods:
-        runs = [run for run in records.stages if run.name in method.stages[-1:]]
+        # What is made of an end afterwards is not followed: its method shares the stage of another.
+        own = [name for name in method.stages[-1:] if name not in told]
+        told |= {*own}
+        runs = [run for run in records.stages if run.name in own]
         if runs := [run for run in runs if learned.series(run).keys() & kept.series(run).keys()]:
             found[method] = runs
     return found

@@ -119,6 +119,35 @@ def score_table(records: Records) -> ScoreTable:
     )
 
 
+def by_method(records: Records, *, whole: bool) -> Table:
+    """Returns the results with a method a line.
+
+    Args:
+      records: the run.
+      whole: with the single unseen tasks, not just their average and the share of labels.
+    """
+    found = score_table(records)
+    rows = list(found.targets)
+    for block in found.blocks:
+        leading = [row for row in (block.average, block.share) if row]
+        rows += leading + [row for row in block.rows if row not in leading and whole]
+    shares = [block.share for block in found.blocks if block.share]
+    names = {id(row): share_name(records) for row in shares}
+    heads = tuple(names.get(id(row), row.label) for row in rows)
+    lines = (
+        (method, [_printed(row.cells[place]) for row in rows])
+        for place, method in enumerate(records.methods)
+    )
+    return Table("", heads, tuple(lines))
+
+
+def _printed(cell: Cell) -> str:
+    if cell.spread is None:
+        return "–"
+    change = "" if cell.difference is None else f" ({scores.signed(cell.difference)})"
+    return f"{cell.spread}{change}"
+
+
 def _block(records: Records, shots: int) -> Block:
     tasks = records.unseen(shots)
     order = {task.family: place for place, task in reversed(list(enumerate(tasks)))}

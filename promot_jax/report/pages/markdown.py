@@ -3,8 +3,17 @@
 import re
 
 from promot_jax.report.charts.figures import Figure
-from promot_jax.report.numbers import equal_target, facts, gaps, points, probes, scores, summary
-from promot_jax.report.numbers.tables import Cell, Row, Table, score_table, with_shots
+from promot_jax.report.numbers import (
+    equal_target,
+    facts,
+    frontier,
+    gaps,
+    points,
+    probes,
+    scores,
+    summary,
+)
+from promot_jax.report.numbers.tables import Cell, Row, Table, by_method, score_table, with_shots
 from promot_jax.report.pages import outputs
 from promot_jax.report.records.records import Records
 
@@ -17,7 +26,11 @@ def markdown(records: Records, figures: list[Figure]) -> str:
     if notes:
         parts.append("**What is missing**\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
     if records.results:
-        parts += ["## Results", _escaped(facts.scores_caption(records)), _scores(records)]
+        table = by_method(records, whole=True) if frontier.many(records) else None
+        shown = _comparison(table) if table else _scores(records)
+        parts += ["## Results", _escaped(facts.scores_caption(records)), shown]
+    for table in frontier.tables(records):
+        parts += ["## Frontier", _escaped(table.caption), _comparison(table)]
     if table := points.table(records):
         parts += [f"## {points.TITLE}", _escaped(table.caption), _comparison(table)]
     for comparison in equal_target.comparisons(records):
@@ -111,7 +124,11 @@ def _samples(records: Records) -> list[str]:
     """Returns a table a task: examples down, methods across."""
     found = []
     for task, examples in outputs.samples_by_task(records):
-        methods = [m for m in records.methods if any(m.name in answers for answers in examples)]
+        methods = [
+            method
+            for method in frontier.shown(records)
+            if any(method.name in answers for answers in examples)
+        ]
         lines = [
             _table_row(["Input", "Target", *(_escaped(method.label) for method in methods)]),
             _table_row(["---"] * (2 + len(methods))),

@@ -4,7 +4,7 @@ from html import escape
 
 from promot_jax.report.charts.figures import Figure
 from promot_jax.report.charts.palette import Style
-from promot_jax.report.numbers import facts, gaps, points, summary
+from promot_jax.report.numbers import facts, frontier, gaps, points, summary
 from promot_jax.report.pages import cards, sections, style
 from promot_jax.report.records.records import Records
 
@@ -15,8 +15,11 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> str:
     """Returns the page as HTML; figures are read from the run folder and embedded."""
     places = {name: place for place, name in enumerate(styles)}
+    many = frontier.many(records)
+    results = sections.results if many else cards.score_section
     parts = {
-        "results": ("Results", cards.score_section(records, places)),
+        "results": ("Results", results(records, places)),
+        "frontier": ("Frontier", sections.front(records, places)),
         "points": (points.TITLE, sections.between(records, places)),
         "equal": ("At equal skill", sections.equal_target(records, places)),
         "probes": ("Probes", sections.probes(records)),
@@ -47,7 +50,7 @@ def page(records: Records, styles: dict[str, Style], figures: list[Figure]) -> s
 {_header(records)}
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 {_notes(records)}
-{cards.glance(records, places)}
+{"" if many else cards.glance(records, places)}
 </header>
 <main>
 {bodies}

@@ -1,14 +1,15 @@
 """Sections of the report page below the results: figures, outputs, stages, setting."""
 
 import base64
+import dataclasses
 import pathlib
 from html import escape
 
 from promot_jax.report.charts.figures import Figure
 from promot_jax.report.numbers import equal_target as equal
-from promot_jax.report.numbers import facts, points
+from promot_jax.report.numbers import facts, frontier, points
 from promot_jax.report.numbers import probes as probed
-from promot_jax.report.numbers.tables import Table, with_shots
+from promot_jax.report.numbers.tables import Table, by_method, with_shots
 from promot_jax.report.pages import outputs
 from promot_jax.report.records.records import MethodRecord, Records, Sample, TaskRecord
 
@@ -26,6 +27,19 @@ def between(records: Records, places: dict[str, int]) -> str:
     """Returns the table of points that were scored without training."""
     table = points.table(records)
     return _table(table, places) if table else ""
+
+
+def results(records: Records, places: dict[str, int]) -> str:
+    """Returns caption and table of results, with a method a line."""
+    table = dataclasses.replace(
+        by_method(records, whole=True), caption=facts.scores_caption(records)
+    )
+    return _table(table, places)
+
+
+def front(records: Records, places: dict[str, int]) -> str:
+    """Returns the tables of what no other method beats."""
+    return "".join(_table(table, places) for table in frontier.tables(records))
 
 
 def _table(table: Table, places: dict[str, int]) -> str:
@@ -113,7 +127,7 @@ def _sample(records, places, task: TaskRecord, answers: dict[str, Sample]) -> st
     outputs = "".join(
         f'<dt class="m{places[method.name]}"><span class="swatch"></span>'
         f"{escape(method.label)}</dt><dd>{_answer(records, task, answers[method.name])}</dd>"
-        for method in records.methods
+        for method in frontier.shown(records)
         if method.name in answers
     )
     return (

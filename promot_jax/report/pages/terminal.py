@@ -2,9 +2,9 @@
 
 import textwrap
 
-from promot_jax.report.numbers import points, scores
+from promot_jax.report.numbers import frontier, points, scores
 from promot_jax.report.numbers.scores import Spread
-from promot_jax.report.numbers.tables import Block, Row, ScoreTable, score_table
+from promot_jax.report.numbers.tables import Block, Row, ScoreTable, Table, by_method, score_table
 from promot_jax.report.records.records import Records
 
 WIDTH = 110
@@ -18,8 +18,11 @@ _Line = tuple[str, list[str]] | None
 def terminal_table(records: Records) -> str:
     """Returns the table of results as aligned plain text, at most 110 columns wide.
 
-    Methods that do not fit beside each other follow in further blocks.
+    Methods that do not fit beside each other follow in further blocks; many stand below each other,
+    with the average of the unseen tasks alone.
     """
+    if frontier.many(records):
+        return _aligned_table(by_method(records, whole=False))
     lines = _lines(score_table(records))
     width = min(max(len(label) for label, _ in filter(None, lines)), WIDTH - _COLUMN - _GAP)
     fitting = (WIDTH - width) // (_COLUMN + _GAP)
@@ -37,8 +40,10 @@ def points_table(records: Records) -> str:
     A method's name stands on its first line.
     """
     table = points.table(records)
-    if table is None:
-        return ""
+    return _aligned_table(table) if table else ""
+
+
+def _aligned_table(table: Table) -> str:
     rows = [["", *table.heads]]
     for place, (method, cells) in enumerate(table.rows):
         again = place and table.rows[place - 1][0] == method
