@@ -14,7 +14,7 @@ from promot_jax.base import files, partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints import pretrained
-from promot_jax.checkpoints.formats import FORMATS, known, peft
+from promot_jax.checkpoints.formats import FORMATS, delta, known, peft
 from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats.source import Source
 from promot_jax.models.networks import lora
@@ -25,6 +25,8 @@ KINDS = {"t5": "t5 (encoder-decoder)", "decoder": "decoder (decoder-only)"}
 SIZES = pretrained.SIZES
 # What does not belong to the checkpoint but to how it was last used.
 RUNTIME = ("dropout_rate", "dtype", "prompt_names", "prompt_length", "scan_layers", "remat")
+# Share of changed entries from which on a delta takes more room than a model.
+DENSE = 0.5
 # Name of the low-rank adapter among the names of soft prompts.
 LORA = "lora"
 
@@ -41,7 +43,7 @@ def inspect(path: str, *, vocabulary: str | None, leaves: bool, nearest: int) ->
     Raises:
       UserError: nothing there that is known, or a damaged file.
     """
-    if peft.is_format(path) or path.endswith(".npy"):
+    if delta.is_format(path) or peft.is_format(path) or path.endswith(".npy"):
         yield from _table(_adapter_facts(path))
         return
     source = known.open_checkpoint(path)
@@ -100,12 +102,20 @@ def import_model(
     params = pretrained.load(
         source, model, partitioning.make_mesh(), may_miss=may_miss, may_skip=may_skip
     )
+    deltas, adapters = with_deltas_apart(adapters)
+    params = pretrained.with_deltas(model, params, deltas)
     for adapter in adapters:
         model, params = pretrained.attach(model, params, *named(adapter))
     origin = {"checkpoint": path, "format": source.format}
     beside = pretrained.beside(source, model.vocabulary)
     pretrained.save(out, model, params, origin, beside, source.dtype)
     yield f"wrote {out}"
+
+
+def with_deltas_apart(adapters: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns those of `[NAME=]PATH` that are deltas, as paths, and all others."""
+    deltas = [adapter for adapter in adapters if delta.is_format(adapter)]
+    return deltas, [adapter for adapter in adapters if adapter not in deltas]
 
 
 def named(adapter: str) -> tuple[str, str]:
@@ -191,6 +201,48 @@ def export_model(
     yield f"wrote {out}"
 
 
+def export_delta(
+    start: Tree, end: Tree, out: pathlib.Path, *, origin: Mapping[str, Any], dry_run: bool = False
+) -> Iterator[str]:
+    """Writes what leads from one model to another; yields lines that say what happens.
+
+    Prompts and adapters are no part of it.
+
+    Args:
+      start: parameters that training began with.
+      end: what it made of them.
+      out: new folder.
+      origin: where the model comes from.
+      dry_run: only say it.
+
+    Raises:
+      UserError: nothing has changed, or an `out` that exists.
+    """
+    begun, ended = (
+        trees.flatten(lora.remove(trees.keep_prompts(trees.unstack_layers(tree), ())))
+        for tree in (start, end)
+    )
+    found = {path: delta.between(begun[path], ended[path]) for path in begun.keys() & ended.keys()}
+    changes = {path: found[path] for path in sorted(found) if found[path] is not None}
+    if not changes:
+        raise UserError(
+            "--format delta: training has changed no leaf of the model; --format peft writes "
+            "prompts and low-rank adapters"
+        )
+    yield f"{_origin_text(origin)} -> {out} (delta)"
+    count = sum(len(change.places) for change in changes.values())
+    size = sum(change.places.nbytes + change.values.nbytes for change in changes.values())
+    share = count / _count(begun)
+    entries = f"{count:,} changed entries ({share:.2%})"
+    yield f"{entries} of {len(changes)} leaves, {size / 2**20:.1f} MiB"
+    if share > DENSE:
+        yield "most entries have changed: another format takes less room"
+    files.check_new(out)
+    if not dry_run:
+        delta.save(out, changes, origin)
+        yield f"wrote {out}"
+
+
 def _left_out(params: Tree, format_name: str, kind: str) -> str:
     """Returns the line that tells of parallel adapters that a format has no place for."""
     why = f"{format_name} has no place for parallel adapters, and no kernel takes them up"
@@ -255,6 +307,10 @@ def _adapter_facts(path: str) -> dict[str, str]:
     if path.endswith(".npy"):
         length, width = read_file(path).shape
         return {"format": "soft prompt", "length": str(length), "embedding dimension": str(width)}
+    if delta.is_format(path):
+        changes = delta.read(path)
+        count = sum(len(change.places) for change in changes.values())
+        return {"format": "delta", "changed": f"{count:,} entries of {len(changes)} leaves"}
     return {
         "format": "PEFT adapter",
         **{name: str(value) for name, value in peft.describe(path).items()},

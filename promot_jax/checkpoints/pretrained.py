@@ -14,7 +14,7 @@ from promot_jax import models
 from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError, first_line
 from promot_jax.base.trees import Tree
-from promot_jax.checkpoints.formats import known, native, peft, side_files
+from promot_jax.checkpoints.formats import delta, known, native, peft, side_files
 from promot_jax.checkpoints.formats import source as sources
 from promot_jax.checkpoints.formats.source import Content, Match, Source
 from promot_jax.data import vocabularies
@@ -250,6 +250,20 @@ def _initialised(model: models.Model, expected: Tree, matched: Match, seed: int)
         return {path: leaves[path] for path in matched.initialised}
 
     return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
+
+
+def with_deltas(model: models.Model, params: Tree, paths: Sequence[str]) -> Tree:
+    """Returns the parameters with what deltas add to them, see `formats.delta`.
+
+    Raises:
+      UserError: a damaged delta, or one of another model.
+    """
+    leaves = trees.flatten(trees.unstack_layers(params) if model.stacked else params)
+    for path, value in delta.added(leaves, paths):
+        old = leaves[path]
+        leaves[path] = jax.device_put(value.astype(old.dtype), old.sharding)
+    found = trees.unflatten(leaves)
+    return trees.stack_layers(found) if model.stacked else found
 
 
 # What the flag --prompt of the command line calls no prompt, and the low-rank adapter.

@@ -1,12 +1,17 @@
 """`promot import` and `promot export`: models of and for other programs."""
 
 import pathlib
+from collections.abc import Iterable
 
 from promot_jax.base import files
+from promot_jax.base.errors import UserError
 from promot_jax.checkpoints.formats import WRITTEN
 from promot_jax.commands import flags
 from promot_jax.commands import models as opened
 from promot_jax.experiment.run_folder import RunFolder
+
+# Its writer takes two models.
+DELTA = "delta"
 
 
 def add_import(commands) -> None:
@@ -52,9 +57,10 @@ def add_export(commands) -> None:
     export.add_argument("out", metavar="OUT", type=flags.folder, help="new folder")
     export.add_argument(
         "--format",
-        choices=WRITTEN,
+        choices=(*WRITTEN, DELTA),
         default="native",
-        help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter",
+        help="native: for promot_jax (the default); peft: one soft prompt or low-rank adapter; "
+        "delta: what training changed in the model, which --adapter adds to the same start",
     )
     export.add_argument("--prompt", help="the soft prompt that --format peft writes")
     export.add_argument("--vocabulary", type=flags.path, help=flags.VOCABULARY)
@@ -73,16 +79,17 @@ def add_export(commands) -> None:
 def _import(arguments, overrides) -> None:
     flags.no_overrides(overrides)
     files.check_new(arguments.out)
-    for line in opened.checkpoint_tools().import_model(
-        arguments.source,
-        arguments.out,
-        vocabulary=arguments.vocabulary,
-        adapters=arguments.adapter,
-        may_miss=arguments.may_miss,
-        may_skip=arguments.may_skip,
-        dry_run=arguments.dry_run,
-    ):
-        print(line)
+    _say(
+        opened.checkpoint_tools().import_model(
+            arguments.source,
+            arguments.out,
+            vocabulary=arguments.vocabulary,
+            adapters=arguments.adapter,
+            may_miss=arguments.may_miss,
+            may_skip=arguments.may_skip,
+            dry_run=arguments.dry_run,
+        )
+    )
 
 
 def _export(arguments, overrides) -> None:
@@ -108,10 +115,17 @@ def _export(arguments, overrides) -> None:
         model, params = trained.model, trained.params
         origin = {"run": run.name, "method": method.name, "seed": seed}
         origin |= {} if arguments.at is None else {"at": arguments.at}
+        if arguments.format == DELTA:
+            start, end = runner.start.apart(seed, params)
+            given = {"origin": origin, "dry_run": arguments.dry_run}
+            _say(conversion.export_delta(start, end, arguments.out, **given))
+            return
         source = runner.experiment.initial_checkpoint
         source = source and known.open_checkpoint(source)
     else:
         flags.refuse(arguments, ("method", "seed", "at"), "goes with a run, not with a checkpoint")
+        if arguments.format == DELTA:
+            raise UserError("--format delta goes with a run: it is what its training changed")
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}
@@ -121,16 +135,22 @@ def _export(arguments, overrides) -> None:
         if (chat := loaded.chat_of(runner.experiment)) is not None:
             beside = loaded.with_template(beside, chat, model.vocabulary, source.path)
     dtype = arguments.dtype or (source.dtype if source else "float32")
-    for line in conversion.export_model(
-        model.with_prompts_of(params),
-        params,
-        arguments.out,
-        format_name=arguments.format,
-        prompt=arguments.prompt,
-        merge_lora=arguments.merge_lora,
-        origin=origin,
-        beside=beside,
-        dtype=dtype if dtype in huggingface.DTYPES else "float32",
-        dry_run=arguments.dry_run,
-    ):
+    _say(
+        conversion.export_model(
+            model.with_prompts_of(params),
+            params,
+            arguments.out,
+            format_name=arguments.format,
+            prompt=arguments.prompt,
+            merge_lora=arguments.merge_lora,
+            origin=origin,
+            beside=beside,
+            dtype=dtype if dtype in huggingface.DTYPES else "float32",
+            dry_run=arguments.dry_run,
+        )
+    )
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
         print(line)

@@ -104,7 +104,8 @@ def adapters(parser: argparse.ArgumentParser) -> None:
         type=path,
         default=[],
         metavar="[NAME=]PATH",
-        help="attach a PEFT adapter folder or a prompt in a .npy file; may be repeated",
+        help="attach a PEFT adapter folder, a prompt in a .npy file or a delta of this model; may "
+        "be repeated",
     )
 
 

@@ -131,7 +131,9 @@ def _of_checkpoint(arguments):
 
     partitioning.keep_compiled()
     model = loaded.of_checkpoint(arguments.checkpoint, arguments.vocabulary)
-    for adapter in arguments.adapter:
+    deltas, adapters = conversion.with_deltas_apart(arguments.adapter)
+    model = model.with_deltas(deltas) if deltas else model
+    for adapter in adapters:
         name, path = conversion.named(adapter)
         model = model.attach(path, name)
     return model

@@ -82,6 +82,15 @@ class LoadedModel:
         )
         return changed.with_prompt(name) if added else changed
 
+    def with_deltas(self, paths: Sequence[str | pathlib.Path]) -> "LoadedModel":
+        """Returns the model with what deltas of it add up to, see `promot export --format delta`.
+
+        Raises:
+          UserError: a delta of another model, or a damaged one.
+        """
+        params = pretrained.with_deltas(self.model, self.params, list(map(str, paths)))
+        return dataclasses.replace(self, params=params, _evaluators={})
+
     def with_prompt(self, name: str | None) -> "LoadedModel":
         """Returns the model with one of its soft prompts attached, or with none for None.
 
