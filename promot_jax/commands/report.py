@@ -18,7 +18,11 @@ def add(commands) -> None:
         "  promot report runs/mini runs/gentle --out runs/compared",
     )
     report.add_argument(
-        "run", metavar="RUN", nargs="+", type=flags.folder, help="folder of a run; may be several"
+        "run",
+        metavar="RUN",
+        nargs="+",
+        type=flags.folder,
+        help="folder of a run; may be several, of which those that differ in their seeds alone are one",
     )
     report.add_argument(
         "--out",

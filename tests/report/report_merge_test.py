@@ -169,3 +169,57 @@ def test_what_cannot_be_compared_is_refused_in_one_line(pair, out, case, words):
     with pytest.raises(UserError, match=words) as caught:
         build.build(*runs, out=target)
     assert "\n" not in str(caught.value)
+
+
+# Runs that differ in their seeds
+
+
+def seeded(folder, seeds, changed="PROMPT_LENGTH = 16"):
+    """A run of some seeds; its configuration names them, over two lines."""
+    write_run(folder, seeds)
+    own = f"MODEL_DIR = '{folder}'\nSEEDS = \\\n    {seeds}\n{changed}\n"
+    (folder / "config.gin").write_text(own)
+    return folder
+
+
+def test_runs_that_differ_in_their_seeds_are_one(tmp_path, out):
+    parts = [seeded(tmp_path / "a", (0, 1)), seeded(tmp_path / "b", (2,))]
+    found = build.read(parts, out)
+    assert [method.name for method in found.methods] == [
+        *("pretrained", "fine_tuning", "prompt_tuning", "promot")
+    ]
+    assert (found.seeds, found.runs) == ((0, 1, 2), ())
+    single = [records.read(part) for part in parts]
+    for key, values in found.results.items():
+        if key[0] == "pretrained":
+            assert values == single[0].results[key]
+        else:
+            assert values == single[0].results[key] | single[1].results[key]
+            assert len(values) == 3
+    assert len(found.stages) == sum(len(one.stages) for one in single)
+    assert gaps.missing(found) == []
+    text = build.write(found).with_suffix(".md").read_text()
+    assert "| Seeds | 0, 1, 2 |" in text
+    assert "and so for each seed" in text
+    assert "| Time | 10 min 2 s |" in text
+
+
+@pytest.mark.parametrize("case", ["another setting", "an equal seed", "no configuration"])
+def test_runs_that_differ_in_more_stand_beside_each_other(tmp_path, out, case):
+    seeds = (1, 2) if case == "an equal seed" else (2, 3)
+    changed = "PROMPT_LENGTH = 8" if case == "another setting" else "PROMPT_LENGTH = 16"
+    parts = [seeded(tmp_path / "a", (0, 1)), seeded(tmp_path / "b", seeds, changed)]
+    if case == "no configuration":
+        for part in parts:
+            (part / "config.gin").write_text("")
+    found = build.read(parts, out)
+    assert len(found.runs) == 2
+    assert "ProMoT · b" in [method.label for method in found.methods]
+
+
+def test_seeds_of_several_folders_stand_beside_another_run(tmp_path, out):
+    parts = [seeded(tmp_path / name, seeds) for name, seeds in (("a", (0,)), ("b", (1,)))]
+    other = seeded(tmp_path / "other", (0, 1), "PROMPT_LENGTH = 8")
+    found = build.read([*parts, other], out)
+    assert len(found.runs) == 2
+    assert [one.seeds for one in found.runs] == [(0, 1), (0, 1)]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from promot_jax.base.errors import UserError
+from promot_jax.report.records.pooled import pooled
 from promot_jax.report.records.records import MethodRecord, Records, Result, TaskRecord
 
 
@@ -14,11 +15,13 @@ def merge(runs: Sequence[Records], folder: pathlib.Path) -> Records:
 
     Methods and stages are renamed to `RUN/NAME`, so that nothing of two runs is confused; labels
     name the run only where two methods would print the same. A pretrained model that has the same
-    scores in several runs is one method. Rows that only some runs have remain, with a note.
+    scores in several runs is one method. Rows that only some runs have remain, with a note. Runs
+    that differ in their seeds alone are one before that.
 
     Raises:
       UserError: a run is given twice, two have no target in common, or score a task differently.
     """
+    runs = pooled(runs)
     if len(runs) == 1:
         return dataclasses.replace(runs[0], folder=folder)
     names = _names(runs)
