@@ -22,7 +22,7 @@ def add(commands) -> None:
         metavar="RUN",
         nargs="+",
         type=flags.folder,
-        help="folder of a run; may be several, of which those that differ in their seeds alone are one",
+        help="folder of a run; may be several: those that differ in their seeds alone are one",
     )
     report.add_argument(
         "--out",
