@@ -114,8 +114,8 @@ def import_model(
 
 def with_deltas_apart(adapters: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns those of `[NAME=]PATH` that are deltas, as paths, and all others."""
-    deltas = [adapter for adapter in adapters if delta.is_format(adapter)]
-    return deltas, [adapter for adapter in adapters if adapter not in deltas]
+    deltas = {each: path for each in adapters if delta.is_format(path := named(each)[1])}
+    return [*deltas.values()], [each for each in adapters if each not in deltas]
 
 
 def named(adapter: str) -> tuple[str, str]:

@@ -160,7 +160,7 @@ def test_a_run_is_exported_as_a_delta_and_answers_alike(tmp_path, capsys):
     assert cli.main(["export", str(run), str(out), "--format", "delta"]) == 0
     whole, base = tmp_path / "whole", tmp_path / "base"
     assert cli.main(["export", str(run), str(whole)]) == 0
-    assert cli.main(["import", checkpoints.bundled(), str(base), "--adapter", str(out)]) == 0
+    assert cli.main(["import", checkpoints.bundled(), str(base), "--adapter", f"d={out}"]) == 0
     trained, added = (
         trees.flatten(pretrained.load(source, model, partitioning.make_mesh()))
         for model, source in map(pretrained.open_model, (str(whole), str(base)))

@@ -183,11 +183,11 @@ class Objective:
 
     def measure(self, start: Start, batch: Batch, rng: jax.Array) -> Tree:
         """Measures one of the first batches, or a microbatch of it, with the reference."""
-        raise NotImplementedError
+        return {}
 
     def settle(self, found: Sequence[Tree]) -> Tree:
         """Returns what is kept of all measurements, in the shapes of `unmeasured`."""
-        raise NotImplementedError
+        return {}
 
     def weights(self, tokens: Tokens, measured: Tree) -> jax.Array | float:
         """Returns what each target's loss is multiplied by, float32 `[B, U]`."""

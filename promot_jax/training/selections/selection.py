@@ -1,5 +1,6 @@
 """What all selections share: the transformation that one stands around, and its state."""
 
+import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class SelectionState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class Selection(abc.ABC):
     """What all selections share; a kind of its own says `masks`, and `kept` where it keeps some."""
 
     def __post_init__(self):
@@ -41,13 +42,13 @@ class Selection:
         self.masks(SelectionState(jnp.zeros((), jnp.int32), {}, None), params)
         return {}
 
+    @abc.abstractmethod
     def masks(self, state: SelectionState, params: Tree) -> Tree:
         """Returns what the updates of each leaf are multiplied with in a step.
 
         Booleans or float32 that broadcast to the leaf: of its shape, or one for each stacked layer.
         `state` has the steps before this one, and the transformation's state after it.
         """
-        raise NotImplementedError
 
     def around(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
         """Returns the transformation that moves what is selected, by the updates of `tx`."""
