@@ -93,6 +93,28 @@ def values_of(
     return values
 
 
+def with_own_points(records: Records) -> Records:
+    """Returns the records with the first point of each method whose end is another's.
+
+    Such are methods that add nothing but what is made afterwards; their own scores are a point's.
+    """
+    results, told = dict(records.results), set()
+    for method in records.methods:
+        own = [
+            point
+            for point in records.points
+            if point.method == method.name and point.transform not in TO_THE_END
+        ]
+        if method.stages in told and own:
+            first = own[0]
+            for point in own:
+                if (point.transform, point.at) == (first.transform, first.at):
+                    kept = results.get((method.name, point.task), {})
+                    results[method.name, point.task] = kept | {point.seed: point.result}
+        told.add(method.stages)
+    return dataclasses.replace(records, results=results)
+
+
 def table(records: Records) -> Table | None:
     """Returns the points of all methods; None where there are none.
 
