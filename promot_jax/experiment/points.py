@@ -120,15 +120,15 @@ class Points:
         It depends on what is in the run folder alone, so that a later call continues.
         """
         found = [Point(one, at) for one in method.after for at in one.points]
-        own = {(point.transform.name, point.at) for point in found}
+        own = {(type(point.transform), point.at) for point in found}
         usual, remark = self.usual(method), None
         if usual is not None and curve == "auto":
             curve = ()
             told = self._experiment.tasks and self._experiment.initial_checkpoint is not None
-            if told and usual.name not in [one.name for one in method.after]:
+            if told and not any(isinstance(one, type(usual)) for one in method.after):
                 curve, remark = self._fitting(method, seed, len(asked), usual)
         if usual is not None:
-            found += [Point(usual, at) for at in curve if (usual.name, at) not in own]
+            found += [Point(usual, at) for at in curve if (type(usual), at) not in own]
         known = self._known(method, seed)
         missing = [
             point

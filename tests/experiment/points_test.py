@@ -197,6 +197,24 @@ def test_points_take_a_tenth_of_the_training(tmp_path, seconds, chosen, said):
     assert runner.points.plan(method, 0, asked, "auto").points == []
 
 
+@pytest.mark.parametrize("curve", ["auto", (0.3, 0.6)])
+def test_a_method_with_a_curve_of_its_own_has_no_point_twice(tmp_path, curve):
+    runner = Runner(settings(initial_checkpoint="model"), tmp_path)
+    own = afterwards.Interpolation(points=(0.3, 0.9), name="wise_ft")
+    method = dataclasses.replace(runner.experiment.method("promot"), after=(own,))
+    for name in method.folders:
+        folder = runner.folder.stage(0, name)
+        folder.path.mkdir(parents=True)
+        folder.finish({"seconds": 1000.0})
+    for task in TASKS:
+        runner.points.note(method, 0, task, 1.0)
+    asked = [(task, None, None) for task in TASKS]
+    plan = runner.points.plan(method, 0, asked, curve)
+    found = [(point.transform.name, point.at) for point in plan.points]
+    more = [] if curve == "auto" else [("interpolation", 0.6)]
+    assert found == [("wise_ft", 0.3), ("wise_ft", 0.9), *more]
+
+
 def test_what_would_do_nothing_is_refused(tmp_path):
     prompted = tiny.methods()[2]
     runner = Runner(tiny.tiny_experiment(methods=[prompted]), tmp_path)

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from promot_jax.base.errors import UserError
 from promot_jax.report.build import build
 from promot_jax.report.charts import charts
-from promot_jax.report.numbers import facts, gaps, scores, summary
+from promot_jax.report.numbers import facts, gaps, scores, summary, tables
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.pages import exports, terminal
 from promot_jax.report.records import records
-from tests.report.report_run import change_about, result, write_lines, write_run
+from tests.report.report_run import about, change_about, result, write_lines, write_run
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +344,21 @@ def test_many_methods_go_into_blocks(small):
 
 
 # Damaged runs
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        (["True", "False"], "True/False"),
+        (list("abcde"), "a/b/c/d/…"),
+        (["account, calm", "account, urgent"], "account, calm/…"),
+        (["a label that is longer than twenty-four letters"], None),
+    ],
+)
+def test_many_or_long_labels_are_not_named_one_by_one(small, labels, name):
+    target = about((0,))["targets"][0]
+    change_about(small, targets=[target | {"labels": labels}])
+    assert tables.labels_name(records.read(small)) == (name or labels[0])
 
 
 def test_a_target_without_labels_has_no_share(small):

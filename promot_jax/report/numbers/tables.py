@@ -8,8 +8,8 @@ from promot_jax.report.numbers import scores
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
-# More labels than this are not named one by one.
-_LABELS = 4
+# More labels than this, or longer ones together, are not named one by one.
+_LABELS, _LETTERS = 4, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,10 @@ def metric_name(metric: str) -> str:
 
 def labels_name(records: Records) -> str:
     """Returns the targets' label set as it is printed, such as "True/False", the first of many."""
-    more = ("…",) if len(records.labels) > _LABELS else ()
-    return "/".join((*records.labels[:_LABELS], *more))
+    shown = list(records.labels[:_LABELS])
+    while len(shown) > 1 and len("/".join(shown)) > _LETTERS:
+        shown.pop()
+    return "/".join([*shown, "…"] if len(shown) < len(records.labels) else shown)
 
 
 def shots_name(shots: int) -> str:
