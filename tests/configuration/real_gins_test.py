@@ -27,7 +27,7 @@ FURTHER = ["gentle_fine_tuning", "gentle_promot", "lora_fine_tuning"]
 # Adapters of further kinds, and the first stages of those that come off again.
 KINDS = ["dora", "rs_lora", "milora", "adapter"]
 REMOVABLE = {"promot_lora": "lora", "promot_dora": "dora", "promot_adapter": "adapter"}
-MODULES = ("prefix", "dept", "cpt")
+MODULES = ("prefix", "dept", "mam", "cpt")
 KEPT = [f"{kind}_fine_tuning" for kind in KINDS]
 STEPS = ("PROMPT_TRAIN_STEPS=2", "TRAIN_STEPS=2", "EVAL_PERIOD=2", "PROMPT_EVAL_PERIOD=2")
 SMALL = ("EVAL_EXAMPLES=2", "VALIDATION_EXAMPLES=2", "BATCH_SIZE=2", "PROMPT_LENGTH=3")
