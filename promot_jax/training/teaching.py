@@ -80,6 +80,13 @@ def check(stage: Stage, model: Model) -> None:
             f"stage {stage.name!r} attaches nothing that could teach it; add the part to a method "
             "with a prompt, such as promot, or take KL"
         )
+    same = stage.teacher in (None, Attached(stage.prompt, stage.lora))
+    if same and any(each.needs_another_teacher for each in stage.objective):
+        raise UserError(
+            f"stage {stage.name!r} starts as its own teacher, prompt and all, and learns from that "
+            "alone, which is nothing; let it learn from targets too (OnPolicy.share below 1, or "
+            "another gold)"
+        )
 
 
 def _adapters(stage: Stage, frozen: Tree) -> Adapters | None:

@@ -31,10 +31,14 @@ pytestmark = pytest.mark.long
 BASES = ("fine_tuning", "promot", "lora_fine_tuning")
 CATALOGUE = (configuration.GIN_FOLDER / "methods/parts.gin").read_text()
 PARTS = re.findall(r"^(\w+)/parts\.Part:", CATALOGUE, re.MULTILINE)
+# No row of the miniature brings weights.
+PARTS.remove("given_weights")
 FLAGS = [
     *("TRAIN_STEPS=4", "EVAL_PERIOD=2", "PROMPT_TRAIN_STEPS=2", "PROMPT_EVAL_PERIOD=2"),
     *("BATCH_SIZE=8", "PROMPT_LENGTH=3", "DROPOUT_RATE=0.0", "LEARNING_RATE=0.01"),
     *("KL_WEIGHT=1.0", "L2_SP_WEIGHT=1.0", "SPARSE_SHARE=0.1", "MASK_ID=5"),
+    *("KL_ROWS='mini_triviaqa'", "KL_ROWS_IN_A_STEP=8", "KEY_PATTERN='[a-m]'"),
+    "KL_ROWS_FEATURE_LENGTHS={'inputs': 48, 'targets': 12}",
     "LOCATED_PATTERNS=('.*/layers_0/.*(kernel|lora_b)',)",
 ]
 # What two parts, or a part and adapters, cannot do together.
@@ -42,6 +46,7 @@ REFUSED = (
     "chooses what moves, and so does a part before it",
     "trains prompts or adapters alone",
     "changes the model, which none of its stages trains",
+    "attaches nothing that could teach it",
 )
 
 

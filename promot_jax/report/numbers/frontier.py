@@ -32,9 +32,14 @@ class Scored:
     target: float
     kept: float
 
+    @property
+    def printed(self) -> tuple[float, float]:
+        """Both with one decimal: what looks equal is equal."""
+        return round(self.target, 1), round(self.kept, 1)
+
     def beats(self, other: "Scored") -> bool:
         """Whether it is at least as good in both, and better in one."""
-        ours, theirs = (self.target, self.kept), (other.target, other.kept)
+        ours, theirs = self.printed, other.printed
         return ours != theirs and all(a >= b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -44,8 +49,11 @@ def many(records: Records) -> bool:
 
 
 def scored(records: Records, target: TaskRecord, shots: int) -> list[Scored]:
-    """Returns the ends and points of all methods that train; equal ones once, as the first."""
-    found: dict[tuple[float, float], Scored] = {}
+    """Returns the ends and points of all methods that train; of equal ones of a method the first.
+
+    An end that several methods share, because they differ in what is made of it, is there once.
+    """
+    found: dict[tuple, Scored] = {}
 
     def add(method, made, values):
         if values:
@@ -54,15 +62,18 @@ def scored(records: Records, target: TaskRecord, shots: int) -> list[Scored]:
                 for name in ("target", "kept")
             )
             one = Scored(method, made, len(values), learned, kept)
-            found.setdefault((learned, kept), one)
+            found.setdefault((method.name, one.printed), one)
 
+    told = set()
     for method in records.methods:
-        if not method.untouched:
+        if not method.untouched and method.stages not in told:
             ends = points.ends(records, method, target, shots)
             add(method, END, list(ends.values()))
+        told |= {method.stages} if method.stages else set()
     for curve in points.curves(records, target, shots):
         for at, seeds in curve.points.items():
-            add(curve.method, f"{curve.label} {at:g}", list(seeds.values()))
+            if at != 1 or curve.transform not in points.TO_THE_END:
+                add(curve.method, f"{curve.label} {at:g}", list(seeds.values()))
     return list(found.values())
 
 
@@ -107,8 +118,9 @@ def tables(records: Records) -> list[Table]:
             found.append(
                 Table(
                     f"The frontier of {target.label}: of all ends and points of the run, by their "
-                    "means over seeds, those that no other one equals or beats both on the target "
-                    "and on the other tasks. That they are the best of many flatters them.",
+                    "means over seeds, those of which no other is better on the target and at "
+                    "least as good on the other tasks, or the other way round. That they are the "
+                    "best of many flatters them.",
                     ("Which", "Seeds", target.label, "Norm. Avg."),
                     tuple(rows),
                 )

@@ -35,6 +35,11 @@ class Distillation(Objective):
     direction: Direction = "forward"
     gold: Literal["unsolved", "all", "none"] = "unsolved"
 
+    @property
+    def needs_another_teacher(self) -> bool:
+        """See `Objective`."""
+        return self.gold == "none"
+
     def weights(self, tokens: Tokens, measured: Tree) -> jax.Array:
         """See `Objective`."""
         return ~solved(tokens) & (self.gold != "none") | (self.gold == "all")
@@ -67,6 +72,11 @@ class OnPolicy(Distillation):
     direction: Direction = "reverse"
     share: values.Probability = 1.0
     temperature: values.Positive = 1.0
+
+    @property
+    def needs_another_teacher(self) -> bool:
+        """See `Objective`."""
+        return self.share == 1 or super().needs_another_teacher
 
     def written(self, batch: Batch, sample: Sample, rng: jax.Array) -> Batch:
         """See `Objective`."""

@@ -145,6 +145,11 @@ class Objective:
         return self.needs_reference
 
     @property
+    def needs_another_teacher(self) -> bool:
+        """Whether it learns nothing from a teacher that is what the stage starts as."""
+        return False
+
+    @property
     def measures(self) -> bool:
         """Whether it measures something before the first step."""
         return self.batches > 0
