@@ -105,15 +105,17 @@ def test_kept_configurations_build(file, small_model):
     configuration.check_values()
     experiment, _, text = configuration.built()
     assert experiment.selected
-    assert re.search(OLD_BATCHES, file.read_text())
     assert not re.search(OLD_BATCHES, text)
 
 
-# What earlier versions did not have to set is missing in the others.
+# What earlier versions did not have to set is missing in the others. Newer ones list parts, whose
+# settings may change before a version has them.
 COMPLETE = [
     file
     for file in KEPT
-    if "RELATIVE_PROMPT_RATE" in (text := file.read_text()) and "DROPOUT_RATE" in text
+    if "RELATIVE_PROMPT_RATE" in (text := file.read_text())
+    and "DROPOUT_RATE" in text
+    and re.search(OLD_BATCHES, text)
 ]
 
 
@@ -131,5 +133,5 @@ def test_the_command_of_a_kept_run_goes_on_in_its_folder(file, tmp_path):
 
 
 def test_there_are_kept_configurations():
-    assert len(KEPT) >= 13
+    assert sum(bool(re.search(OLD_BATCHES, file.read_text())) for file in KEPT) >= 13
     assert len(COMPLETE) >= 4
