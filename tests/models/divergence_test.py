@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from promot_jax.models import chunked_divergence, chunked_loss, losses
@@ -87,6 +87,7 @@ def measures(direction, vocab_axis):
 @pytest.mark.parametrize("vocab_size", [7, 1001])
 @pytest.mark.parametrize("vocab_axis", [0, 1])
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@example(seed=272264, distance=0.01, scale=0.1)
 @settings(deadline=None, max_examples=8)
 @given(
     seed=st.integers(0, 2**31),
@@ -102,11 +103,14 @@ def test_equals_float64_and_whole_logits(
         (_, found), pulled = measure(*case)
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
         assert pulled[0].dtype == dtype
-        # Of two that are close, what is left of differences of chunks: 2.3e-3 at most was seen.
-        limit = 4e-3 if dtype == "float32" else 2 * BFLOAT16
-        for ours, theirs in zip(pulled, gradients, strict=True):
+        limit = 2e-3 if dtype == "float32" else 2 * BFLOAT16
+        # The last bit of log Z, near 7, is 2^-22 of every probability: of two models that are close
+        # it stays in the difference, times the token's weight and the columns' common part.
+        rounding = found.size * 2.0**-22 * np.abs(np.asarray(case[1])).max(), 0.0
+        for ours, theirs, last in zip(pulled, gradients, rounding, strict=True):
             size = np.abs(theirs).max() + 1e-5
-            np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, atol=limit * size)
+            atol = limit * size + last
+            np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, atol=atol)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
