@@ -10,7 +10,7 @@ from promot_jax.base import partitioning, trees, values
 from promot_jax.base.errors import UserError
 from promot_jax.base.trees import Tree
 from promot_jax.checkpoints import chat_templates, pretrained
-from promot_jax.checkpoints.formats import known, side_files
+from promot_jax.checkpoints.formats import delta, known, side_files
 from promot_jax.data import batching, chat_template, context, tasks
 from promot_jax.data.chat import Chat
 from promot_jax.data.chat_template import ChatTemplate
@@ -61,7 +61,7 @@ class LoadedModel:
     _evaluators: dict = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def attach(self, path: str | pathlib.Path, name: str | None = None) -> "LoadedModel":
-        """Returns the model with an adapter: a soft prompt, in a `.npy` or PEFT folder, or a LoRA.
+        """Returns the model with a soft prompt (`.npy` or PEFT folder), a LoRA or a delta.
 
         A soft prompt is attached at once; `with_prompt` takes it off and on again.
 
@@ -73,6 +73,8 @@ class LoadedModel:
           UserError: an adapter of another model, or a name that is taken.
         """
         path = str(path)
+        if delta.is_format(path):
+            return self.with_deltas([path])
         name = pathlib.Path(path).stem if name is None else name
         model, params = pretrained.attach(self.model, self.params, name, path)
         added = trees.prompts_of(params).keys() - trees.prompts_of(self.params).keys()

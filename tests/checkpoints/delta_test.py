@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+import promot_jax
 from promot_jax import checkpoints, cli
 from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
@@ -174,6 +175,8 @@ def test_a_run_is_exported_as_a_delta_and_answers_alike(tmp_path, capsys):
     answered = capsys.readouterr().out
     assert cli.main(["generate", "--checkpoint", str(whole), "a b"]) == 0
     assert capsys.readouterr().out == answered
+    model = promot_jax.load(checkpoints.bundled()).attach(out)
+    assert tiny.leaves_equal(trees.flatten(model.params), trained)
     shutil.rmtree(out)
     assert cli.main(["export", str(base), str(out), "--format", "delta"]) == 2
     assert "--format delta goes with a run" in capsys.readouterr().err

@@ -133,5 +133,5 @@ def test_the_command_of_a_kept_run_goes_on_in_its_folder(file, tmp_path):
 
 
 def test_there_are_kept_configurations():
-    assert sum(bool(re.search(OLD_BATCHES, file.read_text())) for file in KEPT) >= 13
+    assert sum(bool(re.search(OLD_BATCHES, file.read_text())) for file in KEPT) == 13
     assert len(COMPLETE) >= 4

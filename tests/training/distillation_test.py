@@ -105,6 +105,10 @@ def test_without_a_prompt_the_model_learns_what_it_says_with_one():
     chosen = dataclasses.replace(chosen, gold="all")
     metrics, _ = one_step(stage(chosen, prompt="rte"), params=params, batch=batch)
     assert abs(metrics["penalty"]) < 1e-9
+    # Nothing pulls: the gradient is that of the targets alone.
+    chosen = dataclasses.replace(chosen, weight=0.0)
+    alone, _ = one_step(stage(chosen, prompt="rte"), params=params, batch=batch)
+    assert abs(metrics["grad_norm"] - alone["grad_norm"]) < 1e-6
 
 
 def test_adapters_teach_too():
