@@ -29,7 +29,7 @@ def divergence(
     Args:
       hidden: float `[B, U, H]`.
       head: the output projection.
-      log_z: float32 `[B, U]`, the normalisers, whose gradient counts.
+      log_z: float32 `[B, U]`, the normalisers, that `hidden` and `head` have.
       reference: the same three of the reference, which have no gradient.
       direction: see `losses.Direction`.
     """
@@ -46,13 +46,13 @@ def _divergence(settings, hidden, kernel, fixed):
 
 
 def _forward_rule(settings, hidden, kernel, fixed):
-    found, pulled = _forward(settings, hidden, kernel, fixed, pull=True)
-    return found, (hidden, kernel, fixed, found, pulled)
+    found, pulled, mean_slope = _forward(settings, hidden, kernel, fixed, pull=True)
+    return found, (hidden, kernel, fixed, mean_slope, pulled)
 
 
 def _backward_rule(settings, saved, scale):
-    hidden, kernel, fixed, found, pulled = saved
-    gradient = _kernel_gradient(settings, hidden, kernel, fixed, found, scale)
+    hidden, kernel, fixed, mean_slope, pulled = saved
+    gradient = _kernel_gradient(settings, hidden, kernel, fixed, mean_slope, scale)
     return scale[..., None] * pulled, gradient, None
 
 
@@ -74,48 +74,61 @@ class _Pair:
         log_q = self.others.logits(self.other, self.others.read(number))
         return log_p, log_q - self.other_log_z[..., None, None], self.chunks.places(number)[1]
 
-    def slope(self, log_p: jax.Array, log_q: jax.Array, found: jax.Array | float) -> jax.Array:
-        """Returns the gradient of each logit, given the divergence `[B, U, 1, 1]`."""
+    def slope(self, log_p: jax.Array, log_q: jax.Array, mean: jax.Array | float = 0.0) -> jax.Array:
+        """Returns the gradient of each logit; in reverse, less what all have in common.
+
+        That is p times `mean` `[B, U, 1, 1]`, the sum of the slopes without it: the divergence, but
+        with the errors of the normalisers that are in each slope, so that they cancel.
+        """
         if self.direction == "forward":
             return probability_less(log_p, log_q)
-        return jnp.exp(log_p) * (log_p - log_q - found)
+        return jnp.exp(log_p) * (log_p - log_q - mean)
 
 
 def _forward(settings, hidden, kernel, fixed, *, pull):
-    """Returns the divergence `[B, U]`; with `pull` also its gradient by the hidden state."""
+    """Returns the divergence `[B, U]`; with `pull` its gradient by h, and `_Pair.slope`'s mean."""
     pair = _Pair(settings, hidden, kernel, fixed)
     chunks = pair.chunks
 
+    # The mean of the slopes, and that of the columns which it weighs, are known at the end.
+    later = pull and pair.direction == "reverse"
+
     def fold(number, carry):
-        total, pulled, mean = carry
+        total, pulled, mean_slope, mean = carry
         chunk = chunks.read(number)
         log_p, log_q, new = pair.read(number, chunk)
         terms = divergence_terms(pair.direction, log_p, log_q)
         total += jnp.sum(jnp.where(new, terms, 0.0), axis=(2, 3))
         if pull:
-            slope = pair.slope(log_p, log_q, 0.0)
-            pulled += chunks.mean(jnp.where(new, slope, 0.0), chunk)
-        if mean is not None:
+            slope = jnp.where(new, pair.slope(log_p, log_q), 0.0)
+            pulled += chunks.mean(slope, chunk)
+        if later:
+            mean_slope += jnp.sum(slope, axis=(2, 3))
             mean += chunks.mean(jnp.where(new, jnp.exp(log_p), 0.0), chunk)
-        return total, pulled, mean
+        return total, pulled, mean_slope, mean
 
-    # What the divergence itself takes from each slope is known at the end.
-    later = pull and pair.direction == "reverse"
+    nothing = jnp.zeros(pair.log_z.shape)
     zeros = jnp.zeros(hidden.shape, jnp.float32)
-    carry = (jnp.zeros(pair.log_z.shape), zeros if pull else None, zeros if later else None)
-    total, pulled, mean = jax.lax.fori_loop(0, chunks.count, fold, carry)
+    carry = (
+        nothing,
+        zeros if pull else None,
+        nothing if later else None,
+        zeros if later else None,
+    )
+    total, pulled, mean_slope, mean = jax.lax.fori_loop(0, chunks.count, fold, carry)
     if later:
-        pulled -= total[..., None] * mean
-    return (total, pulled) if pull else total
+        pulled -= mean_slope[..., None] * mean
+    return (total, pulled, mean_slope) if pull else total
 
 
-def _kernel_gradient(settings, hidden, kernel, fixed, found, scale):
+def _kernel_gradient(settings, hidden, kernel, fixed, mean_slope, scale):
     """Returns the gradient of the sum of `scale` × divergence with respect to the kernel."""
     pair = _Pair(settings, hidden, kernel, fixed)
+    mean = 0.0 if mean_slope is None else mean_slope[..., None, None]
 
     def of_chunk(number, chunk):
         log_p, log_q, new = pair.read(number, chunk)
-        slope = pair.slope(log_p, log_q, found[..., None, None])
+        slope = pair.slope(log_p, log_q, mean)
         return jnp.where(new, slope * scale[..., None, None], 0.0)
 
     return pair.chunks.gradient(hidden, of_chunk).astype(kernel.dtype)

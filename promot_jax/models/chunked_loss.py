@@ -241,7 +241,9 @@ def _forward(settings, hidden, kernel, targets, *, pull):
     # Log-odds against the target: all that follows is exact however certain it is.
     against = maximum + jnp.log(total) - target
     surprise = jax.nn.softplus(against)
-    log_z = target + surprise
+    # Not `target + surprise`, which has been rounded twice more: see `chunked_divergence`.
+    higher = jnp.maximum(maximum, target)
+    log_z = higher + jnp.log(total * jnp.exp(maximum - higher) + jnp.exp(target - higher))
     loss = surprise - entropy + z_loss * jnp.square(log_z)
     if smoothing:
         loss -= smoothing * surprise + other * (summed - (vocab_size - 1) * log_z)
