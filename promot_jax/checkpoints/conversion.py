@@ -65,6 +65,7 @@ def import_model(
     *,
     vocabulary: str | None = None,
     adapters: Sequence[str] = (),
+    merge_deltas: str | None = None,
     may_miss: Sequence[str] = (),
     may_skip: Sequence[str] = (),
     dry_run: bool = False,
@@ -76,12 +77,14 @@ def import_model(
       out: new folder.
       vocabulary: file of a vocabulary, for a checkpoint that has none.
       adapters: `[NAME=]PATH` each, see `pretrained.attach`.
+      merge_deltas: how those of them that are deltas are merged, see `delta.merged`; None adds up.
       may_miss, may_skip: patterns, see `pretrained.load`.
       dry_run: only say it.
 
     Raises:
       UserError: a checkpoint or adapter that does not fit, or an `out` that exists.
     """
+    deltas, adapters, by = with_deltas_apart(adapters, merge_deltas)
     model, source = pretrained.open_model(path, vocabulary)
     expected = pretrained.expected_leaves(model, None)
     matched = sources.match(source, expected, may_miss=may_miss, may_skip=may_skip)
@@ -102,8 +105,7 @@ def import_model(
     params = pretrained.load(
         source, model, partitioning.make_mesh(), may_miss=may_miss, may_skip=may_skip
     )
-    deltas, adapters = with_deltas_apart(adapters)
-    params = pretrained.with_deltas(model, params, deltas)
+    params = pretrained.with_deltas(model, params, deltas, by)
     for adapter in adapters:
         model, params = pretrained.attach(model, params, *named(adapter))
     origin = {"checkpoint": path, "format": source.format}
@@ -112,10 +114,24 @@ def import_model(
     yield f"wrote {out}"
 
 
-def with_deltas_apart(adapters: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns those of `[NAME=]PATH` that are deltas, as paths, and all others."""
-    deltas = {each: path for each in adapters if delta.is_format(path := named(each)[1])}
-    return [*deltas.values()], [each for each in adapters if each not in deltas]
+def with_deltas_apart(
+    adapters: Sequence[str], merge_deltas: str | None
+) -> tuple[list[str], list[str], str]:
+    """Returns those of `[NAME=]PATH` that are deltas, as paths, all others, and how to merge.
+
+    Raises:
+      UserError: no such way to merge, or nothing that could be.
+    """
+    deltas = [path for each in adapters if delta.is_format(path := named(each)[1])]
+    others = [each for each in adapters if not delta.is_format(named(each)[1])]
+    by = delta.SUM if merge_deltas is None else merge_deltas
+    # One delta alone can be trimmed, the others leave it as it is.
+    several = 1 if delta.merging(by)[0] == delta.TIES else 2
+    if merge_deltas is not None and len(deltas) < several:
+        raise UserError(
+            f"--merge_deltas {by} goes with {several} --adapter DELTA or more; leave it out"
+        )
+    return deltas, others, by
 
 
 def named(adapter: str) -> tuple[str, str]:

@@ -252,14 +252,16 @@ def _initialised(model: models.Model, expected: Tree, matched: Match, seed: int)
     return jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
 
 
-def with_deltas(model: models.Model, params: Tree, paths: Sequence[str]) -> Tree:
-    """Returns the parameters with what deltas add to them, see `formats.delta`.
+def with_deltas(
+    model: models.Model, params: Tree, paths: Sequence[str], by: str = delta.SUM
+) -> Tree:
+    """Returns the parameters with what deltas add to them, merged as `delta.merged` says.
 
     Raises:
-      UserError: a damaged delta, or one of another model.
+      UserError: a damaged delta, or one of another model; no such `by`.
     """
     leaves = trees.flatten(trees.unstack_layers(params) if model.stacked else params)
-    for path, value in delta.added(leaves, paths):
+    for path, value in delta.added(leaves, paths, by):
         old = leaves[path]
         leaves[path] = jax.device_put(value.astype(old.dtype), old.sharding)
     found = trees.unflatten(leaves)

@@ -85,6 +85,7 @@ def _import(arguments, overrides) -> None:
             arguments.out,
             vocabulary=arguments.vocabulary,
             adapters=arguments.adapter,
+            merge_deltas=arguments.merge_deltas,
             may_miss=arguments.may_miss,
             may_skip=arguments.may_skip,
             dry_run=arguments.dry_run,

@@ -97,7 +97,7 @@ def which_model(parser: argparse.ArgumentParser) -> None:
 
 
 def adapters(parser: argparse.ArgumentParser) -> None:
-    """Adds the flag that attaches adapters."""
+    """Adds the flags that attach adapters."""
     parser.add_argument(
         "--adapter",
         action="append",
@@ -106,6 +106,12 @@ def adapters(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PATH",
         help="attach a PEFT adapter folder, a prompt in a .npy file or a delta of this model; may "
         "be repeated",
+    )
+    parser.add_argument(
+        "--merge_deltas",
+        metavar="HOW",
+        help="what several deltas become: their sum (the default), mean, ties, or ties:DENSITY, "
+        "the share of each that counts (default: 0.2)",
     )
 
 

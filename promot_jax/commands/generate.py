@@ -76,7 +76,11 @@ def _generate(arguments, overrides) -> None:
     flags.no_overrides(overrides)
     values.check_utf8([*arguments.words, arguments.system or ""])
     if arguments.checkpoint is None:
-        flags.refuse(arguments, ("vocabulary", "adapter"), "goes with --checkpoint, not with a run")
+        flags.refuse(
+            arguments,
+            ("vocabulary", "adapter", "merge_deltas"),
+            "goes with --checkpoint, not with a run",
+        )
         run, *texts = arguments.words
         if not texts:
             raise UserError(f"give the folder of a run and a text, not only {run!r}")
@@ -130,9 +134,9 @@ def _of_checkpoint(arguments):
     from promot_jax.experiment import loaded
 
     partitioning.keep_compiled()
+    deltas, adapters, by = conversion.with_deltas_apart(arguments.adapter, arguments.merge_deltas)
     model = loaded.of_checkpoint(arguments.checkpoint, arguments.vocabulary)
-    deltas, adapters = conversion.with_deltas_apart(arguments.adapter)
-    model = model.with_deltas(deltas) if deltas else model
+    model = model.with_deltas(deltas, by) if deltas else model
     for adapter in adapters:
         name, path = conversion.named(adapter)
         model = model.attach(path, name)

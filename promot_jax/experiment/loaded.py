@@ -84,13 +84,19 @@ class LoadedModel:
         )
         return changed.with_prompt(name) if added else changed
 
-    def with_deltas(self, paths: Sequence[str | pathlib.Path]) -> "LoadedModel":
-        """Returns the model with what deltas of it add up to, see `promot export --format delta`.
+    def with_deltas(
+        self, paths: Sequence[str | pathlib.Path], by: str = delta.SUM
+    ) -> "LoadedModel":
+        """Returns the model with deltas of it, which `promot export --format delta` writes.
+
+        Args:
+          paths: their folders.
+          by: what they become together: `sum`, `mean`, `ties` or `ties:DENSITY`.
 
         Raises:
-          UserError: a delta of another model, or a damaged one.
+          UserError: a delta of another model, or a damaged one; no such `by`.
         """
-        params = pretrained.with_deltas(self.model, self.params, list(map(str, paths)))
+        params = pretrained.with_deltas(self.model, self.params, list(map(str, paths)), by)
         return dataclasses.replace(self, params=params, _evaluators={})
 
     def with_prompt(self, name: str | None) -> "LoadedModel":

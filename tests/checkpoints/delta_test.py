@@ -7,6 +7,7 @@ import shutil
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from promot_jax.base import partitioning, trees
 from promot_jax.base.errors import UserError
 from promot_jax.checkpoints import pretrained
 from promot_jax.checkpoints.formats import delta
+from promot_jax.training import afterwards
 from tests import tiny
 
 FLOATS = st.floats(-(2.0**90), 2.0**90, width=32, allow_subnormal=False)
@@ -69,6 +71,60 @@ def test_deltas_add_up_in_any_order(base, tmp_path):
     assert (found[0]["a/kernel"] == found[1]["a/kernel"]).all()
     # The base itself is left alone.
     assert base["b/kernel"][0, 0] != 7.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("density", [0.03, 0.2, 0.9, 1.0])
+def test_ties_of_deltas_is_that_of_whole_models_and_peft_s(count, density):
+    rng = np.random.default_rng(count)
+    start = rng.normal(size=(30, 20)).astype(np.float32)
+    # The second changes few entries, the third is unchanged.
+    moved = [rng.random(start.shape) < share for share in (0.9, 0.1, 0.0, 1.0)][:count]
+    ends = [np.where(m, start + rng.normal(size=start.shape), start) for m in moved]
+    ends = [end.astype(np.float32) for end in ends]
+    changes = [change for end in ends if (change := delta.between(start, end))]
+    found = delta.merged(changes, start.size, count, f"ties:{density}").reshape(start.shape)
+    begun, *ended = ({"k": jnp.asarray(leaf)} for leaf in (start, *ends))
+    whole = afterwards.ties(begun, ended, density, 1.0)["k"]
+    np.testing.assert_allclose(start + found, whole, atol=1e-6)
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("peft.utils.merge_utils").ties(
+        [torch.from_numpy(end - start) for end in ends], torch.ones(count), density
+    )
+    np.testing.assert_allclose(found, theirs, atol=1e-6)
+
+
+def test_deltas_are_merged_by_their_sum_their_mean_or_ties(base, tmp_path):
+    ends = [{name: leaf + change for name, leaf in base.items()} for change in (1.0, -3.0)]
+    ends[1]["b/kernel"] = base["b/kernel"]
+    paths = [written(tmp_path / str(n), base, end) for n, end in enumerate(ends)]
+    assert (dict(delta.added(base, paths[:1] * 2))["b/kernel"] == base["b/kernel"] + 2).all()
+    for by, (a, b) in {"sum": (-2, 1), "mean": (-1, 0.5), "ties:1": (-3, 1)}.items():
+        found = dict(delta.added(base, paths, by))
+        np.testing.assert_allclose(found["a/kernel"], base["a/kernel"] + a, atol=1e-6)
+        np.testing.assert_allclose(found["b/kernel"], base["b/kernel"] + b, atol=1e-6)
+
+
+@pytest.mark.parametrize("by", ["dare", "mean:0.5", "ties:", "ties:0", "ties:1.5", "ties:nan", ""])
+def test_another_way_to_merge_deltas_is_one_line(base, tmp_path, by):
+    path = written(tmp_path / "d", base, {name: leaf + 1 for name, leaf in base.items()})
+    with pytest.raises(UserError, match="is no way to merge deltas; give sum, mean, ties"):
+        list(delta.added(base, [path], by))
+
+
+@pytest.mark.parametrize(
+    ("adapters", "by", "line"),
+    [
+        ([], "ties", "--merge_deltas ties goes with 1 --adapter DELTA or more; leave it out"),
+        (["d"], "mean", "--merge_deltas mean goes with 2 --adapter DELTA or more; leave it out"),
+        (["d", "d"], "soup", "'soup' is no way to merge deltas; give sum, mean, ties"),
+    ],
+)
+def test_a_merge_of_nothing_is_one_line(base, tmp_path, capsys, adapters, by, line):
+    path = written(tmp_path / "d", base, {name: leaf + 1 for name, leaf in base.items()})
+    given = [part for _ in adapters for part in ("--adapter", path)]
+    assert cli.main(["import", "model", str(tmp_path / "out"), *given, "--merge_deltas", by]) == 2
+    assert line in capsys.readouterr().err
 
 
 def test_a_model_takes_a_delta_with_stacked_layers_too(tmp_path):
@@ -177,6 +233,11 @@ def test_a_run_is_exported_as_a_delta_and_answers_alike(tmp_path, capsys):
     assert capsys.readouterr().out == answered
     model = promot_jax.load(checkpoints.bundled()).attach(out)
     assert tiny.leaves_equal(trees.flatten(model.params), trained)
+    twice = ["--adapter", str(out), *given[3:5], "--merge_deltas", "mean", "a b"]
+    assert cli.main([*given[:3], *twice]) == 0
+    assert capsys.readouterr().out == answered
+    assert cli.main(["generate", str(run), "a b", "--merge_deltas", "mean"]) == 2
+    assert "--merge_deltas goes with --checkpoint" in capsys.readouterr().err
     shutil.rmtree(out)
     assert cli.main(["export", str(base), str(out), "--format", "delta"]) == 2
     assert "--format delta goes with a run" in capsys.readouterr().err

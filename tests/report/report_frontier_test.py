@@ -8,11 +8,11 @@ from hypothesis import given
 
 from promot_jax.report import build
 from promot_jax.report.charts import charts, palette
-from promot_jax.report.numbers import equal_target, frontier, points, tables
+from promot_jax.report.numbers import equal_target, frontier, tables
 from promot_jax.report.numbers.frontier import Scored
 from promot_jax.report.pages import markdown, terminal
 from promot_jax.report.records import records
-from promot_jax.report.records.records import MethodRecord, PointRecord, Result
+from promot_jax.report.records.records import MethodRecord
 from tests.report.report_points_test import run  # noqa: F401, a fixture
 
 METHOD = MethodRecord("any", "Any", ("model",))
@@ -104,31 +104,6 @@ def test_a_method_made_of_anothers_end_is_not_followed_in_its_place(run):  # noq
     (after,) = equal_target.comparisons(found)
     assert after.lines == before.lines
     assert "ties" not in {line.method.name for line in after.lines}
-
-
-def test_what_is_made_of_anothers_end_has_its_own_scores(run):  # noqa: F811
-    found = records.read(run)
-    twin = MethodRecord("ties", "TIES", ("model",), "ties", "", "pretrained")
-    (target,), score = found.targets, Result(77.0, 0.0, 4)
-    ends = {
-        (twin.name, task): value
-        for (name, task), value in found.results.items()
-        if name == "fine_tuning"
-    }
-    made = [PointRecord("ties", seed, "ties", 1.0, target.name, score) for seed in (0, 1)]
-    made.append(PointRecord("ties", 0, "ties", 2.0, target.name, Result(1.0, 0.0, 4)))
-    found = dataclasses.replace(
-        found,
-        methods=(*found.methods, twin),
-        results=found.results | ends,
-        points=(*found.points, *made),
-    )
-    cells = {
-        m.name: row for m, row in tables.by_method(points.with_own_points(found), whole=False).rows
-    }
-    assert cells["ties"][0].startswith("77.0")
-    before = {m.name: row for m, row in tables.by_method(found, whole=False).rows}
-    assert before["ties"] == before["fine_tuning"] == cells["fine_tuning"]
 
 
 def test_all_tasks_stand_in_the_whole_table_alone(run):  # noqa: F811

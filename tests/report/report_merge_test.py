@@ -177,6 +177,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(pair, out, case, words):
 def seeded(folder, seeds, changed="PROMPT_LENGTH = 16"):
     """A run of some seeds; its configuration names them, over two lines."""
     write_run(folder, seeds)
+    change_about(folder, experiment=folder.name)
     own = f"MODEL_DIR = '{folder}'\nSEEDS = \\\n    {seeds}\n{changed}\n"
     (folder / "config.gin").write_text(own)
     return folder
@@ -198,6 +199,7 @@ def test_runs_that_differ_in_their_seeds_are_one(tmp_path, out):
             assert len(values) == 3
     assert len(found.stages) == sum(len(one.stages) for one in single)
     assert gaps.missing(found) == []
+    assert {method.run for method in found.methods} == {"a, b"}
     text = build.write(found).with_suffix(".md").read_text()
     assert "| Seeds | 0, 1, 2 |" in text
     assert "and so for each seed" in text

@@ -6,7 +6,7 @@ import pytest
 
 from promot_jax.report import build
 from promot_jax.report.charts import charts
-from promot_jax.report.numbers import equal_points, points
+from promot_jax.report.numbers import equal_points, points, scores, summary
 from promot_jax.report.pages import markdown, terminal
 from promot_jax.report.records import merge, records
 from tests.report.report_run import result, write_lines, write_run
@@ -113,6 +113,40 @@ def test_at_equal_skill_each_method_is_taken_where_it_kept_most(run):
     assert rows["promot"] == ["1 of 2", "0.5", "93.0", "82.3", "0.0"]
     assert rows["prompt_tuning"] == ["0 of 2", *["–"] * 4]
     assert "| ProMoT | 1 of 2 | 0.5 | 93.0 | 82.3 | 0.0 |" in markdown.markdown(found, [])
+
+
+def test_what_is_made_of_anothers_end_has_its_own_scores_everywhere(run):
+    """As TIES of fine-tuning: the run scores its end again, which is fine-tuning's."""
+    about = json.loads((run / "run.json").read_text())
+    about["methods"].append({"name": "ties", "label": "TIES", "stages": ["model"]})
+    (run / "run.json").write_text(json.dumps(about))
+    for file in ("results.jsonl", "curves.jsonl"):
+        lines = [json.loads(line) for line in (run / file).read_text().splitlines()]
+        twin = [line | {"method": "ties"} for line in lines if line["method"] == "fine_tuning"]
+        if file == "curves.jsonl":
+            values = {0: (70.0, 80.0, 5.0), 1: (60.0, 70.0, 5.0)}
+            for at, by in ((1.0, 0.0), (2.0, 30.0)):
+                for seed, (target, kept, share) in values.items():
+                    made = {"transform": "ties", "at": at, "seconds": 1.0}
+                    scored = target - by, kept, share
+                    found = lines_of(about["tasks"], "ties", seed, scored)
+                    twin += [line | made for line in found]
+        write_lines(run / file, lines + twin)
+    found = records.read(run)
+    target = found.targets[0]
+    label = {m.name: m for m in found.methods}
+    assert scores.task_score(found, label["ties"], target).mean == 65.0
+    assert scores.normalized_average(found, label["ties"], 0).mean == 75.0
+    assert scores.task_score(found, label["fine_tuning"], target).mean == 91.25
+    assert "TIES (65.0 ± 7.1)" in summary.sentences(found)[0]
+    by_point = {method.name: row for method, row in equal_points.table(found, target, 1.0).rows}
+    assert by_point["ties"][0] == "0 of 2"
+    made = [(curve.method.name, curve.transform, [*curve.points]) for curve in curves_of(run)]
+    assert made == [
+        ("fine_tuning", "interpolation", [0.4, 0.5, 0.7, 1.0]),
+        ("promot", "interpolation", [0.5, 1.0]),
+        ("ties", "ties", [1.0, 2.0]),
+    ]
 
 
 def test_the_figure_draws_the_curves(run):

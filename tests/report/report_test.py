@@ -248,6 +248,28 @@ def test_of_many_methods_the_sentence_names_the_first_and_the_last(small):
 
 
 @pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0.0, "m1 (50.0 ± 2.8), m2 (50.0 ± 2.8) and 4 others, equal;"),
+        (1.0, "m6 (55.0 ± 2.8), m5 (54.0 ± 2.8) and 4 others (down to 50.0 ± 2.8), level within "
+         "the spread;"),
+    ],
+)  # fmt: skip
+def test_of_many_level_methods_the_sentence_names_some(small, step, expected):
+    names = ["m0", *(f"m{i}" for i in range(1, 7))]
+    rows = [result(name, seed, "rte", 0.0, 0.0) for name in names for seed in (0, 1)]
+    for row in rows:
+        place = int(row["method"][1])
+        row["score"] = 48.0 + 4 * row["seed"] + step * (place - 1) if place else 10.0
+    change_about(small, methods=[{"name": n, "stages": ["model"]} for n in names])
+    write_lines(small / "results.jsonl", rows)
+    sentence = summary.sentences(records.read(small))[0]
+    assert sentence == (
+        f"On RTE itself, accuracy is highest with {expected} next comes m0 (10.0 ± 0.0)."
+    )
+
+
+@pytest.mark.parametrize(
     ("tuned", "promot", "expected"),
     [
         ((90, 92, 94), (91, 93, 95), "ProMoT (93.0 ± 2.0) and Standard fine-tuning (92.0 ± 2.0), "

@@ -17,14 +17,23 @@ RESULTS = ROOT / "results"
 PAPER = RESULTS / "paper_mini"
 TABLES = sorted(path.stem for path in PAPER.glob("table-*.md"))
 # Runs whose records are here as a whole; of others there is the report alone.
-RUNS = sorted(path.parent for path in RESULTS.rglob("run.json") if any(path.parent.glob("seed_*")))
+WHOLE = sorted(path.parent for path in RESULTS.rglob("run.json") if any(path.parent.glob("seed_*")))
+# Reports of several runs, some of which have none of their own.
+SEEDS = range(10, 13)
+COMPARED = {
+    "controls/rates": ("controls/gentle", "mini"),
+    "parts": [f"parts/{seed}" for seed in SEEDS],
+    "parts/replay": [f"parts/{seed}_replay" for seed in SEEDS],
+}
+RUNS = [run for run in WHOLE if (run / "report.md").exists()]
 # What each folder says, and those of its rows that name a method, its report and three scores.
 PAGES = [page for page in sorted(RESULTS.rglob("README.md")) if page.parent != RESULTS]
 REPORT_ROW = r"^\| .* \| \[([^]|]*)\]\(([^)]*report\.md)\) \| (.*) \|$"
 
 
-def test_there_are_runs():
+def test_there_are_runs_and_all_are_reported():
     assert RESULTS / "mini" in RUNS
+    assert {*WHOLE} == {*RUNS, *(RESULTS / run for runs in COMPARED.values() for run in runs)}
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: str(run.relative_to(RESULTS)))
@@ -77,7 +86,7 @@ def test_every_folder_of_records_is_in_the_index():
         assert any(page.parent in records.parents for page in PAGES), records
 
 
-@pytest.mark.parametrize(("compared", "runs"), [("controls/rates", ("controls/gentle", "mini"))])
+@pytest.mark.parametrize(("compared", "runs"), COMPARED.items())
 def test_a_comparison_is_what_the_records_of_its_runs_say(compared, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "_save", lambda *arguments: None)
     monkeypatch.setattr(build.page, "page", lambda *arguments: "")

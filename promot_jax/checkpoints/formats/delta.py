@@ -2,7 +2,7 @@
 
 A folder has `delta.json`, which names the leaves and says what they must have been, and
 `delta.npz`, with PATH:places, the changed entries of a leaf as it lies in memory, and PATH:values,
-what is added there. Deltas of one base add up (Ansell et al. 2022, arXiv 2110.07560).
+what is added there. Deltas of one base add up (Ansell et al. 2022, arXiv 2110.07560) or are merged.
 """
 
 import dataclasses
@@ -20,6 +20,9 @@ from promot_jax.base.errors import UserError, first_line
 
 ABOUT, ARRAYS = "delta.json", "delta.npz"
 VERSION = 1
+# How several deltas become one change.
+SUM, MEAN, TIES = "sum", "mean", "ties"
+TIES_DENSITY = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,28 +127,88 @@ def read(path: str) -> dict[str, Change]:
     return changes
 
 
-def added(leaves: Mapping[str, Any], paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def added(
+    leaves: Mapping[str, Any], paths: Sequence[str], by: str = SUM
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the path and the new value of each leaf that deltas change, float32.
 
     Args:
       leaves: {path: leaf} of the base.
       paths: folders of deltas; all are of this base.
+      by: see `merged`.
 
     Raises:
-      UserError: a delta of another model, or a damaged one.
+      UserError: a delta of another model, or a damaged one; no such `by`.
     """
-    deltas = {path: read(path) for path in paths}
-    for path, changes in deltas.items():
+    merging(by)
+    deltas = [read(path) for path in paths]
+    for path, changes in zip(paths, deltas, strict=True):
         for name, change in changes.items():
             _check(path, name, change, leaves)
-    for name in dict.fromkeys(name for changes in deltas.values() for name in changes):
+    for name in dict.fromkeys(name for changes in deltas for name in changes):
         leaf = np.asarray(leaves[name], np.float32)
+        changed = [changes[name] for changes in deltas if name in changes]
         # Rounded once, so that their order does not matter.
-        total = leaf.reshape(-1).astype(np.float64)
-        for changes in deltas.values():
-            if name in changes:
-                total[changes[name].places] += changes[name].values
+        total = leaf.reshape(-1) + merged(changed, leaf.size, len(deltas), by)
         yield name, total.astype(np.float32).reshape(leaf.shape)
+
+
+def merged(changes: Sequence[Change], size: int, count: int, by: str = SUM) -> np.ndarray:
+    """Returns one change of a leaf, float64 `[size]`.
+
+    Args:
+      changes: those that deltas make to it.
+      size: of the leaf.
+      count: of the deltas, also of those that leave it alone.
+      by: `sum`; `mean`, that of the models they lead to (Wortsman et al. 2022, arXiv 2203.05482);
+        `ties` or `ties:DENSITY`, of the largest share of each the mean of those that have the sign
+        of their sum (Yadav et al. 2023, arXiv 2306.01708). DENSITY is 0.2 by default.
+    """
+    how, density = merging(by)
+    total = np.zeros(size)
+    if how != TIES:
+        for change in changes:
+            total[change.places] += change.values
+        return total / count if how == MEAN else total
+    kept = [_largest(change, int(density * size)) for change in changes]
+    for places, values in kept:
+        total[places] += values
+    sign = np.where(total >= 0, 1.0, -1.0)
+    total, agreeing = np.zeros(size), np.zeros(size)
+    for places, values in kept:
+        agrees = np.sign(values) == sign[places]
+        total[places[agrees]] += values[agrees]
+        agreeing[places[agrees]] += 1
+    return total / np.maximum(agreeing, 1)
+
+
+def _largest(change: Change, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns places and values of the largest entries of a change; of equally large ones all."""
+    sizes = np.abs(change.values)
+    if not count:
+        return change.places[:0], change.values[:0].astype(np.float64)
+    least = np.partition(sizes, -count)[-count] if count < len(sizes) else 0.0
+    kept = sizes >= least
+    return change.places[kept], change.values[kept].astype(np.float64)
+
+
+def merging(by: str) -> tuple[str, float]:
+    """Returns how deltas are merged, and the density of TIES.
+
+    Raises:
+      UserError: no such way.
+    """
+    how, colon, density = by.partition(":")
+    try:
+        share = float(density) if colon else TIES_DENSITY
+    except ValueError:
+        share = -1.0
+    if how not in (SUM, MEAN, TIES) or (colon and how != TIES) or not 0 < share <= 1:
+        raise UserError(
+            f"{by!r} is no way to merge deltas; give sum, mean, ties or ties:DENSITY, of which "
+            "DENSITY is above 0 and at most 1"
+        )
+    return how, share
 
 
 def _check(path: str, name: str, change: Change, leaves: Mapping[str, Any]) -> None:

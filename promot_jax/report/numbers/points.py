@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from promot_jax.report.numbers.scores import Spread
 from promot_jax.report.numbers.tables import Table, share_name, shots_name
-from promot_jax.report.records.records import MethodRecord, Records, Result, TaskRecord
+from promot_jax.report.records.records import (
+    TO_THE_END,
+    MethodRecord,
+    Records,
+    Result,
+    TaskRecord,
+)
 
 TITLE = "Between start and end"
-# What these make at 1 is the end itself.
-TO_THE_END = ("interpolation", "adapter_scale")
 
 Found = Mapping[str, Mapping[int | None, Result]]
 
@@ -41,7 +45,8 @@ class Curve:
 def curves(records: Records, target: TaskRecord, shots: int) -> list[Curve]:
     """Returns the curves of all methods that have some, with the ends that they lead to.
 
-    A seed counts at a point where the target and all unseen tasks are scored.
+    A seed counts at a point where the target and all unseen tasks are scored. A curve to an end
+    that several methods share is that of the first.
 
     Args:
       records: the run.
@@ -52,7 +57,7 @@ def curves(records: Records, target: TaskRecord, shots: int) -> list[Curve]:
     for point in records.points:
         at = scored.setdefault((point.method, point.transform), {}).setdefault(point.at, {})
         at.setdefault(point.task, {})[point.seed] = point.result
-    found = []
+    found: list[Curve] = []
     for method in records.methods:
         for (name, transform), points in scored.items():
             if name != method.name:
@@ -61,9 +66,22 @@ def curves(records: Records, target: TaskRecord, shots: int) -> list[Curve]:
             values = {at: seeds for at, seeds in values.items() if seeds}
             if values and transform in TO_THE_END and (end := ends(records, method, target, shots)):
                 values[1.0] = end
-            if values:
-                found.append(Curve(method, transform, dict(sorted(values.items()))))
+            curve = Curve(method, transform, dict(sorted(values.items())))
+            if values and not any(_same(curve, other) for other in found):
+                found.append(curve)
     return found
+
+
+def _same(curve: Curve, other: Curve) -> bool:
+    """Whether two methods with the same stages have the same points; the ends may be scored apart.
+
+    With the same stages they may still be asked otherwise.
+    """
+    if (curve.method.stages, curve.transform) != (other.method.stages, other.transform):
+        return False
+    return curve.transform in TO_THE_END and all(
+        curve.points.get(at) == seeds for at, seeds in other.points.items() if at != 1
+    )
 
 
 def ends(
@@ -91,28 +109,6 @@ def values_of(
         mean = statistics.fmean(result.score for result in kept.values())
         values[seed] = Values(learned.score, mean, share)
     return values
-
-
-def with_own_points(records: Records) -> Records:
-    """Returns the records with the first point of each method whose end is another's.
-
-    Such are methods that add nothing but what is made afterwards; their own scores are a point's.
-    """
-    results, told = dict(records.results), set()
-    for method in records.methods:
-        own = [
-            point
-            for point in records.points
-            if point.method == method.name and point.transform not in TO_THE_END
-        ]
-        if method.stages in told and own:
-            first = own[0]
-            for point in own:
-                if (point.transform, point.at) == (first.transform, first.at):
-                    kept = results.get((method.name, point.task), {})
-                    results[method.name, point.task] = kept | {point.seed: point.result}
-        told.add(method.stages)
-    return dataclasses.replace(records, results=results)
 
 
 def table(records: Records) -> Table | None:

@@ -9,6 +9,9 @@ from promot_jax.report.records.records import MethodRecord, Records, TaskRecord
 
 # So many groups of methods are named one by one; of the others only how many there are.
 _TIERS = 4
+# A group of more methods than this is named by half as many and its lowest score.
+_NAMED = 4
+_EQUAL = ", equal"
 
 
 def sentences(records: Records) -> list[str]:
@@ -122,11 +125,16 @@ def _ranking(
     ranked = tiers(known)
     texts = []
     for tier in ranked:
+        few = tier if len(tier) <= _NAMED else tier[: _NAMED // 2]
         names = [
             f"{label} ({known[label]}{unit}{_change(known[label], (bases or {}).get(label))})"
-            for label in tier
+            for label in few
         ]
-        texts.append(joined(names) + _relation([known[label] for label in tier]))
+        relation = _relation([known[label] for label in tier])
+        if few is not tier:
+            lowest = "" if relation == _EQUAL else f" (down to {known[tier[-1]]}{unit})"
+            names.append(f"{len(tier) - len(few)} others{lowest}")
+        texts.append(joined(names) + relation)
     if len(known) == 1:
         return f"{subject} known for {texts[0]} only."
     if len(ranked) == 1:
@@ -165,7 +173,7 @@ def _relation(tier: list[Spread]) -> str:
         return ""
     means = [spread.mean for spread in tier]
     if max(means) - min(means) < scores.PRINTED_STEP:
-        return ", equal"
+        return _EQUAL
     if all(scores.level(a, b) for a in tier for b in tier):
         return ", level within the spread"
     return ", each level with the next within the spread"

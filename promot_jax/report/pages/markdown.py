@@ -26,11 +26,7 @@ def markdown(records: Records, figures: list[Figure]) -> str:
     if notes:
         parts.append("**What is missing**\n\n" + "\n".join(f"- {_escaped(note)}" for note in notes))
     if records.results:
-        table = (
-            by_method(points.with_own_points(records), whole=True)
-            if frontier.many(records)
-            else None
-        )
+        table = by_method(records, whole=True) if frontier.many(records) else None
         shown = _comparison(table) if table else _scores(records)
         parts += ["## Results", _escaped(facts.scores_caption(records)), shown]
     for table in frontier.tables(records):

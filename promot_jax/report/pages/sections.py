@@ -32,7 +32,7 @@ def between(records: Records, places: dict[str, int]) -> str:
 def results(records: Records, places: dict[str, int]) -> str:
     """Returns caption and table of results, with a method a line."""
     table = dataclasses.replace(
-        by_method(points.with_own_points(records), whole=True),
+        by_method(records, whole=True),
         caption=facts.scores_caption(records),
     )
     return _table(table, places)

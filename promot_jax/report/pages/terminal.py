@@ -22,7 +22,7 @@ def terminal_table(records: Records) -> str:
     with the average of the unseen tasks alone.
     """
     if frontier.many(records):
-        return _aligned_table(by_method(points.with_own_points(records), whole=False))
+        return _aligned_table(by_method(records, whole=False))
     lines = _lines(score_table(records))
     width = min(max(len(label) for label, _ in filter(None, lines)), WIDTH - _COLUMN - _GAP)
     fitting = (WIDTH - width) // (_COLUMN + _GAP)

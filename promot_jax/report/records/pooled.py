@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from promot_jax.report.records.records import Records, number
+from promot_jax.report.records.records import MethodRecord, Records, number
 
 # What may differ: lines of config.gin, with those that go on from them.
 _OWN = re.compile(r"^(SEEDS|MODEL_DIR|REUSE) =.*\n(?:[ \t)].*\n)*", re.MULTILINE)
@@ -27,9 +27,14 @@ def _fits(run: Records, group: Sequence[Records]) -> bool:
     return (
         bool(run.configuration)
         and _OWN.sub("", run.configuration) == _OWN.sub("", first.configuration)
-        and (run.methods, run.targets, run.tasks) == (first.methods, first.targets, first.tasks)
+        and _of(run.methods, "") == _of(first.methods, "")
+        and (run.targets, run.tasks) == (first.targets, first.tasks)
         and not taken & {*run.seeds}
     )
+
+
+def _of(methods: Sequence[MethodRecord], run: str) -> tuple[MethodRecord, ...]:
+    return tuple(dataclasses.replace(method, run=run) for method in methods)
 
 
 def _one(group: Sequence[Records]) -> Records:
@@ -41,7 +46,9 @@ def _one(group: Sequence[Records]) -> Records:
             results[key] = found | results.get(key, {})
     seconds = [number(run.about.get("seconds")) for run in group]
     ends = [run.about.get("finished") for run in group]
+    name = ", ".join(dict.fromkeys(str(run.about.get("experiment")) for run in group))
     about = first.about | {
+        "experiment": name,
         "command": f"{first.about.get('command')}, and so for each seed",
         "seconds": None if None in seconds else sum(seconds),
         "finished": max(map(str, ends)) if all(ends) else None,
@@ -49,6 +56,7 @@ def _one(group: Sequence[Records]) -> Records:
     return dataclasses.replace(
         first,
         about=about,
+        methods=_of(first.methods, name),
         seeds=tuple(sorted(seed for run in group for seed in run.seeds)),
         results=results,
         samples=tuple(sample for run in group for sample in run.samples),

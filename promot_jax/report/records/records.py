@@ -15,6 +15,9 @@ from promot_jax.base.errors import UserError
 from promot_jax.experiment.run_folder import RunFolder
 from promot_jax.experiment.stage_folder import StageFolder
 
+# Transforms that make the end itself at 1.
+TO_THE_END = ("interpolation", "adapter_scale")
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskRecord:
@@ -218,6 +221,7 @@ def read(run_dir: str | pathlib.Path) -> Records:
     points = _read_points(folder, {m.name for m in methods}, {*targets, *tasks}, notes)
     samples = _read_samples(folder, notes)
     stages = _read_stages(folder, methods, notes)
+    results |= _made_of_others(methods, points, results)
     return Records(
         folder=folder.path,
         about=about,
@@ -320,6 +324,24 @@ def _read_points(
             key = (method, seed, str(transform), at, task)
             found[key] = PointRecord(*key, _result(row, task, score))
     return tuple(found.values())
+
+
+def _made_of_others(
+    methods: Sequence[MethodRecord], points: Sequence[PointRecord], results: dict
+) -> dict:
+    """Returns the results of methods that train nothing of their own, but make of another's end.
+
+    Theirs are those of the first point that they make.
+    """
+    found, told = {}, set()
+    for method in methods:
+        own = [p for p in points if p.method == method.name and p.transform not in TO_THE_END]
+        for point in own if method.stages in told else ():
+            if (point.transform, point.at) == (own[0].transform, own[0].at):
+                key = method.name, point.task
+                found.setdefault(key, dict(results.get(key, {})))[point.seed] = point.result
+        told.add(method.stages)
+    return found
 
 
 def _read_samples(folder: RunFolder, notes: list[str]) -> tuple[Sample, ...]:
