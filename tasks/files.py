@@ -39,6 +39,7 @@ class Data:
       template, target: texts with fields in braces.
       metric: by which the answers are scored.
       chat: makes rows of chat, in place of the two texts.
+      weights: column of weights that rows keep if they have it.
     """
 
     train: str
@@ -48,6 +49,7 @@ class Data:
     metric: Metric
     test: str | None
     chat: chat_files.Filled | None = None
+    weights: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -195,6 +197,7 @@ def task(
     chat_template: chat_files.ReadTemplate | None = None,
     turns: str = "all",
     system: str | None = None,
+    weights: str | None = None,
 ) -> str:
     """Registers a task of files; equal arguments and rows give the same task again.
 
@@ -215,6 +218,7 @@ def task(
       shots: exemplars from `train` before each input.
       chat_template: of the model, for rows of chat, which need no other template.
       turns, system: of rows of chat, see `chat_files.chat`.
+      weights: column that rows may have, of pairs of a text of the target and how much it counts.
 
     Returns:
       The name of the task.
@@ -234,7 +238,8 @@ def task(
     train = row_sets.chosen(train, row_sets.TRAIN)
     evaluation = row_sets.chosen(evaluation, row_sets.EVALUATION)
     test = test and row_sets.chosen(test, row_sets.TEST)
-    data = Data(train, evaluation, template or "", target or "", _named(metric), test, chat)
+    texts = template or "", target or ""
+    data = Data(train, evaluation, *texts, _named(metric), test, chat, weights)
     source = RowSource(data, checksum or data.checksum(), shots)
     full_name = f"{name}_{source.checksum[:8]}" + (f"_{shots}shot" if shots else "")
     # What is known of the rows that are registered already stays known.
@@ -319,7 +324,7 @@ class Postprocess:
 def _read(data: Data, stamps: str) -> _Read:
     del stamps
     files = {
-        file: own_rows.read(file, data.template, data.target, data.metric, data.chat)
+        file: own_rows.read(file, data.template, data.target, data.metric, data.chat, data.weights)
         for file in data.files
     }
     evaluation = files[data.evaluation]

@@ -19,7 +19,7 @@ from promot_jax.base.errors import UserError
 from promot_jax.data import row_store
 from promot_jax.data.metrics import Metric
 from promot_jax.data.row_store import Stored
-from promot_jax.tasks import chat_files, row_sets, row_templates, templates
+from promot_jax.tasks import chat_files, row_sets, row_templates, row_weights, templates
 from promot_jax.tasks.row_files import Record
 
 # Of what is kept; another number is written anew.
@@ -38,7 +38,7 @@ _COARSE = 2
 class OwnRows:
     """The rows of a file in their order; `rows[i]` has `inputs`, `targets` and `answers`.
 
-    One of chat has `messages` too, and `tools` if there are any.
+    One of chat has `messages` too, and `tools` if there are any; others may have a column more.
     """
 
     def __init__(self, stored: Stored, first: int = 0, step: int = 1):
@@ -135,7 +135,12 @@ def _rows(stored: Sequence[list[Any]]) -> list[dict[str, Any]]:
 
 
 def read(
-    path: str, template: str, target: str, metric: Metric, chat: chat_files.Filled | None = None
+    path: str,
+    template: str,
+    target: str,
+    metric: Metric,
+    chat: chat_files.Filled | None = None,
+    weights: str | None = None,
 ) -> OwnRows:
     """Returns the rows of a file, or of one split of a data set.
 
@@ -144,6 +149,7 @@ def read(
       template, target: texts with fields in braces.
       metric: by which answers are scored.
       chat: makes rows of chat, in place of the two texts.
+      weights: column of weights that rows keep if they have it, see `row_weights`.
 
     Raises:
       UserError: a file, a line or a template that cannot be used, or a file without rows.
@@ -151,6 +157,9 @@ def read(
     filled = chat or row_templates.Templates(template, target, metric.several_answers)
     about = [template, target, metric.several_answers, metric.classes]
     about += chat.about if chat else []
+    if weights and not chat:
+        filled = row_weights.Weighted(filled, weights)
+        about.append(weights)
 
     def write(writer: row_store.Writer) -> Mapping[str, Any]:
         rows = map(filled.rows, _chunks(row_sets.records(path)))
