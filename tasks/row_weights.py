@@ -62,7 +62,7 @@ class Weighted:
     def _pairs(self, where: str, record: Mapping[str, Any], target: str) -> list[Pair]:
         field = f"{where}: field {self._column!r}"
         value = record[self._column]
-        if isinstance(value, str) and not isinstance(value, Number):
+        if isinstance(value, str) and not _is_number(value):
             try:
                 value = json.loads(value)
             except ValueError:
@@ -87,16 +87,20 @@ _MEND = 'give pairs of a text of the target and its weight, such as [["Paris", 2
 
 def _split(pair: Any, field: str) -> Pair:
     """Returns a text and its weight."""
-    parts = list(pair.values()) if isinstance(pair, dict) else pair
+    parts = sorted(pair.values(), key=_is_number) if isinstance(pair, dict) else pair
     if not isinstance(parts, list | tuple) or len(parts) != 2:
         raise UserError(f"{field} has {json.dumps(pair, default=str)[:60]}; {_MEND}")
     text, weight = parts
-    if not isinstance(text, str) or isinstance(text, Number) or not text:
+    if not isinstance(text, str) or _is_number(text) or not text:
         raise UserError(f"{field} has {json.dumps(text, default=str)[:60]} for a text; {_MEND}")
-    kinds = (int, float, decimal.Decimal, Number)
-    number = float(weight) if isinstance(weight, kinds) and not isinstance(weight, bool) else -1
+    number = float(weight) if _is_number(weight) else -1
     if not math.isfinite(number) or number < 0:
         raise UserError(
             f"{field}: the weight of {text!r} is {str(weight)[:60]}; give a number, at least 0"
         )
     return text, number
+
+
+def _is_number(value: Any) -> bool:
+    kinds = (int, float, decimal.Decimal, Number)
+    return isinstance(value, kinds) and not isinstance(value, bool)

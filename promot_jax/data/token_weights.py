@@ -80,8 +80,12 @@ class Given:
         """See `TokenWeights`.
 
         Raises:
-          UserError: a row without the column, or a text that does not stand in its targets.
+          UserError: a row of chat or without the column, or a text that is not in its targets.
         """
+        if "messages" in row:
+            raise UserError(
+                "given_weights reads rows that templates fill, not rows of chat; leave it out"
+            )
         if self.column not in row:
             raise UserError(
                 f"a row has no column {self.column!r}; it has {', '.join(sorted(row))}; give each "

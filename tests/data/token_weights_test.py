@@ -58,6 +58,8 @@ def test_rows_bring_weights_of_texts():
         Given()({"token_weights": [["peru", 2.0], ["mali", 2.0]]}, tokens, WORDS)
     with pytest.raises(UserError, match="a row has no column 'token_weights'; it has a; give"):
         Given()({"a": 1}, tokens, WORDS)
+    with pytest.raises(UserError, match="rows that templates fill, not rows of chat"):
+        Given()({"messages": [], "token_weights": [["to", 0.5]]}, tokens, WORDS)
 
 
 @dataclasses.dataclass(frozen=True)

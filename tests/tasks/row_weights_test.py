@@ -27,7 +27,7 @@ def written(folder, kind, rows):
             table.writerows(row | {"w": json.dumps(row["w"])} for row in rows)
     else:
         objects = [
-            row | {"w": [{"text": text, "weight": float(weight)} for text, weight in row["w"]]}
+            row | {"w": [{"by": float(weight), "text": text} for text, weight in row["w"]]}
             for row in rows
         ]
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(objects), path)

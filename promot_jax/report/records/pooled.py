@@ -46,7 +46,7 @@ def _one(group: Sequence[Records]) -> Records:
             results[key] = found | results.get(key, {})
     seconds = [number(run.about.get("seconds")) for run in group]
     ends = [run.about.get("finished") for run in group]
-    name = ", ".join(dict.fromkeys(str(run.about.get("experiment")) for run in group))
+    name = ", ".join(dict.fromkeys(run.about.get("experiment") or run.folder.name for run in group))
     about = first.about | {
         "experiment": name,
         "command": f"{first.about.get('command')}, and so for each seed",
