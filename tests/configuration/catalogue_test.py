@@ -7,6 +7,7 @@ import pytest
 from promot_jax import configuration
 from promot_jax.base.errors import UserError
 from promot_jax.configuration import methods
+from promot_jax.data import tasks
 from promot_jax.data.token_weights import ByPattern, Given
 from promot_jax.models.attached import Attached
 from promot_jax.training import objectives
@@ -129,6 +130,18 @@ def test_a_prompt_teaches_by_methods_and_by_parts():
     assert drawn.stages[1].objective == (objectives.OnPolicy(0.5),)
     (_, last), targets = attached.stages, attached.targets
     assert (last.prompt, last.teacher, targets) == ("rte", None, Attached())
+
+
+def test_words_stand_in_front_of_exemplars():
+    chosen = "METHODS=('in_context',)", "IN_CONTEXT_SHOTS=1", "IN_CONTEXT_PREAMBLE='Two\\nlines.'"
+    found = parsed(*chosen, files=["methods/in_context.gin"])
+    (method,) = found.selected
+    (asked,) = method.asked
+    row = tasks.get(asked.task).source.rows("test")[0]
+    assert row["inputs"].startswith("Two\nlines.\n\n")
+    bare = parsed("METHODS=('in_context',)", "IN_CONTEXT_SHOTS=1", files=["methods/in_context.gin"])
+    (plain,) = bare.selected[0].asked
+    assert asked.task_feature_lengths["inputs"] == plain.task_feature_lengths["inputs"] + 10
 
 
 def test_parts_that_read_rows_of_their_own_or_weights_in_rows_need_to_be_told_which():
