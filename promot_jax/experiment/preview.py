@@ -27,6 +27,8 @@ SPLITS = ("train", "validation", "test")
 LIMIT = 10_000
 # Rows of a person's own files whose oracle is asked.
 ORACLE_ROWS = 100_000
+# Rows whose weights of targets are looked at.
+WEIGHED_ROWS = 100
 BRACKETS = " ".join(MARKS)
 
 
@@ -155,6 +157,7 @@ class Preview:
             lines += [f"  | {line}" for line in self._shown(chat, first, lengths)]
         for inputs, targets in seen["train"].first if chat is None else ():
             lines += ["", f"  input   {_short(inputs)}", f"  target  {_short(targets)}"]
+        lines += self._weighted(task.name, lengths)
         if _has_classes(task):
             lines += ["", _classes(seen["train"])]
         lines += ["", *_length_table(sizes, lengths)]
@@ -166,6 +169,22 @@ class Preview:
             lines += ["", _oracle(found, len(rows), whole)]
             warnings += _below(found, task.metric)
         return [*lines, *(f"warning: {text}" for text in warnings), ""]
+
+    def _weighted(self, name: str, lengths: Mapping[str, int]) -> list[str]:
+        """Says how much targets count, where a method that runs weighs them row by row."""
+        found, lines = tasks.get(name), []
+        stages = [stage for m in self._experiment.selected for stage in m.stages]
+        for find in dict.fromkeys(stage.weights_in_rows.get(name) for stage in stages):
+            if find is not None:
+                train = _rows(name, ("train",))["train"]
+                rows = [train[number] for number in range(min(len(train), WEIGHED_ROWS))]
+                encoded = found.encode(rows, self._vocabulary, lengths)
+                weights = np.concatenate(
+                    [find(*pair, self._vocabulary) for pair in zip(rows, encoded, strict=True)]
+                )
+                what = f"{weights.min():g} to {weights.max():g}, mean {weights.mean():.2f}"
+                lines += ["", f"  weights of targets in the first {len(rows)} rows: {what}"]
+        return lines
 
     def _oracle_rows(self, name: str, splits: Sequence[str]) -> list[Row]:
         """Returns rows whose oracle is asked, the first of each split."""

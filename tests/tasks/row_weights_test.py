@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from promot_jax import cli
 from promot_jax.base.errors import UserError
 from promot_jax.data import metrics, tasks
 from promot_jax.data.token_weights import Given
@@ -107,3 +108,13 @@ def test_weights_of_all_rows_are_kept_in_order_of_their_rows(tmp_path):
     for row in found.many(0, len(found)):
         ((text, weight),) = row["w"]
         assert (row["targets"], weight) == (f"answer {text}", float(text))
+
+
+def test_the_preview_says_what_targets_weigh_or_that_a_row_does_not(tmp_path, capsys):
+    path = written(tmp_path, "jsonl", ROWS)
+    given = ["run", "your_data", "--train", path, "--eval", path, "--template", "{q}", "--preview"]
+    given += ["--target", "{a}", "--metric", "exact_match", "--methods", "given_weights"]
+    assert cli.main([*given, "--gin.TOKEN_WEIGHTS_COLUMN='w'"]) == 0
+    assert "weights of targets in the first 4 rows: 0 to 3, mean" in capsys.readouterr().out
+    assert cli.main(given) == 2
+    assert "a row has no column 'token_weights'" in capsys.readouterr().err
