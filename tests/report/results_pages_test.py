@@ -19,7 +19,7 @@ TABLES = sorted(path.stem for path in PAPER.glob("table-*.md"))
 # Runs whose records are here as a whole; of others there is the report alone.
 WHOLE = sorted(path.parent for path in RESULTS.rglob("run.json") if any(path.parent.glob("seed_*")))
 # Reports of several runs, some of which have none of their own.
-SEEDS = range(10, 13)
+SEEDS = range(10, 15)
 COMPARED = {
     "controls/rates": ("controls/gentle", "mini"),
     "parts": [f"parts/{seed}" for seed in SEEDS],
