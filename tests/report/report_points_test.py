@@ -147,6 +147,15 @@ def test_what_is_made_of_anothers_end_has_its_own_scores_everywhere(run):
         ("promot", "interpolation", [0.5, 1.0]),
         ("ties", "ties", [1.0, 2.0]),
     ]
+    # With the same stages it is asked otherwise, and one point is another.
+    lines = [json.loads(line) for line in (run / "curves.jsonl").read_text().splitlines()]
+    (place,) = (
+        i for i, line in enumerate(lines)
+        if (line["method"], line.get("at"), line["seed"], line["task"]) == ("ties", 0.5, 0, "rte")
+    )  # fmt: skip
+    lines[place]["score"] += 1
+    write_lines(run / "curves.jsonl", lines)
+    assert ("ties", "interpolation") in {(c.method.name, c.transform) for c in curves_of(run)}
 
 
 def test_the_figure_draws_the_curves(run):

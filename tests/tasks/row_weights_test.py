@@ -75,6 +75,7 @@ def test_rows_without_the_column_are_as_without_the_setting(tmp_path):
 @pytest.mark.parametrize(
     ("value", "line"),
     [
+        ("", "no field 'w', unlike the rows before it; give it to all rows or to none"),
         (None, "no field 'w', unlike the rows before it; give it to all rows or to none"),
         ("[[1", "field 'w' is no JSON; give pairs of a text of the target"),
         ({"7": 1}, "field 'w' is no list; give pairs"),
@@ -91,10 +92,7 @@ def test_rows_without_the_column_are_as_without_the_setting(tmp_path):
     ],
 )
 def test_weights_that_are_none_are_one_line(tmp_path, value, line):
-    wrong = {**ROWS[1], "w": value}
-    path = written(
-        tmp_path, "jsonl", [ROWS[0], wrong if value is not None else {**ROWS[1], "w": ""}]
-    )
+    path = written(tmp_path, "jsonl", [ROWS[0], ROWS[1] | {"w": value}])
     with pytest.raises(UserError) as caught:
         split(path, path)
     assert str(caught.value).startswith(f"{path}, line 2: ")
