@@ -329,6 +329,12 @@ class Stage:
         tx = parts[0] if len(parts) == 1 else optax.chain(*parts)
         return tx if self.selection is None else self.selection.around(tx)
 
+    def place(self, opt_state: optax.OptState, trainable: Tree) -> Tree:
+        """Returns where its gradients are taken, see `Selection.place`."""
+        if self.selection is None:
+            return trainable
+        return self.selection.place(opt_state, trainable)
+
     def attached_for(self, task: str) -> Attached:
         """Returns what is attached to the rows of a task of the mixture, or of its replay.
 

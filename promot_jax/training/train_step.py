@@ -33,9 +33,9 @@ def make_train_step(
     """Returns `(state, batch, rng) -> (state, metrics)`; `state` is donated but for frozen leaves.
 
     `model` is the bare one; what trains is `stage.model` of it.
-    Gradients are taken with respect to `state.trainable` alone, and added up over the stage's
-    microbatches. `rng` is the stage's key: the dropout of a step depends on it and on the step's
-    number only. Metrics are device scalars: `loss` (the cross-entropy, a mean per target token),
+    Gradients are taken with respect to `state.trainable` alone, at `Stage.place`, and added up over
+    the stage's microbatches. `rng` is the stage's key: the dropout of a step depends on it and on
+    the step's number only. Metrics are device scalars: `loss` (the cross-entropy, a mean per target token),
     `accuracy` (of teacher-forced tokens) and `grad_norm`; with objectives those of
     `objectives.total`, too.
     """
@@ -43,7 +43,8 @@ def make_train_step(
 
     def train_step(state, frozen, reference, batch, rng):
         step_rng = jax.random.fold_in(rng, state.step)
-        batch = _as_written(stage, model, trees.combine(state.trainable, frozen), batch, step_rng)
+        place = stage.place(state.opt_state, state.trainable)
+        batch = _as_written(stage, model, trees.combine(place, frozen), batch, step_rng)
         start = stage.start(reference, frozen, bare)
         teacher = teaching.teacher(stage, reference, frozen, bare)
         count = _count(batch)
@@ -76,7 +77,7 @@ def make_train_step(
 
         differentiate = jax.value_and_grad(mean_loss, has_aux=True)
         (_, metrics), gradients = _accumulate(
-            lambda part, rng: differentiate(state.trainable, part, rng),
+            lambda part, rng: differentiate(place, part, rng),
             (_as_read(stage, batch, state.step, step_rng), batch),
             step_rng if stage.dropout_rate else None,
             stage.microbatches,

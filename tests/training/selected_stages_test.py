@@ -89,6 +89,25 @@ def test_entries_drawn_once_are_in_the_checkpoint(tmp_path):
         np.testing.assert_array_equal(new[path] != old[path], mask, err_msg=path)
 
 
+def test_an_averaged_stage_hands_on_the_average_and_goes_on_with_its_iterates(tmp_path):
+    iterates, scores = [], range(5)
+    plain = tiny.stage(optimizer=ADAMW, eval_period=1)
+    run_stage(tmp_path / "plain", plain, scores=scores, evaluations=iterates)
+    averages, expected = [], iterates[0]
+    for newest in iterates:
+        expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, newest)
+        averages.append(expected)
+    stage, found = selected(selections.Average(0.75), eval_period=1), []
+    shorter = dataclasses.replace(stage, steps=2)
+    run_stage(tmp_path / "parts", shorter, scores=scores, evaluations=found)
+    (tmp_path / "parts" / "stage.json").unlink()
+    end = run_stage(tmp_path / "parts", stage, scores=scores[3:], evaluations=found)
+    assert len(found) == len(averages) == 5
+    for one, other in zip([*found, end], [*averages, averages[-1]], strict=True):
+        for path, leaf in trees.flatten(other).items():
+            np.testing.assert_allclose(trees.flatten(one)[path], leaf, rtol=1e-5, atol=1e-6)
+
+
 # ---- the runner ----------------------------------------------------------------------------------
 
 

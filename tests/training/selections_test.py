@@ -366,3 +366,41 @@ def test_a_stage_before_that_trained_something_else_is_an_error():
     tree = params()
     with pytest.raises(UserError, match="the stage before changed none"):
         top_k.most_changed(tree, jax.tree.map(jnp.copy, tree), 3)
+
+
+# ---- the average of the steps --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_average_is_that_of_the_iterates_of_the_plain_optimizer(optimizer):
+    """Against float64; the iterates themselves are the plain ones bit for bit."""
+    decay, before, tx = 0.7, params(), OPTIMIZERS[optimizer]()
+    selection = selections.Average(decay)
+    around, plain = selection.around(tx), before
+    after, state, inner = before, around.init(before), tx.init(before)
+    averages = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), before)
+    for _ in range(5):
+        updates, inner = tx.update(gradients(plain), inner, plain)
+        plain = optax.apply_updates(plain, updates)
+        averages = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * np.asarray(new, np.float64),
+            averages,
+            plain,
+        )
+        place = selection.place(state, after)
+        updates, state = around.update(gradients(place), state, after)
+        after = optax.apply_updates(after, updates)
+        assert tiny.leaves_equal(state.kept, plain)
+    for path, leaf in trees.flatten(after).items():
+        np.testing.assert_allclose(leaf, trees.flatten(averages)[path], rtol=2e-6, atol=2e-7)
+    assert selection.count(state, before) == trees.count(before)
+
+
+def test_an_average_without_decay_is_the_newest_iterate():
+    before, tx = params(), OPTIMIZERS["adamw"]()
+    around = selections.Average(0.0).around(tx)
+    updates, state = around.update(gradients(before), around.init(before), before)
+    for found, newest in zip(
+        *map(jax.tree.leaves, (optax.apply_updates(before, updates), state.kept)), strict=True
+    ):
+        np.testing.assert_allclose(found, newest, rtol=1e-6, atol=1e-7)

@@ -50,6 +50,11 @@ class Selection(abc.ABC):
         `state` has the steps before this one, and the transformation's state after it.
         """
 
+    def place(self, state: SelectionState, params: Tree) -> Tree:
+        """Returns where gradients are taken, of the structure of `params`: there, mostly."""
+        del state
+        return params
+
     def around(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
         """Returns the transformation that moves what is selected, by the updates of `tx`."""
 
