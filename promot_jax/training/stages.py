@@ -124,15 +124,14 @@ class Stage:
                 "warmup",
                 "steps",
             )
-        for own in ("prompt", "lora") if self.teacher else ():
-            theirs = self.teacher.prompt if own == "prompt" else self.teacher.adapters
-            if theirs is not None and getattr(self, own) not in (None, theirs):
-                raise values.Misfit(
-                    self,
-                    f"stage {self.name!r}: {{{own}}}, and its teacher has another one; give both "
-                    "the same, or leave out that of the stage",
-                    own,
-                )
+        taught = self.teacher and self.teacher.adapters
+        if taught is not None and self.lora not in (None, taught):
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r}: {{lora}}, and its teacher has another one; give both the "
+                "same, or leave out that of the stage",
+                "lora",
+            )
         if (self.prompt is not None or self.prompts) and self.prompt_length < 1:
             raise values.Misfit(
                 self,
@@ -260,9 +259,12 @@ class Stage:
         taught = None if self.teacher is None else self.teacher.adapters
         return self.prompted(bare, attached.in_force(bare, self.lora or taught))
 
-    def prompted(self, bare: Model, adapters: Adapters | None) -> Model:
-        """Returns the model with the prompts of its rows, in order of names, and with adapters."""
-        prompts = dict.fromkeys(sorted(self.prompts), self.prompt_length)
+    def prompted(
+        self, bare: Model, adapters: Adapters | None, prompts: Sequence[str] | None = None
+    ) -> Model:
+        """Returns the model with adapters and some of its prompts, or all, in order of names."""
+        names = self.prompts if prompts is None else prompts
+        prompts = dict.fromkeys(sorted(names), self.prompt_length)
         return bare.with_lora(adapters).with_prompts(prompts, self.prompt_kind)
 
     def params(self, params: Tree, model: Model) -> Tree:

@@ -1,9 +1,12 @@
 """Who teaches a stage: the model that it starts from, with a prompt or adapters attached.
 
-Batches have the prompts of the teacher. A student that has none reads them without.
+Batches have the prompts of the stage, or where it has none that of its teacher. A student that has
+none reads them without; a teacher that has another reads its own in the same places.
 """
 
 from collections.abc import Mapping
+
+import jax.numpy as jnp
 
 from promot_jax.base import trees, values
 from promot_jax.base.errors import UserError
@@ -28,14 +31,25 @@ def as_student_reads(stage: Stage, batch: Batch) -> Batch:
 
 def as_teacher_reads(stage: Stage, batch: Batch) -> Batch:
     """Returns a batch as the teacher reads it."""
-    without = stage.teacher is not None and stage.teacher.prompt is None
-    return attached.without_prompts(batch) if without else batch
+    if stage.teacher is None:
+        return batch
+    if stage.teacher.prompt is None:
+        return attached.without_prompts(batch)
+    # It has one prompt, the first; slots of packed rows also say which row of a prompt they hold.
+    firsts = {"prompt_ids": 1, "decoder_prompts": stage.prompt_length}
+    return batch | {
+        name: jnp.where(batch[name] < 0, -1, batch[name] % first)
+        for name, first in firsts.items()
+        if name in batch
+    }
 
 
 def attached_for(stage: Stage, task: str) -> Attached:
     """Returns what the teacher reads the rows of a task with."""
-    adapters = stage.lora if stage.teacher is None else stage.teacher.adapters
-    return Attached(stage.prompt_of(task), adapters)
+    own = stage.prompt_of(task)
+    if stage.teacher is None:
+        return Attached(own, stage.lora)
+    return Attached(own and stage.teacher.prompt, stage.teacher.adapters)
 
 
 def teacher(stage: Stage, reference: Reference, frozen: Tree, model: Model) -> Start:
@@ -48,8 +62,10 @@ def teacher(stage: Stage, reference: Reference, frozen: Tree, model: Model) -> S
       model: bare model.
     """
     adapters = attached.in_force(model, _adapters(stage, frozen))
-    params = attached.only(frozen, stage.prompts, adapters)
-    return Start(stage.prompted(model, adapters), reference.leaves, params)
+    prompts = _prompts(stage)
+    params = attached.only(frozen, prompts, adapters)
+    model = stage.prompted(model, adapters, prompts)
+    return Start(model, reference.leaves, params)
 
 
 def check(stage: Stage, model: Model) -> None:
@@ -66,8 +82,9 @@ def check(stage: Stage, model: Model) -> None:
         return
     shapes, _ = stage.whole(model).shapes_and_axes()
     trained, frozen = trees.partition(shapes, stage.trainable)
-    own = stage.prompts if stage.teacher is None else (stage.teacher.prompt,)
-    moving = [f"the prompt {name!r}" for name in trees.prompts_of(trained) if name in own]
+    moving = [
+        f"the prompt {name!r}" for name in trees.prompts_of(trained) if name in _prompts(stage)
+    ]
     if stage.teacher is not None and stage.teacher.adapters and lora.adapters(trained):
         moving.append("the adapters")
     if moving:
@@ -87,6 +104,13 @@ def check(stage: Stage, model: Model) -> None:
             "alone, which is nothing; let it learn from targets too (OnPolicy.share below 1, or "
             "another gold)"
         )
+
+
+def _prompts(stage: Stage) -> tuple[str, ...]:
+    """Returns the prompts that teach."""
+    if stage.teacher is None:
+        return stage.prompts
+    return () if stage.teacher.prompt is None else (stage.teacher.prompt,)
 
 
 def _adapters(stage: Stage, frozen: Tree) -> Adapters | None:

@@ -35,8 +35,8 @@ def make_train_step(
     `model` is the bare one; what trains is `stage.model` of it.
     Gradients are taken with respect to `state.trainable` alone, at `Stage.place`, and added up over
     the stage's microbatches. `rng` is the stage's key: the dropout of a step depends on it and on
-    the step's number only. Metrics are device scalars: `loss` (the cross-entropy, a mean per target token),
-    `accuracy` (of teacher-forced tokens) and `grad_norm`; with objectives those of
+    the step's number only. Metrics are device scalars: `loss` (the cross-entropy, a mean per target
+    token), `accuracy` (of teacher-forced tokens) and `grad_norm`; with objectives those of
     `objectives.total`, too.
     """
     bare, model = model, stage.model(model)

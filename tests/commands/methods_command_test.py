@@ -29,8 +29,8 @@ def test_every_method_of_the_catalogue_is_one_line(capsys):
             re.MULTILINE,
         )
     ]
-    # It names no general rows, which these read.
-    needs = {"corda_fine_tuning", "lora_null_fine_tuning"}
+    # It names no general rows and no prompt of another task, which these read.
+    needs = {"corda_fine_tuning", "lora_null_fine_tuning", "promot_transfer", "promot_panda"}
     assert [*rows][1:] == [name for name in defined if name not in needs]
     assert rows["method"] == ["label", "cost", "trains", "stages and their steps", "source"]
     assert rows["pretrained"] == ["Pretrained", "0.00", "nothing", "-"]

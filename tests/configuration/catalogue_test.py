@@ -2,9 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from promot_jax import configuration
+from promot_jax.base import trees
 from promot_jax.base.errors import UserError
 from promot_jax.configuration import methods
 from promot_jax.data import tasks
@@ -68,8 +70,9 @@ def test_experiments_with_one_target_share_one_list(name):
     configuration.parse([configuration.experiment_file(name)])
     files = [CATALOGUE / f"{file}.gin" for file in ("single_task", "adapters", "modules")]
     text = "".join(file.read_text() for file in files)
-    # What reads general rows is there where the experiment names some.
-    needs = set() if name == "mini" else {"corda_fine_tuning", "lora_null_fine_tuning"}
+    # What reads general rows is there where the experiment names some; none names another prompt.
+    needs = {"promot_transfer", "promot_panda"}
+    needs |= set() if name == "mini" else {"corda_fine_tuning", "lora_null_fine_tuning"}
     defined = re.findall(r"^(\w+)/stages\.Method:", text, re.MULTILINE)
     assert methods.listed() == [method for method in defined if method not in needs]
 
@@ -157,6 +160,24 @@ def test_parts_that_read_rows_of_their_own_or_weights_in_rows_need_to_be_told_wh
     ]
     with pytest.raises(UserError, match="no method 'lwf' in this experiment; it needs KL_ROWS;"):
         parsed("METHODS=('lwf',)")
+
+
+def test_a_prompt_of_another_task_begins_and_teaches_the_first_stage():
+    path = "SOURCE_PROMPT_FILE='source.npy'"
+    transfer, panda = parsed(path, "METHODS=('promot_transfer', 'promot_panda')").selected
+    for method in (transfer, panda):
+        first, last = method.stages
+        with pytest.raises(UserError, match=r"prompt file source\.npy cannot be read"):
+            first.prompt_init(np.zeros((9, 4), np.float32), first.prompt_length, None)
+        assert last.prompt == first.prompt
+        assert last.teacher is None
+    first = panda.stages[0]
+    assert first.objective == (objectives.Distillation(0.1, gold="all"),)
+    assert first.teacher.prompt == "source"
+    places = [f"encoder/prompt/{name}/prompt" for name in ("source", first.prompt)]
+    assert trees.select(places, first.trainable) == {places[1]}
+    with pytest.raises(UserError, match="'promot_panda' in this experiment; it needs SOURCE_PRO"):
+        parsed("METHODS=('promot_panda',)")
 
 
 @pytest.mark.parametrize(

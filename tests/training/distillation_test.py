@@ -43,6 +43,12 @@ def strong_params():
     return trees.add_prompt(tiny.model().init(jax.random.key(0)), "rte", rows)
 
 
+def with_other_prompt(params):
+    """The same and a prompt that learns from the other one; it is the second by name."""
+    rows = np.random.default_rng(1).normal(size=(3, 16)).astype(np.float32)
+    return trees.add_prompt(params, "wic", rows)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "direction", "adapters"))
 def distances(model, params, batch, direction="forward", adapters=None):
     """How far the bare model is from the one with a prompt or adapters, of each learnt target."""
@@ -109,6 +115,39 @@ def test_without_a_prompt_the_model_learns_what_it_says_with_one():
     chosen = dataclasses.replace(chosen, weight=0.0)
     alone, _ = one_step(stage(chosen, prompt="rte"), params=params, batch=batch)
     assert abs(metrics["grad_norm"] - alone["grad_norm"]) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["t5", pytest.param("decoder", marks=pytest.mark.slow)])
+def test_a_prompt_learns_from_another(family):
+    """Against whole logits; packed rows as those of their own, and replayed rows from the start."""
+    learnt = [[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
+    batch, packed = padded_and_packed([5, 1, 9, 7], learnt, prompt_length=3)
+    model, params = (tiny.model(), strong_params()) if family == "t5" else decoder_case()
+    params, trainable = with_other_prompt(params), (".*/prompt/wic/.*",)
+    chosen = stage(Distillation(0.5, gold="all"), prompt="wic", trainable=trainable)
+    batch |= {"prompt_ids": np.array([1, 1, 1, -1], np.int32)}
+    metrics, state = one_step(chosen, model, params, batch)
+
+    def logits(name):
+        kept = trees.keep_prompts(params, (name,))
+        alone = batch | {"prompt_ids": np.minimum(batch["prompt_ids"], 0)}
+        return jax.nn.log_softmax(model.with_prompts({name: 3}).logits(kept, alone))
+
+    own, taught = (
+        np.asarray(jax.jit(logits, static_argnums=0)(name), np.float64) for name in ("wic", "rte")
+    )
+    mask = batch["decoder_loss_weights"]
+    each = (np.exp(taught) * (taught - own)).sum(-1) * mask
+    assert (each.sum(1) > 1e-5).tolist() == [True, True, True, False]
+    np.testing.assert_allclose(metrics["penalty"], 0.5 * each.sum() / mask.sum(), rtol=1e-4)
+    assert {*trees.flatten(state.trainable)} == {p for p in trees.flatten(params) if "/wic/" in p}
+    if family == "decoder":
+        whole = batch | {"prompt_ids": np.ones(4, np.int32)}
+        slots = packed["decoder_prompts"]
+        packed = packed | {"decoder_prompts": np.where(slots < 0, slots, slots + 3)}
+        found = [one_step(chosen, model, params, fields) for fields in (whole, packed)]
+        for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_adapters_teach_too():
@@ -335,9 +374,10 @@ def test_who_starts_as_the_teacher_must_learn_from_targets_too(objective, teache
         teaching.check(dataclasses.replace(chosen, objective=[other]), tiny.model())
 
 
-def test_a_row_has_room_for_one_prompt():
-    with pytest.raises(UserError, match=r"prompt = 'other'.*, and its teacher has another one"):
-        stage(Distillation(), prompt="other")
+def test_adapters_of_a_teacher_are_those_of_its_stage():
+    other = lora.Lora(".*attention/query/kernel", 2, 4.0)
+    with pytest.raises(UserError, match=r"lora = .*, and its teacher has another one"):
+        stage(Distillation(), teacher=Attached(adapters=ADAPTERS), lora=other)
     with pytest.raises(UserError, match="prompt_length = 0"):
         stage(Distillation(), prompt_length=0)
 
