@@ -13,6 +13,7 @@ from typing import Any
 import promot_jax
 from promot_jax.base.errors import UserError, explained
 from promot_jax.commands import (
+    check,
     convert,
     flags,
     generate,
@@ -32,6 +33,7 @@ ADD = (
     plan.add,
     inspect.add,
     generate.add,
+    check.add,
     convert.add_import,
     convert.add_export,
     tasks.add,
@@ -42,7 +44,7 @@ CLOSED = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    """Runs a command line; returns its exit code: 0, that of a `UserError`, 130 after Ctrl-C."""
     # Imports and traces make millions of objects that stay: searching them all again and again for
     # garbage takes a tenth of a start.
     gc.set_threshold(50_000)

@@ -4,8 +4,10 @@
 class UserError(Exception):
     """Bad input: one line that names the culprit and the mend.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with its code.
     """
+
+    code = 2
 
 
 def first_line(error: Exception) -> str:
@@ -17,7 +19,7 @@ def explained(error: BaseException) -> tuple[str, int] | None:
     """Returns the line for a person and the exit code, None for a fault of the program."""
     if isinstance(error, UserError):
         # gin adds lines about where it was when it called what failed.
-        return str(error).splitlines()[0], 2
+        return str(error).splitlines()[0], error.code
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror}", 2
     if isinstance(error, KeyboardInterrupt):

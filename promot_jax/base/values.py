@@ -53,6 +53,7 @@ Weight = Annotated[float, Range("a number of at least 0", lambda number: number 
 # Of dropout or smoothing: at 1 nothing is left.
 Share = Annotated[float, Range("a number from 0 to below 1", lambda number: 0 <= number < 1)]
 Probability = Annotated[float, Range("a number above 0, at most 1", lambda n: 0 < n <= 1)]
+Percent = Annotated[float, Range("a per cent above 0, at most 100", lambda n: 0 < n <= 100)]
 Text = Annotated[str, Range("a text that is not empty", lambda text: text.strip() != "")]
 Pattern = Annotated[str, Range("a regular expression", lambda text: text and _compiles(text))]
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -88,7 +88,7 @@ def _generate(arguments, overrides) -> None:
     else:
         flags.refuse(arguments, ("method", "at", "lora"), "goes with a run, not with --checkpoint")
         texts = arguments.words
-        model = _of_checkpoint(arguments)
+        model = models.with_adapters(arguments.checkpoint, arguments)
     model = model.with_prompt(None if arguments.prompt == "none" else arguments.prompt)
     if arguments.chat:
         model = model.for_chat(arguments.chat_template)
@@ -125,19 +125,3 @@ def _of_run(run: str, arguments):
         raise UserError(f"--at: the curve of method {method.name!r} is its adapters'; add --lora")
     model = loaded.of_run(runner, method, seed, arguments.at)
     return model.with_lora() if arguments.lora else model
-
-
-def _of_checkpoint(arguments):
-    """Returns the model of a checkpoint with its adapters."""
-    conversion = models.checkpoint_tools()
-    from promot_jax.base import partitioning
-    from promot_jax.experiment import loaded
-
-    partitioning.keep_compiled()
-    deltas, adapters, by = conversion.with_deltas_apart(arguments.adapter, arguments.merge_deltas)
-    model = loaded.of_checkpoint(arguments.checkpoint, arguments.vocabulary)
-    model = model.with_deltas(deltas, by) if deltas else model
-    for adapter in adapters:
-        name, path = conversion.named(adapter)
-        model = model.attach(path, name)
-    return model

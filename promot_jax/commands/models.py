@@ -33,6 +33,22 @@ def load(path: str, method: str | None, seed: int | None, at: float | None, voca
     return loaded.of_run(*open_run(pathlib.Path(path), method, seed), at)
 
 
+def with_adapters(path: str, arguments):
+    """Returns the `LoadedModel` of a checkpoint, with what `flags.adapters` attach to it."""
+    conversion = checkpoint_tools()
+    from promot_jax.base import partitioning
+    from promot_jax.experiment import loaded
+
+    partitioning.keep_compiled()
+    deltas, adapters, by = conversion.with_deltas_apart(arguments.adapter, arguments.merge_deltas)
+    model = loaded.of_checkpoint(path, arguments.vocabulary)
+    model = model.with_deltas(deltas, by) if deltas else model
+    for adapter in adapters:
+        name, path = conversion.named(adapter)
+        model = model.attach(path, name)
+    return model
+
+
 def open_run(run: pathlib.Path, name: str | None, seed: int | None):
     """Returns (runner, method, seed) of a finished run.
 
