@@ -107,6 +107,13 @@ TRAINING = (
         flags.number(int, values.Count),
         "evaluations without a better validation score after which a stage ends",
     ),
+    (
+        "keep",
+        "KEEP",
+        flags.number(float, values.Percent),
+        "per cent of the start's scores on unseen tasks that a checkpoint must surely keep to be "
+        "chosen; if none does, the one that keeps most",
+    ),
 )
 # These are paths, and are kept as absolute ones: a run opens from any folder.
 PATHS = ("train", "eval", "test", "checkpoint", "chat_template")

@@ -2,9 +2,7 @@
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from promot_jax.data.windows import Bucket
 from promot_jax.experiment import retention, survey
 from promot_jax.experiment.evaluation import EvalTask, Evaluation, Evaluator
 from promot_jax.experiment.loaded import LoadedModel
-from promot_jax.experiment.retention import Given, Kept, Pair
+from promot_jax.experiment.retention import Kept, Pair
 from promot_jax.experiment.survey import Sizes
 from promot_jax.models import decoding
 
@@ -147,13 +145,7 @@ def compared(
     Raises:
       UserError: the start answers next to nothing right.
     """
-    pairs = [
-        Pair(
-            functools.partial(_score, task),
-            *(Given(found.answers, found.targets) for found in both),
-        )
-        for task, *both in zip(rows.tasks, start, model, strict=True)
-    ]
+    pairs = list(map(retention.pair, rows.tasks, start, model))
     whole = retention.kept(pairs, confidence)
     found = []
     for task, pair in zip(rows.tasks, pairs, strict=True):
@@ -166,10 +158,3 @@ def compared(
         said = tuple(100 * counter[text] / len(pair) for counter in spoken)
         found.append(OfTask(task, pair, own, text, said))
     return Comparison(found, whole)
-
-
-def _score(task: EvalTask, targets: Sequence[Any], found: Sequence[str]) -> float:
-    metrics: dict[str, float] = {}
-    for metric_fn in tasks.get(task.name).metric_fns:
-        metrics |= metric_fn(targets, found)
-    return metrics[task.metric]

@@ -7,7 +7,7 @@ import jax
 
 from promot_jax.base.trees import Tree
 from promot_jax.data import metrics
-from promot_jax.experiment import attachments
+from promot_jax.experiment import attachments, retention
 from promot_jax.experiment.evaluation import EvalTask, Evaluation, Evaluator
 from promot_jax.experiment.experiment import Experiment
 from promot_jax.experiment.probes.bench import Bench, Moment
@@ -63,6 +63,8 @@ class Measurements:
             unseen = method.unseen if stage is method.stages[-1] else BARE
             answers = [(task, self._on_unseen(params, task, unseen)) for task in self._followed]
             scalars |= self._of_answers(answers)
+            if stage.keep is not None:
+                scalars |= self._kept(answers)
             for task, probe in self._probes:
                 attached = unseen
                 if task is not None:
@@ -85,6 +87,14 @@ class Measurements:
         scalars["validation/score"] = sum(scores) / len(scores)
         scalars["validation/loss"] = sum(losses) / len(losses)
         return scalars
+
+    def _kept(self, answers: Sequence[tuple[EvalTask, Evaluation]]) -> dict[str, float]:
+        """Returns the share of the start's scores on these rows, and what it is at least."""
+        pairs = [
+            retention.pair(task, self._answers_of_start(task), found) for task, found in answers
+        ]
+        kept = retention.kept(pairs)
+        return {"unseen/kept": kept.share, "unseen/kept_at_least": kept.low}
 
     @property
     def _followed(self) -> list[EvalTask]:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from promot_jax.base.errors import UserError
+from promot_jax.data import tasks
+from promot_jax.experiment.evaluation import EvalTask, Evaluation
 
 # Draws of rows behind an interval; of metrics that are no mean over rows, which cost more.
 DRAWS, COSTLY_DRAWS = 4000, 200
@@ -87,6 +89,19 @@ class Pair:
 
     def _of(self, places: Sequence[int] | None) -> tuple[float, float]:
         return self.start.scored(self.score, places), self.model.scored(self.score, places)
+
+
+def pair(task: EvalTask, start: Evaluation, model: Evaluation) -> Pair:
+    """Returns what two models answered to the same rows of a task, to be scored by its metric."""
+
+    def score(targets: Sequence, answers: Sequence) -> float:
+        found: dict[str, float] = {}
+        for metric_fn in tasks.get(task.name).metric_fns:
+            found |= metric_fn(targets, answers)
+        return found[task.metric]
+
+    given = (Given(found.answers, found.targets) for found in (start, model))
+    return Pair(score, *given)
 
 
 def _chunks(total: int, most: int) -> list[int]:

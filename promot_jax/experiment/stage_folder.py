@@ -208,6 +208,10 @@ class Course:
         lines = self._until(step)
         return max(lines, key=rank)["step"] if lines else None
 
+    def measured(self, step: int) -> dict[str, Any]:
+        """Returns what was measured of the checkpoint of a step, empty where nothing is written."""
+        return next((line for line in self._lines if line.get("step") == step), {})
+
     def without_gain(self, step: int, rank: Callable[[dict[str, float]], Any]) -> int:
         """Returns how many checkpoints until `step` came after the best one of them."""
         best = self.best(step, rank)

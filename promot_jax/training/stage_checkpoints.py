@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore", message="Sharding info not provided", module="
 
 
 # Orders checkpoints by what was measured of them, their `score`, `loss` and `step`.
-Rank = Callable[[dict[str, float]], tuple[float, float]]
+Rank = Callable[[dict[str, float]], tuple[float, ...]]
 
 
 def lower_loss(metrics: dict[str, float]) -> tuple[float, float]:
@@ -37,6 +37,22 @@ def earlier(metrics: dict[str, float]) -> tuple[float, float]:
     """Of equal target scores, the earlier step: a model forgets with each one."""
     # Checkpoints of before there was this rule do not know their step.
     return metrics["score"], -metrics.get("step", metrics["loss"])
+
+
+def keeping(promise: float, rank: Rank) -> Rank:
+    """First those that keep a promise, by a rank; then the others, by how much they keep.
+
+    Args:
+      promise: the least that is to be kept, of which checkpoints have `kept`.
+      rank: of those that do.
+    """
+
+    def order(metrics: dict[str, float]) -> tuple[float, ...]:
+        if metrics["kept"] >= promise:
+            return 1.0, *rank(metrics)
+        return 0.0, metrics["kept"], *rank(metrics)[1:]
+
+    return order
 
 
 class StageCheckpoints:
@@ -59,7 +75,7 @@ class StageCheckpoints:
         Args:
           folder: holds one sub-folder for each kept step.
           frozen: the leaves that this stage must not change.
-          rank: which checkpoint is the best, `lower_loss` or `earlier`.
+          rank: which checkpoint is the best, such as `earlier`.
           lineage: what the stage comes from, which each checkpoint says, too; None if unknown.
         """
         self._folder, self.rank, self._lineage = folder, rank, lineage

@@ -73,6 +73,8 @@ class Stage:
         the start, such as "bfloat16"; None is as they are.
       follow_unseen: also measure a sample of the unseen tasks, and the experiment's probes, at each
         evaluation.
+      keep: per cent of the start's scores on the unseen tasks that a checkpoint must have, at least
+        and surely, to be handed on before others; where none has, the one that keeps most is.
       replay: general rows that are mixed into the training rows, or None.
       teacher: what is attached to the start model where it teaches, see `objectives.Distillation`;
         None is what the stage attaches itself and does not train.
@@ -108,6 +110,7 @@ class Stage:
     selection: Annotated[Selection | None, values.LATER] = None
     objective: Annotated[Sequence[Objective], values.LATER] = ()
     reference_dtype: Annotated[values.Dtype | None, values.LATER] = None
+    keep: Annotated[values.Percent | None, values.LATER] = None
     replay: Annotated[Replay | None, values.LATER] = None
     teacher: Annotated[Attached | None, values.LATER] = None
     context: Annotated[Exemplars | Context | None, values.LATER] = None
@@ -137,6 +140,13 @@ class Stage:
                 self,
                 f"stage {self.name!r} attaches a prompt, but {{prompt_length}}; give at least 1",
                 "prompt_length",
+            )
+        if self.keep is not None and not self.follow_unseen:
+            raise values.Misfit(
+                self,
+                f"stage {self.name!r}: {{keep}}, but it does not follow the unseen tasks; set "
+                "follow_unseen, or leave it out",
+                "keep",
             )
         if sum(each.token_weights is not None for each in self.objective) > 1:
             raise values.Misfit(

@@ -159,6 +159,8 @@ def _checkpoints(run, trainable, frozen, came_from):
     # Only a stage that trains nothing but prompts cannot forget.
     prompts_alone = all(map(trees.PROMPT.fullmatch, trees.flatten(trainable)))
     rank = stage_checkpoints.lower_loss if prompts_alone else stage_checkpoints.earlier
+    if run.stage.keep is not None:
+        rank = stage_checkpoints.keeping(run.stage.keep, rank)
     kept = stage_checkpoints.StageCheckpoints(run.folder.checkpoints, frozen, rank, came_from)
     with contextlib.closing(kept):
         yield kept
@@ -197,7 +199,7 @@ def _continue(run, state, model, mesh, kept, came_from) -> tuple[TrainState, int
         raise
     best, selection = kept.best(), run.stage.selection
     moved = selection and selection.count(state.opt_state, state.trainable)
-    distributed.by_main(lambda: _write_summary(run, state, best, course.seconds, came_from, moved))
+    distributed.by_main(lambda: _write_summary(run, state, best, course, came_from, moved))
     return state, best
 
 
@@ -251,6 +253,8 @@ def _train(run, state, model, mesh, kept, course) -> TrainState:
                 scores = run.evaluate(state.params)
                 writer.write_scalars(step, scores)
                 chosen_by = {k: float(scores[f"validation/{k}"]) for k in ("score", "loss")}
+                if stage.keep is not None:
+                    chosen_by["kept"] = float(scores["unseen/kept_at_least"])
                 # First: what is saved may take the place of the best one so far.
                 if course:
                     course.note(step=step, **chosen_by)
@@ -399,7 +403,7 @@ def _mean(pending, run, step) -> dict[str, float]:
     return scalars
 
 
-def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
+def _write_summary(run, state, best_step, course, came_from, moved) -> None:
     """Writes the summary, which also marks the stage as finished."""
     steps, stopped = int(state.step), None
     if steps < run.stage.steps:
@@ -408,6 +412,12 @@ def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
             f"was better (patience {run.stage.patience})"
         )
         say(f"{run.label}: {stopped}")
+    kept = course.measured(best_step).get("kept")
+    if kept is not None and kept < run.stage.keep:
+        say(
+            f"{run.label}: no checkpoint surely keeps {run.stage.keep:g} % of the start's scores; "
+            f"that of step {best_step} keeps most, {kept:.1f} % at least"
+        )
     summary = {
         "name": run.stage.name,
         "mixture": run.stage.mixture,
@@ -418,7 +428,8 @@ def _write_summary(run, state, best_step, seconds, came_from, moved) -> None:
         "steps": steps,
         "stopped": stopped,
         "best_step": best_step,
-        "seconds": round(seconds, 1),
+        "kept": kept,
+        "seconds": round(course.seconds, 1),
         "lineage": run.folder.stages,
         "fingerprint": came_from,
         "data": DATA_PATH,
