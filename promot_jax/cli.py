@@ -24,10 +24,12 @@ from promot_jax.commands import (
     report,
     run,
     tasks,
+    tune,
 )
 
 ADD = (
     run.add,
+    tune.add,
     report.add,
     paper.add,
     plan.add,

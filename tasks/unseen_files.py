@@ -25,6 +25,7 @@ def tasks(
     checksums: Sequence[str] | None = None,
     chat_template: chat_files.ReadTemplate | None = None,
     system: str | None = None,
+    halves: bool = False,
 ) -> list[Named]:
     """Registers a task for each file; nothing trains on its rows, so each split has them all.
 
@@ -33,6 +34,7 @@ def tasks(
       template, target: texts of a row, with its fields in braces.
       checksums: of the rows that are expected, for each file; they are then read when needed.
       chat_template, system: for files of chat, see `files.task`.
+      halves: whether validation and test have half of the rows each, dealt by chance.
 
     Raises:
       UserError: no file, two of one name, or what `files.task` raises.
@@ -53,8 +55,8 @@ def tasks(
             None if chat else template,
             None if chat else target,
             metric,
-            test=path,
-            name="unseen_" + re.sub(r"\W", "_", label),
+            test=None if halves else path,
+            name=("halved_" if halves else "unseen_") + re.sub(r"\W", "_", label),
             checksum=checksums[number] if checksums else None,
             chat_template=chat_template,
             turns="last",

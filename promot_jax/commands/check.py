@@ -99,19 +99,19 @@ def _check(arguments, overrides) -> None:
     )
     known, answers = {}, {}
     answers["model"] = comparison.answers(model, rows, "model")
-    known["model"] = _known(arguments.model, model) | {"attached": _attached(model)}
+    known["model"] = described(arguments.model, model) | {"attached": _attached(model)}
     # One model is in memory at a time.
     del model
     start = models.load(start_path, None, None, None, _vocabulary(arguments, start_path))
     answers["start"] = comparison.answers(start, rows, "start")
-    known["start"] = _known(start_path, start)
+    known["start"] = described(start_path, start)
     found = comparison.compared(rows, answers["start"], answers["model"], arguments.confidence)
-    print("\n".join(_table(found)))
+    print("\n".join(table(found)))
     if arguments.certificate is not None:
         content = certificate.facts(found, rows, known, arguments.confidence, arguments.keep)
         files.write_json(arguments.certificate, content)
         print(f"certificate: {arguments.certificate}")
-    _judge(found.kept, arguments)
+    judge(found.kept, arguments)
 
 
 def _model(arguments, is_run: bool) -> tuple[Any, str]:
@@ -156,7 +156,8 @@ def _tasks(arguments, start: str) -> list:
     )
 
 
-def _known(path: str, model) -> dict[str, Any]:
+def described(path: str, model) -> dict[str, Any]:
+    """Returns what a certificate says of a `LoadedModel`."""
     from promot_jax.base import trees
 
     return {"path": path, "checksum": trees.checksum(model.params)}
@@ -166,7 +167,7 @@ def _attached(model) -> dict[str, Any]:
     return {"prompt": model.attached.prompt, "adapters": model.attached.adapters is not None}
 
 
-def _table(found) -> list[str]:
+def table(found) -> list[str]:
     """Returns the lines of the table of a comparison."""
     heads = ["task", "metric", "rows", "start", "model", "kept", "at least", "same answer"]
     lines = [heads]
@@ -200,7 +201,7 @@ def _decimal(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _judge(kept, arguments) -> None:
+def judge(kept, arguments) -> None:
     """Raises NotKept unless what was promised was kept."""
     said = (
         f"kept {kept.share:.1f} % of the start's scores, at least {kept.low:.1f} % at "

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 from promot_jax.base import files
 from promot_jax.base.errors import UserError
@@ -99,8 +100,6 @@ def _export(arguments, overrides) -> None:
     conversion = opened.checkpoint_tools()
     from promot_jax.base import partitioning
     from promot_jax.checkpoints import pretrained
-    from promot_jax.checkpoints.formats import huggingface, known, side_files
-    from promot_jax.experiment import loaded
 
     run = pathlib.Path(arguments.source)
     if arguments.format != "huggingface":
@@ -121,8 +120,7 @@ def _export(arguments, overrides) -> None:
             given = {"origin": origin, "dry_run": arguments.dry_run}
             _say(conversion.export_delta(start, end, arguments.out, **given))
             return
-        source = runner.experiment.initial_checkpoint
-        source = source and known.open_checkpoint(source)
+        source, beside = _around(runner, model)
     else:
         flags.refuse(arguments, ("method", "seed", "at"), "goes with a run, not with a checkpoint")
         if arguments.format == DELTA:
@@ -130,12 +128,7 @@ def _export(arguments, overrides) -> None:
         model, source = pretrained.open_model(arguments.source, arguments.vocabulary)
         params = pretrained.load(source, model, partitioning.make_mesh())
         origin = {"checkpoint": arguments.source, "format": source.format}
-    beside = pretrained.beside(source, model.vocabulary) if source else {}
-    if "run" in origin and beside and model.vocabulary is not None:
-        beside = side_files.with_end(beside, model.vocabulary.eos_id, source.path)
-        if (chat := loaded.chat_of(runner.experiment)) is not None:
-            beside = loaded.with_template(beside, chat, model.vocabulary, source.path)
-    dtype = arguments.dtype or (source.dtype if source else "float32")
+        beside = pretrained.beside(source, model.vocabulary)
     _say(
         conversion.export_model(
             model.with_prompts_of(params),
@@ -146,10 +139,51 @@ def _export(arguments, overrides) -> None:
             merge_lora=arguments.merge_lora,
             origin=origin,
             beside=beside,
-            dtype=dtype if dtype in huggingface.DTYPES else "float32",
+            dtype=_dtype(arguments.dtype, source),
             dry_run=arguments.dry_run,
         )
     )
+
+
+def write_huggingface(runner, trained, origin: dict[str, Any], out: pathlib.Path, merge_lora: bool):
+    """Writes what a run trained as a Hugging Face folder, as `promot export` does.
+
+    Args:
+      runner: of the run.
+      trained: what one of its methods ended with.
+      origin: of the model.
+      out: new folder.
+      merge_lora: adds the low-rank adapter to the kernels first.
+    """
+    conversion = opened.checkpoint_tools()
+    source, beside = _around(runner, trained.model)
+    model = trained.model.with_prompts_of(trained.params)
+    given = {"origin": origin, "beside": beside, "dtype": _dtype(None, source)}
+    given |= {"format_name": "huggingface", "merge_lora": merge_lora}
+    for _ in conversion.export_model(model, trained.params, out, **given):
+        pass
+
+
+def _around(runner, model) -> tuple[Any, dict[str, bytes]]:
+    """Returns the source that a run started from, if any, and the files beside what it tuned."""
+    from promot_jax.checkpoints import pretrained
+    from promot_jax.checkpoints.formats import known
+    from promot_jax.experiment import loaded
+
+    if runner.experiment.initial_checkpoint is None:
+        return None, {}
+    source = known.open_checkpoint(runner.experiment.initial_checkpoint)
+    beside = pretrained.beside(source, model.vocabulary)
+    if beside and model.vocabulary is not None:
+        beside = loaded.beside_tuned(beside, runner.experiment, source.path)
+    return source, beside
+
+
+def _dtype(asked: str | None, source) -> str:
+    from promot_jax.checkpoints.formats import huggingface
+
+    dtype = asked or (source.dtype if source else "float32")
+    return dtype if dtype in huggingface.DTYPES else "float32"
 
 
 def _say(lines: Iterable[str]) -> None:

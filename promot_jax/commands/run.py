@@ -162,8 +162,8 @@ def add(commands) -> None:
         action="store_true",
         help="say what the target's rows are (number, examples, classes, lengths), then stop",
     )
-    _add_rows(run)
-    _add_training(run)
+    add_rows(run)
+    add_training(run)
     _add_processes(run)
     flags.add_gin_files(run, "a further .gin file; may be repeated")
     run.add_argument(
@@ -176,7 +176,8 @@ def add(commands) -> None:
     )
 
 
-def _add_rows(run) -> None:
+def add_rows(run) -> None:
+    """Adds flags of `opened`."""
     own = run.add_argument_group("rows of your own", "with the experiment your_data")
     for flag, macro, meaning in MACROS:
         read = flags.path if flag in PATHS else str
@@ -194,7 +195,8 @@ def _add_rows(run) -> None:
     )
 
 
-def _add_training(run) -> None:
+def add_training(run) -> None:
+    """Adds flags of `opened`."""
     group = run.add_argument_group(
         "training", "both stages, unless it says one; --gin.PROMPT_MACRO is for the prompt's alone"
     )
@@ -271,8 +273,36 @@ def _run(arguments, overrides) -> pathlib.Path | None:
 
 def _run_experiment(arguments, overrides) -> pathlib.Path | None:
     """Returns the run folder, None after a preview."""
+    with opened(arguments, overrides) as found:
+        if found is None:
+            return None
+        experiment, model_dir = found
+        from promot_jax.experiment.runner import Runner
+
+        Runner(experiment, model_dir).run(" ".join(arguments.typed), arguments.curve)
+        distributed.by_main(report.write, model_dir)
+    return model_dir
+
+
+@contextlib.contextmanager
+def opened(
+    arguments, overrides: Sequence[str], further: Sequence[str] = ()
+) -> Iterator[tuple[Any, pathlib.Path] | None]:
+    """Gives the experiment that the flags of `promot run` describe, and its folder, held for it.
+
+    Args:
+      arguments: of the flags.
+      overrides: gin values.
+      further: files of `gin/` that are read after the experiment's own.
+
+    Yields:
+      The experiment and its folder; None after a preview.
+
+    Raises:
+      UserError: bad input.
+    """
     given = [configuration.experiment_file(arguments.experiment), *arguments.gin_file]
-    read = list(given)
+    read = [given[0], *(str(configuration.GIN_FOLDER / file) for file in further), *given[1:]]
     if arguments.checkpoint is not None and arguments.experiment == "your_data":
         # The network and vocabulary of the checkpoint take the place of the miniature's.
         read.insert(1, str(configuration.GIN_FOLDER / "models" / "checkpoint.gin"))
@@ -303,13 +333,13 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
     configuration.check_tasks(experiment)
     settled = _settled(experiment, arguments.preview)
     if arguments.preview:
-        return None
+        yield None
+        return
     if settled:
         configuration.parse(read, [*overrides, *settled], searched)
         experiment, model_dir, config = configuration.built()
     with _held(model_dir, config):
         from promot_jax.base import partitioning, trees
-        from promot_jax.experiment.runner import Runner
 
         # Hosts may differ in their cores, but must agree on the number of devices.
         if not distributed.several():
@@ -318,9 +348,7 @@ def _run_experiment(arguments, overrides) -> pathlib.Path | None:
         else:
             # Hosts share the run folder, but not the home folder.
             partitioning.keep_compiled(RunFolder(model_dir).compiled)
-        Runner(experiment, model_dir).run(" ".join(arguments.typed), arguments.curve)
-        distributed.by_main(report.write, model_dir)
-    return model_dir
+        yield experiment, model_dir
 
 
 def _settled(experiment, previewing: bool) -> list[str]:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from promot_jax.base import partitioning
@@ -78,19 +79,22 @@ class Comparison:
         return float(np.mean([found.pair.agreement for found in self.of_tasks]))
 
 
-def answers(model: LoadedModel, rows: Rows, label: str) -> list[Evaluation]:
+def answers(
+    model: LoadedModel, rows: Rows, label: str, mesh: jax.sharding.Mesh | None = None
+) -> list[Evaluation]:
     """Returns what a model answers to the rows of each task, the most probable tokens.
 
     Args:
       model: with what is attached to it.
       rows: what it is asked.
       label: of the progress that is shown.
+      mesh: devices; None is all of them.
 
     Raises:
       UserError: rows that cannot be read, or a task without any.
     """
     sizes = [_sizes(task, rows, model) for task in rows.tasks]
-    mesh = partitioning.make_mesh()
+    mesh = partitioning.make_mesh() if mesh is None else mesh
     buckets = _buckets(sizes)
     evaluator = Evaluator(model.model, mesh, decoding.Greedy(), rows.batch_size, buckets)
     found = []

@@ -307,6 +307,22 @@ def with_template(
     return side_files.with_end(found, end[0], where) if len(end) == 1 else found
 
 
+def beside_tuned(
+    beside: Mapping[str, bytes], experiment: Experiment, where: str
+) -> dict[str, bytes]:
+    """Returns the files beside a start as they are beside what an experiment made of it.
+
+    Args:
+      beside: those of the start.
+      experiment: whose model has a vocabulary.
+      where: the start's path, for errors.
+    """
+    vocabulary = experiment.model.vocabulary
+    found = side_files.with_end(beside, vocabulary.eos_id, where)
+    chat = chat_of(experiment)
+    return found if chat is None else with_template(found, chat, vocabulary, where)
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     if wrong := values.fault(value, hint):
         raise UserError(f"{name} = {value!r}: expected {wrong.allowed}")

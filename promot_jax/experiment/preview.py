@@ -117,7 +117,7 @@ class Preview:
                 found["REPLAY"] = f"self@{path}" if own else path
                 found["REPLAY_CHECKSUM"] = source.checksum
         if own := [(t.metric, s) for t in experiment.tasks if (s := _source(t.name))]:
-            found["UNSEEN_FILES"] = tuple(f"{m}={s.data.absolute().test}" for m, s in own)
+            found["UNSEEN_FILES"] = tuple(f"{m}={s.data.absolute().evaluation}" for m, s in own)
             found["UNSEEN_CHECKSUMS"] = tuple(source.checksum for _, source in own)
         return found
 

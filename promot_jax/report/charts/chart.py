@@ -71,7 +71,8 @@ class Path:
 class Panel:
     """A pair of axes: what stands above it, and its curves, or clouds with paths that lead there.
 
-    `label` says what the vertical axis measures. `from_zero` starts it at 0.
+    `label` says what the vertical axis measures. `from_zero` starts it at 0; `line` is a height
+    that is marked.
     """
 
     label: str
@@ -79,6 +80,7 @@ class Panel:
     clouds: tuple[Cloud, ...] = ()
     paths: tuple[Path, ...] = ()
     from_zero: bool = False
+    line: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,8 @@ def _fitting(labels: tuple[str, ...], is_lines: bool) -> int:
 def _draw_panel(axes, chart: Chart, panel: Panel, styles: dict[str, Style], paper: Paper) -> None:
     for curve in panel.curves:
         _draw_curve(axes, curve, styles[curve.name.method], paper, chart.columns)
+    if panel.line is not None:
+        axes.axhline(panel.line, color=paper.muted, linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
     for path in panel.paths:
         _draw_path(axes, path, styles[path.name.method], paper, chart.columns)
     for cloud in panel.clouds:

@@ -5,6 +5,7 @@ on dark paper for contrast; markers and dashes repeat the distinction without co
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from promot_jax.report.numbers import frontier
 from promot_jax.report.records.records import Records
@@ -73,6 +74,12 @@ def styles(records: Records) -> dict[str, Style]:
             taken += 1
         chosen[method.name] = known
     return chosen
+
+
+def by_name(methods: Sequence[str]) -> dict[str, Style]:
+    """Returns method name → style, where no records say more of the methods."""
+    others = [name for name in dict.fromkeys(methods) if name not in _KNOWN]
+    return _KNOWN | {name: _other(place) for place, name in enumerate(others)}
 
 
 def _other(place: int) -> Style:
