@@ -125,8 +125,8 @@ white|weiß|blanc|blanche|blanco|blanca|bianco|bianca
 black|schwarz|noir|noire|negro|negra|nero|nera
 red|rot|rouge|rouge|rojo|roja|rosso|rossa
 green|grün|vert|verte|verde|verde|verde|verde
-heavy|schwer|lourd|lourde|pesado|pesada|pesante|pesante
-strong|stark|fort|forte|fuerte|fuerte|forte|forte
+blue|blau|bleu|bleue|azul|azul|blu|blu
+yellow|gelb|jaune|jaune|amarillo|amarilla|giallo|gialla
 """)
 
 PEOPLE = (
@@ -159,6 +159,17 @@ def nouns() -> list[dict[str, Word]]:
 def words(language: str) -> tuple[str, ...]:
     """Returns single nouns of a language, each once, for lists and forms."""
     return tuple(dict.fromkeys(entry[language].said[0] for entry in nouns()))
+
+
+@functools.cache
+def wares(language: str) -> tuple[Word, ...]:
+    """Returns the nouns of a language for what is bought, lost and found."""
+    return tuple(entry[language] for entry in nouns() if entry["en"].said[0] in WARES)
+
+
+def begun(text: str) -> str:
+    """Returns a text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def adjective(row: list[str], language: str, gender: str) -> tuple[str, ...]:

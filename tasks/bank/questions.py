@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from promot_jax.tasks.bank import facts
+from promot_jax.tasks.bank import facts, word_facts
 from promot_jax.tasks.bank.facts import said
 from promot_jax.tasks.bank.items import Draw, Item, others, three
 from promot_jax.tasks.bank.rules import Equal, Exact, Number
@@ -123,7 +123,7 @@ def _elements() -> Iterator[Item]:
 
 
 def _opposites() -> Iterator[Item]:
-    for language, pairs in facts.OPPOSITES.items():
+    for language, pairs in word_facts.OPPOSITES.items():
         every = [said(cell)[0] for pair in pairs for cell in pair]
         for one, other in pairs:
             for asked, right in ((one, other), (other, one)):
@@ -152,9 +152,9 @@ def _series() -> Iterator[Item]:
 
 def _english() -> Iterator[Item]:
     tables = (
-        ("young", facts.YOUNG, "What is the young of this animal called: {}?"),
-        ("plural", facts.PLURALS, 'What is the plural of "{}"?'),
-        ("past", facts.PASTS, 'What is the simple past of the verb "{}"?'),
+        ("young", word_facts.YOUNG, "What is the young of this animal called: {}?"),
+        ("plural", word_facts.PLURALS, 'What is the plural of "{}"?'),
+        ("past", word_facts.PASTS, 'What is the simple past of the verb "{}"?'),
         ("currency", facts.CURRENCIES, "Which currency is used in {}?"),
         ("spoken", facts.SPOKEN, "Which language do most people speak in {}?"),
     )

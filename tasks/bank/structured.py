@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from promot_jax.tasks.bank.items import Draw, Item, three
-from promot_jax.tasks.bank.lexicon import PEOPLE, words
+from promot_jax.tasks.bank.lexicon import PEOPLE, wares, words
 from promot_jax.tasks.bank.rules import Equal, Json, Number, Words
 
 # Items of each kind: in English, and in each of the other languages.
@@ -115,12 +115,13 @@ def _value(language: str, template: str, key: str, shown: dict) -> Item:
 
 def _goods(language: str, draw: Draw) -> Iterator[Item]:
     texts = _TEXTS[language]
-    thing, price = draw.one(words(language)), draw.number(2, 99)
+    thing, price = draw.one(wares(language)).said[0], draw.number(2, 99)
     key, cost = texts["goods"]
     asked = texts["write"].format(f"{key}, {cost}", texts["sold"].format(thing, price))
     right = {key: thing, cost: price}
     yield as_json("goods", language, asked, right, {key: thing}, right | {cost: price + 1})
-    shown = {key: draw.one(words(language)), cost: draw.number(2, 99), "id": draw.number(100, 999)}
+    other = draw.one(wares(language)).said[0]
+    shown = {key: other, cost: draw.number(2, 99), "id": draw.number(100, 999)}
     yield _value(language, texts["value"], draw.one((key, cost)), shown)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from promot_jax.tasks.bank import facts
 from promot_jax.tasks.bank.facts import said
 from promot_jax.tasks.bank.items import Draw, Item, three
-from promot_jax.tasks.bank.lexicon import PEOPLE, WARES, nouns
+from promot_jax.tasks.bank.lexicon import PEOPLE, begun, wares
 from promot_jax.tasks.bank.rules import Mentions
 from promot_jax.tasks.bank.structured import TOWNS
 
@@ -166,8 +166,7 @@ def _fields(language: str, draw: Draw) -> dict[str, tuple[str, ...]]:
     a, b = draw.some(PEOPLE, 2)
     t, u = draw.some(TOWNS, 2)
     m, n = draw.some(range(12, 60), 2)
-    wares = [entry[language].said for entry in nouns() if entry["en"].said[0] in WARES]
-    thing = draw.one(wares)
+    thing = draw.one(wares(language)).said
     singles = {"h": h, "i": i, "a": a, "b": b, "t": t, "u": u, "m": m, "n": n}
     return {"d": d, "e": e, "x": thing} | {key: (str(value),) for key, value in singles.items()}
 
@@ -177,7 +176,7 @@ def _item(
 ) -> Item:
     usual = {key: values[0] for key, values in fields.items()}
     needed, forbidden = _POINTS[kind]
-    text, right = (_begun(each.format(**usual)) for each in (note, summary))
+    text, right = (begun(each.format(**usual)) for each in (note, summary))
     rule = Mentions(
         tuple(fields[key] for key in needed),
         tuple(word for key in forbidden for word in fields[key]),
@@ -186,9 +185,5 @@ def _item(
     # The last of what must be named is replaced by what is beside the point, or left out.
     beside = dict(usual) | {needed[-1]: usual[forbidden[-1]] if forbidden else usual["a"]}
     lacking = dict(usual) | {needed[0]: "…"}
-    wrong = three(*(_begun(summary.format(**each)) for each in (beside, lacking)), text)
+    wrong = three(*(begun(summary.format(**each)) for each in (beside, lacking)), text)
     return Item(kind, language, f"{task} {text}", right, wrong, rule)
-
-
-def _begun(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -12,6 +12,7 @@ from promot_jax.tasks.bank.lexicon import (
     THINGS,
     Word,
     adjective,
+    begun,
     nouns,
     with_article,
 )
@@ -102,7 +103,7 @@ def sentences(entry: dict[str, Word], row: list[str], language: str) -> list[str
     names = noun.said if language == "en" else noun.said[:1]
     qualities = adjective(row, language, noun.gender)
     return [
-        f"{with_article(name, language, noun.gender).capitalize()} {verb} {quality}."
+        begun(f"{with_article(name, language, noun.gender)} {verb} {quality}.")
         for verb, name, quality in itertools.product(_IS[language], names, qualities)
     ]
 
