@@ -1,5 +1,6 @@
 """Arithmetic: sums, products, series and small stories, numbers in digits and in words."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from promot_jax.tasks.bank import facts
@@ -68,7 +69,7 @@ def numeric(kind: str, language: str, asked: str, value: int, units: tuple[str, 
     step = Draw("near", asked).one((1, 2, 10))
     near = value + step
     wrong = (str(near), f"{value} or {near}", str(value - step if value > step else near + 1))
-    return Item(kind, language, asked, str(value), wrong, Number(value, units))
+    return Item(kind, language, asked, str(value), wrong, Number(value))
 
 
 def _sums() -> Iterator[Item]:
@@ -113,7 +114,7 @@ def _larger() -> Iterator[Item]:
                 item = numeric("larger", language, template.format(a, b), choose(a, b))
                 other = a + b - choose(a, b)
                 wrong = three(str(other), f"{a}, {b}", str(a + b))
-                yield Item(item.kind, language, item.asked, item.right, wrong, item.rule)
+                yield dataclasses.replace(item, wrong=wrong)
 
 
 def _series() -> Iterator[Item]:
@@ -135,7 +136,9 @@ def _stories() -> Iterator[Item]:
             x, y = draw.number(6, 20), draw.number(2, 5)
             for template, value in zip(templates, (x + y, x - y, x * y), strict=True):
                 asked = template.format(a=a, b=b, x=x, y=y)
-                yield numeric("story", language, asked, value, _APPLES[language])
+                item = numeric("story", language, asked, value)
+                rule = Number(value, _APPLES[language], facts.numeral(value, language))
+                yield dataclasses.replace(item, rule=rule)
 
 
 def _numerals() -> Iterator[Item]:

@@ -277,3 +277,10 @@ NUMERALS = {
     " sessanta settanta ottanta novanta cento",
 }
 NUMBERS = (*range(21), *range(30, 101, 10))
+
+
+def numeral(value: int, language: str) -> tuple[str, ...]:
+    """Returns how a number is written as a word; nothing where `NUMBERS` has it not."""
+    if value not in NUMBERS:
+        return ()
+    return said(NUMERALS[language].split()[NUMBERS.index(value)])

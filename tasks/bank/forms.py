@@ -121,10 +121,12 @@ def _of_words(language: str, many: int) -> Iterator[Item]:
             (three_, three_[1] if three_[1] != first else "x", f"{first}, {three_[1]}"),
             Equal((first,)),
         )
-        shouted = draw.one(pool)
-        yield _exact(
-            *("exclaim", language, asked["exclaim"].format(shouted), f"{shouted}!"),
-            *(shouted, f"!{shouted}", f"{shouted}?"),
+        loud = draw.one(pool)
+        yield Item(
+            *("exclaim", language, asked["exclaim"].format(loud), f"{loud}!"),
+            (loud, f"!{loud}", f"{loud}?"),
+            # In French a space stands before the mark.
+            Exact((f"{loud}!", f"{loud} !") if language == "fr" else (f"{loud}!",)),
         )
 
 

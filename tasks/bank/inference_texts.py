@@ -141,29 +141,33 @@ GOODS = {
 # The places, of which {p} and {r} are two, stand in `PLACES`.
 EITHER = {
     "en": (
-        "The key is either {p} or {r}. It is not {p}. Is the key {r}?",
-        "The key is either {p} or {r}. It is not {p}. Is the key {p}?",
-        "The key is either {p} or {r}. {a} is looking for it. Is the key {r}?",
+        "{a} is looking for the key. It is either {p} or {r}. It is not {p}. Is the key {r}?",
+        "{a} is looking for the key. It is either {p} or {r}. It is not {p}. Is the key {p}?",
+        "{a} is looking for the key. It is either {p} or {r}. Is the key {r}?",
     ),
     "de": (
-        "Der Schlüssel ist entweder {p} oder {r}. Er ist nicht {p}. Ist der Schlüssel {r}?",
-        "Der Schlüssel ist entweder {p} oder {r}. Er ist nicht {p}. Ist der Schlüssel {p}?",
-        "Der Schlüssel ist entweder {p} oder {r}. {a} sucht ihn. Ist der Schlüssel {r}?",
+        "{a} sucht den Schlüssel. Er ist entweder {p} oder {r}. Er ist nicht {p}."
+        " Ist der Schlüssel {r}?",
+        "{a} sucht den Schlüssel. Er ist entweder {p} oder {r}. Er ist nicht {p}."
+        " Ist der Schlüssel {p}?",
+        "{a} sucht den Schlüssel. Er ist entweder {p} oder {r}. Ist der Schlüssel {r}?",
     ),
     "fr": (
-        "La clé est soit {p}, soit {r}. Elle n'est pas {p}. Est-ce que la clé est {r} ?",
-        "La clé est soit {p}, soit {r}. Elle n'est pas {p}. Est-ce que la clé est {p} ?",
-        "La clé est soit {p}, soit {r}. {a} la cherche. Est-ce que la clé est {r} ?",
+        "{a} cherche la clé. Elle est soit {p}, soit {r}. Elle n'est pas {p}."
+        " Est-ce que la clé est {r} ?",
+        "{a} cherche la clé. Elle est soit {p}, soit {r}. Elle n'est pas {p}."
+        " Est-ce que la clé est {p} ?",
+        "{a} cherche la clé. Elle est soit {p}, soit {r}. Est-ce que la clé est {r} ?",
     ),
     "es": (
-        "La llave está o {p} o {r}. No está {p}. ¿Está la llave {r}?",
-        "La llave está o {p} o {r}. No está {p}. ¿Está la llave {p}?",
-        "La llave está o {p} o {r}. {a} la busca. ¿Está la llave {r}?",
+        "{a} busca la llave. Está o {p} o {r}. No está {p}. ¿Está la llave {r}?",
+        "{a} busca la llave. Está o {p} o {r}. No está {p}. ¿Está la llave {p}?",
+        "{a} busca la llave. Está o {p} o {r}. ¿Está la llave {r}?",
     ),
     "it": (
-        "La chiave è o {p} o {r}. Non è {p}. La chiave è {r}?",
-        "La chiave è o {p} o {r}. Non è {p}. La chiave è {p}?",
-        "La chiave è o {p} o {r}. {a} la cerca. La chiave è {r}?",
+        "{a} cerca la chiave. È o {p} o {r}. Non è {p}. La chiave è {r}?",
+        "{a} cerca la chiave. È o {p} o {r}. Non è {p}. La chiave è {p}?",
+        "{a} cerca la chiave. È o {p} o {r}. La chiave è {r}?",
     ),
 }
 PLACES = {

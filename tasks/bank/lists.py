@@ -133,9 +133,8 @@ def _counts(language: str, many: int) -> Iterator[Item]:
         asked = _ASKED[language]["count"].format(", ".join(found))
         count = len(found)
         wrong = (str(count + 1), str(count - 1), f"{count} or {count + 1}")
-        yield Item(
-            *("count", language, asked, str(count), wrong), Number(count, _COUNTED[language])
-        )
+        rule = Number(count, _COUNTED[language], facts.numeral(count, language))
+        yield Item("count", language, asked, str(count), wrong, rule)
 
 
 def _english() -> Iterator[Item]:

@@ -1,5 +1,6 @@
 """Closed questions: facts that are known by heart, in five languages."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from promot_jax.tasks.bank import facts, word_facts
@@ -133,7 +134,7 @@ def _opposites() -> Iterator[Item]:
                 wrong = [word, *(w for w in every if w != word)]
                 item = _fact("opposite", language, text, said(right), wrong)
                 found = others(Draw("opposite", text), every, [*said(right), word], 2)
-                yield Item(item.kind, language, text, item.right, three(word, *found), item.rule)
+                yield dataclasses.replace(item, wrong=three(word, *found))
 
 
 def _series() -> Iterator[Item]:
@@ -167,4 +168,6 @@ def _english() -> Iterator[Item]:
         wrong = three(str(value + 1), str(value * 2), f"{value} or {value + 1}")
         # The unit that is counted may stand behind the number.
         unit = asked.split()[2]
-        yield Item("unit", "en", asked, right, wrong, Number(value, (unit,)))
+        yield Item(
+            "unit", "en", asked, right, wrong, Number(value, (unit,), facts.numeral(value, "en"))
+        )

@@ -19,6 +19,7 @@ from promot_jax.tasks.bank import (
     inference,
     lists,
     questions,
+    rules,
     structured,
     summary,
     translation,
@@ -75,8 +76,7 @@ def family(name: str) -> Family:
     splits: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in found.values():
         pool = pools[item.kind, item.language]
-        alike = [other for other in pool if other.side == item.side]
-        if len(alike) < (OF_A_SIDE if item.side else EXEMPLARS):
+        if _is_exemplar(item, pool):
             pool.append(item)
             splits["train"].append(item)
         else:
@@ -84,6 +84,13 @@ def family(name: str) -> Family:
     for items in splits.values():
         items.sort(key=lambda item: digest(item.asked))
     return Family(splits, dict(pools), found)
+
+
+def _is_exemplar(item: Item, pool: Sequence[Item]) -> bool:
+    """Whether an item joins the exemplars of its kind; those of one without sides differ."""
+    if item.side:
+        return sum(other.side == item.side for other in pool) < OF_A_SIDE
+    return len(pool) < EXEMPLARS and all(other.right != item.right for other in pool)
 
 
 def exemplars(name: str, item: Item) -> list[Item]:
@@ -113,7 +120,8 @@ def exemplars(name: str, item: Item) -> list[Item]:
 
 
 def _tells(exemplar: Item, item: Item) -> bool:
-    return item.right.casefold() in f"{exemplar.asked} {exemplar.right}".casefold()
+    shown = f"{exemplar.asked} {exemplar.right}".casefold()
+    return rules.stands_in(item.right, shown)
 
 
 def text(name: str, item: Item) -> str:

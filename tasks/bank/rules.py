@@ -101,10 +101,12 @@ class Number:
     Attributes:
       value: the number.
       units: words that may follow it, such as the name of what is counted.
+      words: the number in words, where these are right, too.
     """
 
     value: int
     units: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def accepts(self, answer: str) -> bool:
         """See `Rule`."""
@@ -112,10 +114,12 @@ class Number:
 
     def _is_it(self, form: str) -> bool:
         found = _NUMBER.match(form)
-        if found is None or float(found[0].replace(",", "")) != self.value:
-            return False
+        if found is None:
+            first, _, rest = form.casefold().partition(" ")
+            return first in self.words and (not rest or rest in self.units)
         rest = form[found.end() :].strip().casefold()
-        return not rest or rest in self.units
+        equal = float(found[0].replace(",", "")) == self.value
+        return equal and (not rest or rest in self.units)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,11 +227,12 @@ class Mentions:
         text = unicodedata.normalize("NFC", answer).casefold()
         if not 2 <= len(text.split()) <= self.most:
             return False
-        named = all(any(_stands_in(word, text) for word in group) for group in self.needed)
-        return named and not any(_stands_in(word, text) for word in self.forbidden)
+        named = all(any(stands_in(word, text) for word in group) for group in self.needed)
+        return named and not any(stands_in(word, text) for word in self.forbidden)
 
 
-def _stands_in(word: str, text: str) -> bool:
+def stands_in(word: str, text: str) -> bool:
+    """Returns whether a word, or several, stand in a case-folded text, as whole words."""
     return re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", text) is not None
 
 

@@ -93,15 +93,26 @@ def _people(language: str, draw: Draw) -> Iterator[Item]:
     other = dict(zip(keys, (draw.one(PEOPLE), draw.number(18, 90), draw.one(TOWNS)), strict=True))
     shown = written(other)
     yield _value(language, texts["value"], draw.one(keys), other)
-    asked = texts["names"].format(shown)
-    wrong = (", ".join(map(str, other.values())), ", ".join(keys[:2]), ", ".join([*keys, "id"]))
-    yield Item("names", language, asked, ", ".join(keys), wrong, Words(keys, language))
+    yield _names(language, draw, other)
 
     key, new = keys[1], draw.number(18, 90)
     new += new == other[key]
     asked = texts["change"].format(key, new, shown)
     changed = other | {key: new}
     yield as_json("change", language, asked, changed, other, {key: new})
+
+
+def _names(language: str, draw: Draw, person: dict) -> Item:
+    texts = _TEXTS[language]
+    thing = draw.one(wares(language)).said[0]
+    goods = dict(zip(texts["goods"], (thing, draw.number(2, 99)), strict=True))
+    known = person | goods
+    keys = draw.some(list(known), 3)
+    shown = {key: known[key] for key in keys}
+    asked = texts["names"].format(written(shown))
+    wrong = (", ".join(map(str, shown.values())), ", ".join(keys[:2]), ", ".join([*keys, "id"]))
+    rule = Words(tuple(keys), language)
+    return Item("names", language, asked, ", ".join(keys), wrong, rule)
 
 
 def _value(language: str, template: str, key: str, shown: dict) -> Item:
