@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 
 from promot_jax.tasks.bank import facts
-from promot_jax.tasks.bank.facts import said
 from promot_jax.tasks.bank.items import Draw, Item, others, three
 from promot_jax.tasks.bank.lexicon import PEOPLE
 from promot_jax.tasks.bank.rules import Equal, Number
@@ -64,7 +63,7 @@ def items() -> Iterator[Item]:
     yield from _numerals()
 
 
-def numeric(kind: str, language: str, asked: str, value: int, units: tuple[str, ...] = ()) -> Item:
+def numeric(kind: str, language: str, asked: str, value: int) -> Item:
     """Returns an item whose answer is a number; near numbers and two at once are wrong."""
     step = Draw("near", asked).one((1, 2, 10))
     near = value + step
@@ -142,17 +141,12 @@ def _stories() -> Iterator[Item]:
 
 
 def _numerals() -> Iterator[Item]:
-    for language, text in facts.NUMERALS.items():
-        names = [said(word) for word in text.split()]
-        every = [name[0] for name in names]
-        to_word, to_digits = _WRITE[language]
-        for value, name in list(zip(facts.NUMBERS, names, strict=True))[2:]:
+    for language, (to_word, to_digits) in _WRITE.items():
+        every = [facts.numeral(value, language)[0] for value in facts.NUMBERS]
+        # Nought and one have too many names.
+        for value in facts.NUMBERS[2:]:
+            names = facts.numeral(value, language)
             asked = to_word.format(value)
-            wrong = others(Draw("word", asked), every, name, 2)
-            accepted = (*name, f"one {name[0]}") if name[0] == "hundred" else name
-            yield Item(
-                *("numeral", language, asked, name[0]),
-                three(*wrong, str(value)),
-                Equal(tuple(accepted)),
-            )
-            yield numeric("digits", language, to_digits.format(name[0]), value)
+            wrong = three(*others(Draw("word", asked), every, names, 2), str(value))
+            yield Item("numeral", language, asked, names[0], wrong, Equal(names))
+            yield numeric("digits", language, to_digits.format(names[0]), value)

@@ -258,11 +258,11 @@ DAYS = {
     "es": "lunes martes miércoles jueves viernes sábado domingo",
     "it": "lunedì martedì mercoledì giovedì venerdì sabato domenica",
 }
-# Nought to twenty, then the tens to a hundred.
+# Nought to twenty, then the tens to a hundred; `_` is a space within a word.
 NUMERALS = {
     "en": "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     " fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty"
-    " ninety hundred/one-hundred",
+    " ninety hundred/one_hundred/a_hundred",
     "de": "null eins/ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn"
     " vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn zwanzig dreißig vierzig fünfzig"
     " sechzig siebzig achtzig neunzig hundert/einhundert",
@@ -283,4 +283,4 @@ def numeral(value: int, language: str) -> tuple[str, ...]:
     """Returns how a number is written as a word; nothing where `NUMBERS` has it not."""
     if value not in NUMBERS:
         return ()
-    return said(NUMERALS[language].split()[NUMBERS.index(value)])
+    return said(NUMERALS[language].split()[NUMBERS.index(value)].replace("_", " "))

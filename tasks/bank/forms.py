@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from promot_jax.tasks.bank import facts
-from promot_jax.tasks.bank.items import Draw, Item, three
+from promot_jax.tasks.bank.items import Draw, Item
 from promot_jax.tasks.bank.lexicon import PEOPLE, words
 from promot_jax.tasks.bank.rules import Equal, Exact, Several
 
@@ -74,60 +74,61 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five")
 def items() -> Iterator[Item]:
     """Yields the family's items, exemplars first within each kind."""
     for language in facts.LANGUAGES:
-        yield from _of_words(language, ENGLISH if language == "en" else ELSEWHERE)
+        asked = _ASKED[language]
+        # Words of plain letters have one spelling in capitals, and one first letter.
+        pool = [word for word in words(language) if word.isascii()]
+        for number in range(ENGLISH if language == "en" else ELSEWHERE):
+            draw = Draw("forms", language, number)
+            yield _capitals(language, asked["capitals"], draw.one(pool))
+            yield _repeated(language, asked["repeat"], draw.one(pool), draw.number(2, 5))
+            yield _commas(language, asked["commas"], draw.some(pool, 3))
+            short = draw.one([word for word in pool if len(word) <= 6])
+            yield _spelt(language, asked["spell"], short)
+            yield _letter(language, asked["letter"], draw.one(pool))
+            yield _exclaimed(language, asked["exclaim"], draw.one(pool))
     yield from _beginning()
     yield from _sentences()
 
 
-def _exact(kind: str, language: str, asked: str, right: str, *wrong: str) -> Item:
-    return Item(kind, language, asked, right, three(*wrong), Exact((right,)))
+def _capitals(language: str, asked: str, word: str) -> Item:
+    upper, lower = word.upper(), word.lower()
+    wrong = (lower, upper[0].lower() + upper[1:], f"{upper} {lower}")
+    return Item("capitals", language, asked.format(word), upper, wrong, Exact((upper,)))
 
 
-def _of_words(language: str, many: int) -> Iterator[Item]:
-    asked = _ASKED[language]
-    # Words of plain letters have one spelling in capitals, and one first letter.
-    pool = [word for word in words(language) if word.isascii()]
-    for number in range(many):
-        draw = Draw("words", language, number)
-        one, two, three_ = draw.some(pool, 3)
-        upper = one.upper()
-        yield _exact(
-            *("capitals", language, asked["capitals"].format(one), upper),
-            *(one.lower(), upper[0].lower() + upper[1:], upper + " " + one.lower()),
-        )
-        times = draw.number(2, 5)
-        text = asked["repeat"].format(two, times)
-        several = [" ".join([two] * count) for count in (times, times + 1, times - 1)]
-        rule = Equal((several[0],))
-        wrong = (several[1], several[2], ", ".join([two] * times))
-        yield Item("repeat", language, text, several[0], wrong, rule)
-        found = draw.some(pool, 3)
-        joined = ", ".join(found)
-        yield Item(
-            *("commas", language, asked["commas"].format(" ".join(found)), joined),
-            (" ".join(found), ", ".join(found[:2]), ", ".join(found[::-1])),
-            Equal((joined, ",".join(found))),
-        )
-        short = draw.one([word for word in pool if len(word) <= 6])
-        spelt = "-".join(short)
-        yield Item(
-            *("spell", language, asked["spell"].format(short), spelt),
-            (short, "-".join(short[:-1]), f"{spelt}-{short[0]}"),
-            Equal((spelt, " - ".join(short))),
-        )
-        first = three_[0]
-        yield Item(
-            *("letter", language, asked["letter"].format(three_), first),
-            (three_, three_[1] if three_[1] != first else "x", f"{first}, {three_[1]}"),
-            Equal((first,)),
-        )
-        loud = draw.one(pool)
-        yield Item(
-            *("exclaim", language, asked["exclaim"].format(loud), f"{loud}!"),
-            (loud, f"!{loud}", f"{loud}?"),
-            # In French a space stands before the mark.
-            Exact((f"{loud}!", f"{loud} !") if language == "fr" else (f"{loud}!",)),
-        )
+def _repeated(language: str, asked: str, word: str, times: int) -> Item:
+    right, more, fewer = (" ".join([word] * count) for count in (times, times + 1, times - 1))
+    wrong = (more, fewer, ", ".join([word] * times))
+    return Item("repeat", language, asked.format(word, times), right, wrong, Equal((right,)))
+
+
+def _commas(language: str, asked: str, found: list[str]) -> Item:
+    bare, right = " ".join(found), ", ".join(found)
+    wrong = (bare, ", ".join(found[:2]), ", ".join(found[::-1]))
+    rule = Equal((right, ",".join(found)))
+    return Item("commas", language, asked.format(bare), right, wrong, rule)
+
+
+def _spelt(language: str, asked: str, word: str) -> Item:
+    right = "-".join(word)
+    wrong = (word, "-".join(word[:-1]), f"{right}-{word[0]}")
+    rule = Equal((right, " - ".join(word)))
+    return Item("spell", language, asked.format(word), right, wrong, rule)
+
+
+def _letter(language: str, asked: str, word: str) -> Item:
+    first = word[0]
+    other = next(letter for letter in f"{word}xy" if letter.casefold() != first.casefold())
+    wrong = (word, other, f"{first}, {other}")
+    return Item("letter", language, asked.format(word), first, wrong, Equal((first,)))
+
+
+def _exclaimed(language: str, asked: str, word: str) -> Item:
+    right = f"{word}!"
+    # In French a space stands before the mark.
+    accepted = (right, f"{word} !") if language == "fr" else (right,)
+    wrong = (word, f"!{word}", f"{word}?")
+    return Item("exclaim", language, asked.format(word), right, wrong, Exact(accepted))
 
 
 def _beginning() -> Iterator[Item]:
@@ -151,24 +152,18 @@ def _sentences() -> Iterator[Item]:
         one, other = draw.some(PEOPLE, 2)
         thing, instead = draw.some(things, 2)
         place = draw.one(("garden", "kitchen", "station", "market", "office"))
-        sentence = f"{one} saw the {thing} in the {place}."
-        changed = sentence.replace(one, other)
-        yield Item(
-            *(
-                "replace",
-                "en",
-                f'Write this sentence with "{other}" in place of "{one}": {sentence}',
-            ),
-            changed,
-            (sentence, changed.replace(thing, instead), f"{other} saw the {thing}."),
-            Equal((changed,)),
-        )
-        initials = draw.some(things, 3)
-        letters = "".join(word[0].upper() for word in initials)
-        asked = (
-            f"Write the first letters of these words as one word in capitals: {', '.join(initials)}"
-        )
-        yield _exact("initials", "en", asked, letters, letters.lower(), letters[:2], letters + "S")
-        quoted = f'Write the word "{instead}" between square brackets.'
+        told = f"{one} saw the {thing} in the {place}."
+        right = told.replace(one, other)
+        asked = f'Write this sentence with "{other}" in place of "{one}": {told}'
+        wrong = (told, right.replace(thing, instead), f"{other} saw the {thing}.")
+        yield Item("replace", "en", asked, right, wrong, Equal((right,)))
+        found = draw.some(things, 3)
+        right = "".join(word[0].upper() for word in found)
+        listed = ", ".join(found)
+        asked = f"Write the first letters of these words as one word in capitals: {listed}"
+        wrong = (right.lower(), right[:2], f"{right}S")
+        yield Item("initials", "en", asked, right, wrong, Exact((right,)))
         right = f"[{instead}]"
-        yield _exact("brackets", "en", quoted, right, instead, f"({instead})", f"[{instead}")
+        asked = f'Write the word "{instead}" between square brackets.'
+        wrong = (instead, f"({instead})", f"[{instead}")
+        yield Item("brackets", "en", asked, right, wrong, Exact((right,)))

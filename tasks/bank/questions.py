@@ -1,6 +1,5 @@
 """Closed questions: facts that are known by heart, in five languages."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 from promot_jax.tasks.bank import facts, word_facts
@@ -130,11 +129,11 @@ def _opposites() -> Iterator[Item]:
             for asked, right in ((one, other), (other, one)):
                 word = said(asked)[0]
                 text = _OPPOSITE[language].format(word)
-                # The word itself is wrong, so is what means the same.
-                wrong = [word, *(w for w in every if w != word)]
-                item = _fact("opposite", language, text, said(right), wrong)
                 found = others(Draw("opposite", text), every, [*said(right), word], 2)
-                yield dataclasses.replace(item, wrong=three(word, *found))
+                # The word itself is no opposite.
+                wrong = three(word, *found)
+                rule = Equal(said(right), language)
+                yield Item("opposite", language, text, said(right)[0], wrong, rule)
 
 
 def _series() -> Iterator[Item]:

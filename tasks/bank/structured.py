@@ -139,26 +139,31 @@ def _goods(language: str, draw: Draw) -> Iterator[Item]:
 def _nested() -> Iterator[Item]:
     for number in range(ENGLISH):
         draw = Draw("nested", number)
-        one, other = draw.some(PEOPLE, 2)
         things = draw.some(words("en"), 3)
         asked = f"Write these words as a JSON list of strings: {', '.join(things)}"
         text = written(things)
         wrong = (written(things[:2]), written(things[::-1]), ", ".join(things))
         yield Item("array", "en", asked, text, wrong, Json(text))
-        shown = {"owner": {"name": one}, "driver": {"name": other}}
-        who, right, left = draw.one((("owner", one, other), ("driver", other, one)))
-        asked = f"What is the name of the {who} in this JSON? {written(shown)}"
-        yield Item("inside", "en", asked, right, (left, who, f"{one} and {other}"), Equal((right,)))
-        truth = draw.one((True, False))
-        state = "open" if truth else "closed"
-        thing = draw.one(("door", "window", "shop", "gate", "bank", "school", "office"))
-        place = draw.one(TOWNS)
-        asked = (
-            f'Write this as JSON with the keys "place", "city" and "open" (true or false):'
-            f" The {thing} in {place} is {state}."
-        )
-        right_value = {"place": thing, "city": place, "open": truth}
-        yield as_json(
-            *("truth", "en", asked, right_value, right_value | {"open": not truth}),
-            right_value | {"open": int(truth)},
-        )
+        yield _inside(draw)
+        yield _truth(draw)
+
+
+def _inside(draw: Draw) -> Item:
+    one, other = draw.some(PEOPLE, 2)
+    shown = written({"owner": {"name": one}, "driver": {"name": other}})
+    who, right, left = draw.one((("owner", one, other), ("driver", other, one)))
+    asked = f"What is the name of the {who} in this JSON? {shown}"
+    return Item("inside", "en", asked, right, (left, who, f"{one} and {other}"), Equal((right,)))
+
+
+def _truth(draw: Draw) -> Item:
+    is_open = draw.one((True, False))
+    place = draw.one(("door", "window", "shop", "gate", "bank", "school", "office"))
+    town = draw.one(TOWNS)
+    asked = (
+        'Write this as JSON with the keys "place", "city" and "open" (true or false):'
+        f" The {place} in {town} is {'open' if is_open else 'closed'}."
+    )
+    right = {"place": place, "city": town, "open": is_open}
+    wrong = (right | {"open": not is_open}, right | {"open": int(is_open)})
+    return as_json("truth", "en", asked, right, *wrong)

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from promot_jax.tasks.bank import facts
-from promot_jax.tasks.bank.facts import said
 from promot_jax.tasks.bank.items import Draw, Item, others, three
 from promot_jax.tasks.bank.lexicon import (
     ADJECTIVES,
@@ -35,23 +34,18 @@ def items() -> Iterator[Item]:
         yield from _pairs(language)
 
 
-def _item(kind: str, source: str, target: str, text: str, right: Sequence[str], wrong) -> Item:
+def _item(
+    kind: str, source: str, target: str, text: str, right: Sequence[str], wrong: Sequence[str]
+) -> Item:
     """Returns an item; its language is the one that is not English."""
-    name = NAMES.get(target, "English")
-    direction = "to" if target == "en" else "from"
-    foreign = source if target == "en" else target
-    asked = f"Translate into {name}: {text}"
     if target == "en":
+        kind, language = f"{kind}_to_en", source
         asked = f"Translate from {NAMES[source]} into English: {text}"
-    # "from" is out of English, "to" into it.
-    return Item(
-        f"{kind}_{direction}_en",
-        foreign,
-        asked,
-        right[0],
-        three(*wrong),
-        Equal(tuple(right), target),
-    )
+    else:
+        kind, language = f"{kind}_from_en", target
+        asked = f"Translate into {NAMES[target]}: {text}"
+    rule = Equal(tuple(right), target)
+    return Item(kind, language, asked, right[0], three(*wrong), rule)
 
 
 def meanings(language: str) -> dict[str, list[str]]:
@@ -86,12 +80,13 @@ def _words(language: str) -> Iterator[Item]:
 
 
 def _numerals(language: str) -> Iterator[Item]:
-    english = [said(word) for word in facts.NUMERALS["en"].split()]
-    theirs = [said(word) for word in facts.NUMERALS[language].split()]
-    for value, one, other in list(zip(facts.NUMBERS, english, theirs, strict=True))[2:]:
+    english, theirs = (
+        [facts.numeral(value, each)[0] for value in facts.NUMBERS] for each in ("en", language)
+    )
+    for value in facts.NUMBERS[2:]:
         draw = Draw("numeral", language, value)
-        out = others(draw, [word[0] for word in theirs], other, 2)
-        back = others(draw, [word[0] for word in english], one, 2)
+        one, other = facts.numeral(value, "en"), facts.numeral(value, language)
+        out, back = others(draw, theirs, other, 2), others(draw, english, one, 2)
         yield _item("number", "en", language, one[0], other, (*out, str(value)))
         yield _item("number", language, "en", other[0], one, (*back, str(value)))
 

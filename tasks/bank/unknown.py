@@ -226,11 +226,8 @@ def _secrets() -> Iterator[Item]:
             draw = Draw("secret", open_, thing)
             right = draw.one(answers)
             first, second = others(draw, answers, [right], 2)
-            yield Item(
-                *("secret", "en", f"{told.format(thing=thing, it=right)} {_ELSE['en']}", right),
-                three(REFUSAL["en"], first, f"{right} or {second}"),
-                Equal((right,), "en"),
-                KNOWN,
-            )
+            asked = f"{told.format(thing=thing, it=right)} {_ELSE['en']}"
+            wrong = three(REFUSAL["en"], first, f"{right} or {second}")
+            yield Item("secret", "en", asked, right, wrong, Equal((right,), "en"), KNOWN)
             asked = f"{open_.format(thing=thing)} {_ELSE['en']}"
             yield _refused("secret", "en", asked, right, first)
