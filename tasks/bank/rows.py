@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from promot_jax.data import metrics, tasks
 from promot_jax.data.metrics import normalize_answer
-from promot_jax.tasks import mini
+from promot_jax.tasks import mini, templates
 from promot_jax.tasks.bank import (
     arithmetic,
     forms,
@@ -42,7 +42,7 @@ FAMILIES: dict[str, tuple[Callable[[], Iterator[Item]], str]] = {
 }
 # Exemplars of a kind in one language; of one with sides, of each side.
 EXEMPLARS, OF_A_SIDE = 3, 2
-# Exemplars in front of a question.
+# Exemplars in front of a question, see `exemplars`.
 SHOTS = 2
 # Stands before an output that the rule refuses though `exact_match` would take it for right.
 REFUSED = "≠ "
@@ -97,7 +97,8 @@ def exemplars(name: str, item: Item) -> list[Item]:
     """Returns what stands before an item: two of its family and language.
 
     Of a kind with sides both are of the kind and show two sides. Else the first is of another kind
-    and the second of its own, and neither holds the answer. A hash of the question chooses.
+    and the second of its own, and neither holds the answer where others are there. A hash of the
+    question chooses.
     """
     pools = family(name).pools
     place = int.from_bytes(digest(f"exemplars {item.asked}"), "big")
@@ -111,12 +112,8 @@ def exemplars(name: str, item: Item) -> list[Item]:
     )
     chosen = kinds[place // 64 % len(kinds)]
     other = pools[chosen, item.language]
-    parts = []
-    for pool in (other, own):
-        telling = [each for each in pool if not _tells(each, item)]
-        pool = telling or pool
-        parts.append(pool[place // 4096 % len(pool)])
-    return parts
+    silent = ([each for each in pool if not _tells(each, item)] or pool for pool in (other, own))
+    return [pool[place // 4096 % len(pool)] for pool in silent]
 
 
 def _tells(exemplar: Item, item: Item) -> bool:
@@ -126,11 +123,8 @@ def _tells(exemplar: Item, item: Item) -> bool:
 
 def text(name: str, item: Item) -> str:
     """Returns what a model reads: exemplars with their answers, the question, a cue."""
-    shown = [
-        f"{_ASKED}{each.asked}{_CUE} {each.right}\n\n"
-        for each in (exemplars(name, item) if SHOTS else ())
-    ]
-    return f"{''.join(shown)}{_ASKED}{item.asked}{_CUE}"
+    shown = (f"{_ASKED}{each.asked}{_CUE} {each.right}" for each in exemplars(name, item))
+    return templates.BLANK_LINE.join([*shown, f"{_ASKED}{item.asked}{_CUE}"])
 
 
 def row(name: str, item: Item) -> tasks.Row:

@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promot_jax.tasks.bank.items import Draw, others, three
@@ -21,11 +21,14 @@ from promot_jax.tasks.bank.rules import (
     forms,
 )
 
+# The machine may be busy.
+CALM = settings(deadline=None, max_examples=60)
 WORD = st.text("abcdefgäéñ", min_size=2, max_size=8)
 DRAWN = [557, 404, 505, 807]
 AROUND = st.sampled_from(("{}", " {} ", "{}.", '"{}"', "“{}”", "`{}`", "**{}**", '"{}."', "«{}»."))
 
 
+@CALM
 @given(WORD, AROUND)
 def test_what_stands_around_an_answer_is_forgiven(word, around):
     text = around.format(word)
@@ -34,6 +37,7 @@ def test_what_stands_around_an_answer_is_forgiven(word, around):
     assert Words((word, "x")).accepts(around.format(f"{word}, x"))
 
 
+@CALM
 @given(WORD, WORD)
 def test_another_word_or_two_at_once_are_refused(word, other):
     rule = Equal((word,), "en")
@@ -62,6 +66,7 @@ def test_articles_of_the_language_are_forgiven(language, text):
     assert not Equal(("cat",), language).accepts(text)
 
 
+@CALM
 @given(st.integers(-2_000_000, 2_000_000), st.integers(-2_000_000, 2_000_000), AROUND)
 def test_numbers(value, other, around):
     rule = Number(value, ("apples",))
@@ -74,6 +79,7 @@ def test_numbers(value, other, around):
         assert not rule.accepts(text)
 
 
+@CALM
 @given(st.lists(WORD, min_size=2, max_size=5, unique=True))
 def test_lists(words):
     rule = Words(tuple(words), "de")
@@ -95,6 +101,7 @@ VALUES = st.recursive(
 )
 
 
+@CALM
 @given(st.dictionaries(WORD, VALUES, min_size=1, max_size=4), VALUES)
 def test_json(value, other):
     rule = Json(json.dumps(value))
@@ -157,6 +164,7 @@ def test_refusals(language, text):
         assert not rule.accepts(more)
 
 
+@CALM
 @given(st.text(max_size=20))
 def test_forms_end_and_start_with_the_text_itself(text):
     found = list(forms(text))
@@ -165,6 +173,7 @@ def test_forms_end_and_start_with_the_text_itself(text):
     assert all(len(a) > len(b) for a, b in itertools.pairwise(found))
 
 
+@CALM
 @given(st.integers(), st.integers(1, 9))
 def test_draws_are_those_of_their_key(key, count):
     draw, same = Draw("test", key), Draw("test", key)
