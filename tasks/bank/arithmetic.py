@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from promot_jax.tasks.bank import facts
 from promot_jax.tasks.bank.items import Draw, Item, others, three
-from promot_jax.tasks.bank.lexicon import PEOPLE
+from promot_jax.tasks.bank.lexicon import PEOPLE, elided
 from promot_jax.tasks.bank.rules import Equal, Number
 
 # Items of each kind that are drawn.
@@ -103,7 +103,10 @@ def _larger() -> Iterator[Item]:
             "Quel nombre est le plus grand, {} ou {} ?",
             "Quel nombre est le plus petit, {} ou {} ?",
         ),
-        "es": ("¿Qué número es mayor, {} o {}?", "¿Qué número es menor, {} o {}?"),
+        "es": (
+            "De los números {} y {}, ¿cuál es el mayor?",
+            "De los números {} y {}, ¿cuál es el menor?",
+        ),
         "it": ("Quale numero è maggiore, {} o {}?", "Quale numero è minore, {} o {}?"),
     }
     for language, asking in templates.items():
@@ -134,7 +137,7 @@ def _stories() -> Iterator[Item]:
             a, b = draw.some(PEOPLE, 2)
             x, y = draw.number(6, 20), draw.number(2, 5)
             for template, value in zip(templates, (x + y, x - y, x * y), strict=True):
-                asked = template.format(a=a, b=b, x=x, y=y)
+                asked = elided(template.format(a=a, b=b, x=x, y=y), language)
                 item = numeric("story", language, asked, value)
                 rule = Number(value, _APPLES[language], facts.numeral(value, language))
                 yield dataclasses.replace(item, rule=rule)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from promot_jax.tasks.bank import inference_texts as texts
 from promot_jax.tasks.bank.items import Draw, Item
-from promot_jax.tasks.bank.lexicon import PEOPLE
+from promot_jax.tasks.bank.lexicon import PEOPLE, elided
 from promot_jax.tasks.bank.rules import Equal
 
 # Rounds of each kind, in English and in each of the other languages; a round has each label once.
@@ -26,9 +26,8 @@ def items() -> Iterator[Item]:
             draw = Draw("inference", language, number)
             for kind, asked in _round(language, draw):
                 for label, text in zip(labels, asked, strict=True):
-                    yield labelled(
-                        kind, language, f"{text} {texts.ANSWER[language]}", label, labels
-                    )
+                    question = f"{elided(text, language)} {texts.ANSWER[language]}"
+                    yield labelled(kind, language, question, label, labels)
 
 
 def labelled(

@@ -1,6 +1,7 @@
 """Words of the bank in five languages: concrete nouns with their genders, adjectives, names."""
 
 import functools
+import re
 from typing import NamedTuple
 
 from promot_jax.tasks.bank.facts import LANGUAGES, said, table
@@ -135,6 +136,10 @@ PEOPLE = (
 )
 
 
+AND = {"en": "and", "de": "und", "fr": "et", "es": "y", "it": "e"}
+_BEFORE_VOWEL = re.compile(r"\b(qu|Qu|d)e (?=[AEIO])")
+
+
 class Word(NamedTuple):
     """A noun of a language: how it is said, the usual one first, and its gender."""
 
@@ -172,6 +177,18 @@ def begun(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def joined(one: str, other: str, language: str) -> str:
+    """Returns two words with "and" between them; Spanish has another one before an i."""
+    if language == "es" and other.startswith(("i", "hi")):
+        return f"{one} e {other}"
+    return f"{one} {AND[language]} {other}"
+
+
+def elided(text: str, language: str) -> str:
+    """Returns a text in which French words have lost their e before a name with a vowel."""
+    return _BEFORE_VOWEL.sub(r"\1'", text) if language == "fr" else text
+
+
 def adjective(row: list[str], language: str, gender: str) -> tuple[str, ...]:
     """Returns how an adjective is said of a noun, predicatively."""
     if language in ("en", "de"):
@@ -182,7 +199,8 @@ def adjective(row: list[str], language: str, gender: str) -> tuple[str, ...]:
 
 def with_article(word: str, language: str, gender: str) -> str:
     """Returns a noun behind its definite article."""
-    vowel = word[0].lower() in "aeiouéèêâîôœáíóúh"
+    # Each of the French nouns with an h has a silent one.
+    vowel = word[0] in ("aeiouéèêâîôœh" if language == "fr" else "aeiou")
     if language == "en":
         return f"the {word}"
     if language == "de":

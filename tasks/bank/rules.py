@@ -23,7 +23,7 @@ _ARTICLES = {
     "it": re.compile(r"(?:l'|un'|(?:il|lo|la|i|gli|le|uno|una?)\s+)"),
 }
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-_AND = {"en": "and", "de": "und", "fr": "et", "es": "y", "it": "e"}
+_AND = {"en": ("and",), "de": ("und",), "fr": ("et",), "es": ("y", "e"), "it": ("e", "ed")}
 
 
 class Rule(Protocol):
@@ -141,9 +141,13 @@ class Words:
 
     def _parts(self, form: str) -> list[str]:
         parts = re.split(r"\s*[,;]\s*|\s+", form)
-        if len(parts) == len(self.words) + 1 and parts[-2] == _AND[self.language]:
+        if len(parts) == len(self.words) + 1 and parts[-2] in _AND[self.language]:
             del parts[-2]
-        elif len(parts) == len(self.words) + 2 and parts[-3:-1] == ["", _AND[self.language]]:
+        elif (
+            len(parts) == len(self.words) + 2
+            and parts[-3] == ""
+            and parts[-2] in _AND[self.language]
+        ):
             del parts[-3:-1]
         return parts
 

@@ -12,6 +12,7 @@ from promot_jax.tasks.bank.lexicon import (
     Word,
     adjective,
     begun,
+    joined,
     nouns,
     with_article,
 )
@@ -20,7 +21,6 @@ from promot_jax.tasks.bank.rules import Equal
 NAMES = {"de": "German", "fr": "French", "es": "Spanish", "it": "Italian"}
 # "is" of what lasts, and what a learner may also write.
 _IS = {"en": ("is",), "de": ("ist",), "fr": ("est",), "es": ("es", "está"), "it": ("è",)}
-_AND = {"en": "and", "de": "und", "fr": "et", "es": "y", "it": "e"}
 # Sentences of a language in each direction.
 SENTENCES, PAIRS = 28, 20
 
@@ -126,20 +126,20 @@ def _pairs(language: str) -> Iterator[Item]:
     for number in range(2 * PAIRS):
         one, other, third = draw.some(nouns(), 3)
         source, target = ("en", language) if number % 2 else (language, "en")
-        text = f"{one[source].said[0]} {_AND[source]} {other[source].said[0]}"
-        right = _joined(one, other, source, target)
+        text = joined(one[source].said[0], other[source].said[0], source)
+        right = _both(one, other, source, target)
         wrong = (
-            _joined(one, third, source, target)[0],
-            _joined(other, one, source, target)[0],
+            _both(one, third, source, target)[0],
+            _both(other, one, source, target)[0],
             text,
         )
         yield _item("pair", source, target, text, right, wrong)
 
 
-def _joined(one: dict[str, Word], other: dict[str, Word], source: str, target: str) -> list[str]:
+def _both(one: dict[str, Word], other: dict[str, Word], source: str, target: str) -> list[str]:
     if target == "en":
         known = meanings(source)
         choices = [known[entry[source].said[0]] for entry in (one, other)]
     else:
         choices = [list(entry[target].said) for entry in (one, other)]
-    return [f"{a} {_AND[target]} {b}" for a, b in itertools.product(*choices)]
+    return [joined(*pair, target) for pair in itertools.product(*choices)]

@@ -6,7 +6,7 @@ from promot_jax.tasks.bank import facts
 from promot_jax.tasks.bank.facts import said
 from promot_jax.tasks.bank.inference_texts import GOODS
 from promot_jax.tasks.bank.items import Draw, Item, others, three
-from promot_jax.tasks.bank.lexicon import PEOPLE, begun
+from promot_jax.tasks.bank.lexicon import PEOPLE, begun, elided
 from promot_jax.tasks.bank.rules import Equal, Refuses
 from promot_jax.tasks.bank.structured import TOWNS
 
@@ -194,7 +194,7 @@ def _fields(language: str, draw: Draw) -> dict[str, str]:
 
 
 def _asked(language: str, text: str, question: str) -> str:
-    return f"{begun(text)} {question} {_ELSE[language]}"
+    return f"{elided(f'{begun(text)} {question}', language)} {_ELSE[language]}"
 
 
 def _known(kind: str, language: str, draw: Draw, text: str, question: Sequence[str]) -> Item:

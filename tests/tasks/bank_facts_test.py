@@ -261,3 +261,15 @@ def test_what_is_known_stands_in_the_text_and_what_is_not_does_not():
     for item in items("unknown", "bought", "meeting", "letter", "secret"):
         stands = item.right.casefold() in item.asked.split(".")[0].casefold()
         assert stands == (item.side == "known"), item
+
+
+def test_french_loses_its_e_and_spanish_changes_its_and():
+    every = (split for name in rows.FAMILIES for split in rows.family(name).splits.values())
+    for item in itertools.chain.from_iterable(every):
+        text = f"{item.asked} {item.right}"
+        if item.language == "fr":
+            assert not re.search(r"\b([Qq]ue|[Dd]e) [AEIOU][a-z]", text), item
+        if item.language == "es":
+            assert not re.search(r"\by (i|hi)", text), item
+    assert lexicon.elided("Est-ce que Anna est là ?", "fr") == "Est-ce qu'Anna est là ?"
+    assert lexicon.elided("que Anna", "es") == "que Anna"
