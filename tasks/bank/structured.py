@@ -1,4 +1,4 @@
-"""JSON from a sentence and back: keys and values, in four languages."""
+"""JSON from a sentence and back: keys and values, in five languages."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from promot_jax.tasks.bank.lexicon import PEOPLE, wares, words
 from promot_jax.tasks.bank.rules import Equal, Json, Number, Words
 
 # Items of each kind: in English, and in each of the other languages.
-ENGLISH, ELSEWHERE = 50, 24
+ENGLISH, ELSEWHERE = 50, 20
 # Towns that are called the same in all of the languages.
 TOWNS = (
     *("Madrid", "Oslo", "Lima", "Budapest", "Helsinki", "Quito", "Dakar", "Toronto", "Nairobi"),
@@ -55,6 +55,16 @@ _TEXTS = {
         "value": "¿Cuál es el valor de «{}» en este JSON? {}",
         "names": "Di las claves de este JSON: {}",
         "change": "Escribe este JSON con «{}» cambiado a {}: {}",
+    },
+    "it": {
+        "keys": ("nome", "età", "città"),
+        "goods": ("articolo", "prezzo"),
+        "person": "{} ha {} anni e abita a {}.",
+        "sold": "Articolo: {}. Il prezzo è di {} euro.",
+        "write": "Scrivi questo come JSON con le chiavi {}: {}",
+        "value": "Qual è il valore di «{}» in questo JSON? {}",
+        "names": "Elenca le chiavi di questo JSON: {}",
+        "change": "Scrivi questo JSON con «{}» cambiato in {}: {}",
     },
 }
 
