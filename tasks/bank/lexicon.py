@@ -113,7 +113,7 @@ THINGS = (
 )
 # Nouns for what is bought, lost and found.
 WARES = (
-    *("table", "chair", "bed", "lamp", "key", "book", "bread", "cheese", "egg", "apple", "salt"),
+    *("table", "chair", "bed", "lamp", "key", "book", "bread", "cheese", "egg", "apple"),
     *("sugar", "butter", "wine", "shoe", "hat", "shirt", "knife", "spoon", "bottle", "flower"),
 )
 # English, German, then masculine and feminine of French, Spanish, Italian.

@@ -22,6 +22,7 @@ _ARTICLES = {
     "es": re.compile(r"(?:el|la|los|las|una?|unos|unas)\s+"),
     "it": re.compile(r"(?:l'|un'|(?:il|lo|la|i|gli|le|uno|una?)\s+)"),
 }
+_WORD, _NOUGHTS = re.compile(r"\w+"), re.compile(r"(?<=\d)[.:,]00\b")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _AND = {"en": ("and",), "de": ("und",), "fr": ("et",), "es": ("y", "e"), "it": ("e", "ed")}
 
@@ -192,12 +193,10 @@ class Json:
     def accepts(self, answer: str) -> bool:
         """See `Rule`."""
         wanted = _canonical(self.text)
-        return any(_canonical(form) == wanted for form in _json_forms(answer))
-
-
-def _json_forms(answer: str) -> Iterator[str]:
-    text = answer.strip().removesuffix(".").strip("`").removeprefix("json").strip()
-    yield text
+        # A full stop, or the marks of code in Markdown, may stand around it.
+        return (
+            _canonical(answer.strip().removesuffix(".").strip("`").removeprefix("json")) == wanted
+        )
 
 
 def _canonical(text: str) -> str | None:
@@ -216,9 +215,11 @@ def _canonical(text: str) -> str | None:
 class Mentions:
     """A short text that names all that matters and nothing that is not so.
 
+    A number that is not needed is not so, but for the noughts of 6:00.
+
     Attributes:
-      needed: of each group one must stand there.
-      forbidden: none of these may.
+      needed: of each group of words one must stand there.
+      forbidden: none of these words may.
       most: its words at most.
     """
 
@@ -226,13 +227,23 @@ class Mentions:
     forbidden: tuple[str, ...]
     most: int
 
+    @functools.cached_property
+    def _groups(self) -> tuple[list[set[str]], set[str]]:
+        needed = [{word.casefold() for word in group} for group in self.needed]
+        return needed, {word.casefold() for word in self.forbidden}
+
     def accepts(self, answer: str) -> bool:
         """See `Rule`."""
         text = unicodedata.normalize("NFC", answer).casefold()
-        if not 2 <= len(text.split()) <= self.most:
-            return False
-        named = all(any(stands_in(word, text) for word in group) for group in self.needed)
-        return named and not any(stands_in(word, text) for word in self.forbidden)
+        said = set(_WORD.findall(_NOUGHTS.sub("", text)))
+        needed, forbidden = self._groups
+        beside = said.difference(*needed)
+        return (
+            2 <= len(text.split()) <= self.most
+            and all(said & group for group in needed)
+            and not beside & forbidden
+            and not any(map(str.isdigit, beside))
+        )
 
 
 def stands_in(word: str, text: str) -> bool:

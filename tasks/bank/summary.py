@@ -146,6 +146,8 @@ _NOTES = {
         ),
     },
 }
+# What would name two for one, besides the English word.
+_OR = {"en": (), "de": ("oder",), "fr": ("ou",), "es": ("o", "u"), "it": ("o",)}
 # Of each kind: fields that a summary must name, and fields that it must not.
 _POINTS = {"moved": ("ei", "dh"), "trip": ("au", "t"), "price": ("xn", "m"), "found": ("xb", "")}
 
@@ -171,17 +173,23 @@ def _fields(language: str, draw: Draw) -> dict[str, tuple[str, ...]]:
     return {"d": d, "e": e, "x": thing} | {key: (str(value),) for key, value in singles.items()}
 
 
+def _others(language: str, fine: set[str]) -> list[str]:
+    """Returns days, people, towns and goods that are none of those that may be named."""
+    known = [day for days in facts.DAYS[language].split() for day in said(days)]
+    known += [*PEOPLE, *TOWNS, *(word for ware in wares(language) for word in ware.said)]
+    return [word for word in known if word not in fine]
+
+
 def _item(
     kind: str, language: str, task: str, note: str, summary: str, fields: dict[str, tuple[str, ...]]
 ) -> Item:
     usual = {key: values[0] for key, values in fields.items()}
     needed, forbidden = _POINTS[kind]
     text, right = (begun(each.format(**usual)) for each in (note, summary))
-    rule = Mentions(
-        tuple(fields[key] for key in needed),
-        tuple(word for key in forbidden for word in fields[key]),
-        MOST,
-    )
+    told = [key for key in fields if f"{{{key}}}" in note and key not in forbidden]
+    fine = {word for key in told for word in fields[key]}
+    wanted = tuple(fields[key] for key in needed)
+    rule = Mentions(wanted, ("or", *_OR[language], *_others(language, fine)), MOST)
     # The last of what must be named is replaced by what is beside the point, or left out.
     beside = dict(usual) | {needed[-1]: usual[forbidden[-1]] if forbidden else usual["a"]}
     lacking = dict(usual) | {needed[0]: "…"}

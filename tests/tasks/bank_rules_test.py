@@ -133,8 +133,10 @@ def test_several_words():
 def test_summaries():
     rule = Mentions((("Friday",), ("6",)), ("Monday", "5"), 8)
     assert rule.accepts("It is on friday at 6.")
+    assert rule.accepts("Friday, 6:00")
     for text in (
         *("It is on Friday.", "On Friday at 6, not on Monday.", "On Friday at 16.", "Friday 6 5"),
+        *("On Friday at 6 and 7.", "Friday 6:30"),
         *("Well, as far as we know it is on Friday at 6.", "6", ""),
     ):
         assert not rule.accepts(text)

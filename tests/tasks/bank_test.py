@@ -68,9 +68,7 @@ def test_a_rule_refuses_what_is_right_elsewhere(name):
                 if not same_answer(item, other):
                     assert not item.rule.accepts(other.right), (item, other)
                     both = f"{item.right} or {other.right}"
-                    # A summary is free text: two of them are one that names too much or too many.
-                    if not isinstance(item.rule, rules.Mentions):
-                        assert not item.rule.accepts(both), (item, both)
+                    assert not item.rule.accepts(both), (item, both)
 
 
 def test_no_question_twice_and_all_in_one_line():
