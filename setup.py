@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "promot_jax/__init__.py").r
 PACKAGES = [
     *setuptools.find_packages(include=["promot_jax", "promot_jax.*"]),
     "promot_jax.tasks",
+    "promot_jax.tasks.bank",
     "promot_jax.gin",
 ]
 
